@@ -1,0 +1,486 @@
+//! Batches: 1 to n consecutive records of one log, encoded once by the writer and never re-encoded.
+//!
+//! A batch is the unit of checksum, hash chain, storage, replication and repair. A replica stores
+//! the writer's bytes verbatim.
+//!
+//! # Bytes
+//!
+//! Little-endian. A header of [`HEADER_LEN`] bytes, then the body:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | magic and version, `CFB1` |
+//! | 4 | 2 | flags; all reserved (compression, seal, encryption) and zero in this version |
+//! | 6 | 2 | zero |
+//! | 8 | 16 | log id |
+//! | 24 | 8 | sequence number of the first record |
+//! | 32 | 8 | time of the first record (hybrid logical clock) |
+//! | 40 | 4 | number of records, at least 1 |
+//! | 44 | 4 | stored length of the body |
+//! | 48 | 4 | raw length of the body: the stored length while nothing is compressed |
+//! | 52 | 32 | digest of the predecessor; of the genesis for the first batch |
+//! | 84 | 4 | CRC-32 of bytes 0 to 84 and the body |
+//!
+//! The body is the records, each: length of its bytes (varint), time since the record before it in
+//! clock steps (varint; 0 for the first), its bytes.
+
+use std::{fmt, sync::OnceLock};
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+
+use crate::{
+    field::Fields,
+    ids::{Digest, Head, LogId, Seq},
+    time::Hlc,
+    varint,
+};
+
+/// Length of a batch's header, in bytes.
+pub const HEADER_LEN: usize = 88;
+
+/// The longest record, in bytes: 16 MiB.
+pub const MAX_RECORD_LEN: usize = 16 << 20;
+
+/// The longest batch, header included, in bytes: a longest record with its prefix.
+pub const MAX_BATCH_LEN: usize = HEADER_LEN + MAX_BODY_LEN;
+
+const MAX_BODY_LEN: usize = MAX_RECORD_LEN + 20;
+const MAGIC: [u8; 4] = *b"CFB1";
+const CRC_OFFSET: usize = 84;
+
+/// What a batch's header says, apart from its checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// The log.
+    pub log: LogId,
+    /// Sequence number of the first record.
+    pub first_seq: Seq,
+    /// Time of the first record.
+    pub time: Hlc,
+    /// Number of records, at least 1.
+    pub record_count: u32,
+    /// Length of the body as stored, in bytes.
+    pub stored_len: u32,
+    /// Digest of the batch before; of the genesis for the first batch.
+    pub previous: Digest,
+}
+
+/// Bytes are not a batch, or not the batch that was written.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// The bytes end before the batch does, or go on after it.
+    #[error("a batch of {expected} bytes was announced where {actual} are")]
+    Length {
+        /// Length that the header announces, header included.
+        expected: usize,
+        /// Length of the bytes given.
+        actual: usize,
+    },
+    /// The header is not one of a batch of this version.
+    #[error("the header of a batch is damaged or foreign: {0}")]
+    Header(&'static str),
+    /// The checksum does not match.
+    #[error("the checksum of the batch at sequence number {first_seq} of log {log} does not match")]
+    Checksum {
+        /// The log that the header names; it may be what is damaged.
+        log: LogId,
+        /// The sequence number that the header names.
+        first_seq: Seq,
+    },
+    /// The checksum matches but the records don't fit the header: a faulty or hostile writer.
+    #[error("the records of the batch at sequence number {first_seq} of log {log} don't fit its header")]
+    Records {
+        /// The log.
+        log: LogId,
+        /// Sequence number of the first record of the batch.
+        first_seq: Seq,
+    },
+}
+
+impl BatchHeader {
+    /// Length of the batch, header included, in bytes.
+    pub fn batch_len(&self) -> usize {
+        HEADER_LEN + self.stored_len as usize
+    }
+
+    /// Sequence number after the last record.
+    pub fn next_seq(&self) -> Seq {
+        Seq(self.first_seq.0 + u64::from(self.record_count))
+    }
+
+    /// Reads a header from the front of `bytes` without looking at the checksum or the body.
+    ///
+    /// What it says is bounded ([`MAX_BATCH_LEN`], sequence numbers that don't overflow) but not yet believed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BatchError> {
+        let mut fields =
+            Fields(bytes.get(..HEADER_LEN).ok_or(BatchError::Length { expected: HEADER_LEN, actual: bytes.len() })?);
+        Self::read(&mut fields).unwrap_or(Err(BatchError::Header("cut short")))
+    }
+
+    fn read(fields: &mut Fields<'_>) -> Option<Result<Self, BatchError>> {
+        if fields.array()? != MAGIC {
+            return Some(Err(BatchError::Header("no magic number")));
+        }
+        if fields.u32()? != 0 {
+            return Some(Err(BatchError::Header("flags that this version does not know")));
+        }
+        let log = LogId::from_bytes(fields.array()?);
+        let first_seq = Seq(fields.u64()?);
+        let time = Hlc::from_bits(fields.u64()?);
+        let record_count = fields.u32()?;
+        let stored_len = fields.u32()?;
+        let raw_len = fields.u32()?;
+        let previous = Digest::from_bytes(fields.array()?);
+        // Each record takes at least two bytes: one of length, one of time.
+        if stored_len != raw_len || stored_len as usize > MAX_BODY_LEN || record_count > stored_len / 2 {
+            return Some(Err(BatchError::Header("a length is out of bounds")));
+        }
+        if record_count == 0 || first_seq.0.checked_add(record_count.into()).is_none() {
+            return Some(Err(BatchError::Header("a sequence number is out of bounds")));
+        }
+        Some(Ok(Self { log, first_seq, time, record_count, stored_len, previous }))
+    }
+
+    fn encode(&self) -> [u8; CRC_OFFSET] {
+        let mut out = [0; CRC_OFFSET];
+        out[0..4].copy_from_slice(&MAGIC);
+        out[8..24].copy_from_slice(self.log.as_bytes());
+        out[24..32].copy_from_slice(&self.first_seq.0.to_le_bytes());
+        out[32..40].copy_from_slice(&self.time.to_bits().to_le_bytes());
+        out[40..44].copy_from_slice(&self.record_count.to_le_bytes());
+        out[44..48].copy_from_slice(&self.stored_len.to_le_bytes());
+        out[48..52].copy_from_slice(&self.stored_len.to_le_bytes());
+        out[52..84].copy_from_slice(self.previous.as_bytes());
+        out
+    }
+}
+
+/// A batch whose checksum has been verified. Cheap to clone: the bytes are shared.
+#[derive(Clone)]
+pub struct Batch {
+    header: BatchHeader,
+    /// Header and body, exactly [`BatchHeader::batch_len`] bytes.
+    bytes: Bytes,
+    digest: OnceLock<Digest>,
+}
+
+impl Batch {
+    /// Takes the bytes of exactly one batch and verifies its checksum.
+    pub fn parse(bytes: Bytes) -> Result<Self, BatchError> {
+        let header = BatchHeader::decode(&bytes)?;
+        if header.batch_len() != bytes.len() {
+            return Err(BatchError::Length { expected: header.batch_len(), actual: bytes.len() });
+        }
+        if stored_crc(&bytes) != crc_of(&bytes) {
+            return Err(BatchError::Checksum { log: header.log, first_seq: header.first_seq });
+        }
+        Ok(Self { header, bytes, digest: OnceLock::new() })
+    }
+
+    /// What its header says.
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// The log.
+    pub fn log(&self) -> LogId {
+        self.header.log
+    }
+
+    /// Sequence number of the first record.
+    pub fn first_seq(&self) -> Seq {
+        self.header.first_seq
+    }
+
+    /// Sequence number after the last record.
+    pub fn next_seq(&self) -> Seq {
+        self.header.next_seq()
+    }
+
+    /// Its stored bytes, header included.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// BLAKE3 of its bytes; computed on first use.
+    pub fn digest(&self) -> Digest {
+        *self.digest.get_or_init(|| Digest::of(&self.bytes))
+    }
+
+    /// The head of the log once this batch is its last.
+    pub fn head(&self) -> Head {
+        Head { next_seq: self.next_seq(), digest: self.digest() }
+    }
+
+    /// The CRC-32 in its header.
+    pub(crate) fn crc(&self) -> u32 {
+        stored_crc(&self.bytes)
+    }
+
+    /// Its records in order. Bodies share the batch's buffer.
+    ///
+    /// An item is an error where the writer's records don't fit the header; nothing follows it.
+    pub fn records(&self) -> Records {
+        Records {
+            header: self.header,
+            body: self.bytes.slice(HEADER_LEN..),
+            seq: self.header.first_seq,
+            time: self.header.time,
+        }
+    }
+
+    /// Checks that the records fit the header, which the checksum alone does not say of a foreign writer.
+    pub fn check_records(&self) -> Result<(), BatchError> {
+        self.records().try_for_each(|record| record.map(drop))
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Batch {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Batch {}
+
+fn stored_crc(bytes: &[u8]) -> u32 {
+    bytes.get(CRC_OFFSET..HEADER_LEN).and_then(|crc| crc.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+fn crc_of(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..CRC_OFFSET]);
+    hasher.update(&bytes[HEADER_LEN..]);
+    hasher.finalize()
+}
+
+/// A record: bytes with a place in a log and a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its sequence number in its log.
+    pub seq: Seq,
+    /// When its writer recorded it.
+    pub time: Hlc,
+    /// Its bytes: a slice of the batch's buffer, which lives as long as the slice does.
+    pub body: Bytes,
+}
+
+/// The records of one batch, in order.
+#[derive(Debug, Clone)]
+pub struct Records {
+    header: BatchHeader,
+    /// What is still to be read.
+    body: Bytes,
+    seq: Seq,
+    time: Hlc,
+}
+
+impl Records {
+    fn read(&mut self) -> Option<Record> {
+        let (len, len_bytes) = varint::read(&self.body)?;
+        let (step, step_bytes) = varint::read(&self.body[len_bytes..])?;
+        let start = len_bytes + step_bytes;
+        let end = start.checked_add(usize::try_from(len).ok()?)?;
+        let time = Hlc::from_bits(self.time.to_bits().checked_add(step)?);
+        if end > self.body.len() || (self.seq == self.header.first_seq && step != 0) {
+            return None;
+        }
+        let body = self.body.split_to(end).slice(start..);
+        let record = Record { seq: self.seq, time, body };
+        self.seq.0 += 1;
+        self.time = time;
+        Some(record)
+    }
+
+    fn fail(&mut self) -> BatchError {
+        self.body = Bytes::new();
+        self.seq = self.header.next_seq();
+        BatchError::Records { log: self.header.log, first_seq: self.header.first_seq }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.seq == self.header.next_seq() {
+            return (!self.body.is_empty()).then(|| Err(self.fail()));
+        }
+        Some(self.read().ok_or_else(|| self.fail()))
+    }
+}
+
+/// A batch that its writer is still filling.
+///
+/// Its header is written by [`seal`](Self::seal), when the predecessor's digest is known.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    /// Room for the header, then the records so far.
+    buffer: Vec<u8>,
+    first_time: Hlc,
+    last_time: Hlc,
+    record_count: u32,
+}
+
+impl BatchBuilder {
+    /// An empty batch with room for about `capacity` bytes of records.
+    pub fn with_capacity(capacity: usize) -> Self {
+        let mut buffer = Vec::with_capacity(HEADER_LEN + capacity);
+        buffer.resize(HEADER_LEN, 0);
+        Self { buffer, first_time: Hlc::ZERO, last_time: Hlc::ZERO, record_count: 0 }
+    }
+
+    /// Appends a record.
+    ///
+    /// # Panics
+    ///
+    /// If the body is longer than [`MAX_RECORD_LEN`], the batch would become longer than
+    /// [`MAX_BATCH_LEN`], or `time` is before the last record's.
+    pub fn push(&mut self, time: Hlc, body: &[u8]) {
+        assert!(body.len() <= MAX_RECORD_LEN, "the caller checks the length of records");
+        if self.record_count == 0 {
+            self.first_time = time;
+            self.last_time = time;
+        }
+        let step = time.to_bits().checked_sub(self.last_time.to_bits()).expect("time does not go back in a batch");
+        varint::write(&mut self.buffer, body.len() as u64);
+        varint::write(&mut self.buffer, step);
+        self.buffer.extend_from_slice(body);
+        self.last_time = time;
+        self.record_count += 1;
+        assert!(self.body_len() <= MAX_BODY_LEN, "the caller cuts batches");
+    }
+
+    /// Length of the records so far, in bytes.
+    pub fn body_len(&self) -> usize {
+        self.buffer.len() - HEADER_LEN
+    }
+
+    /// Number of records so far.
+    pub fn record_count(&self) -> u32 {
+        self.record_count
+    }
+
+    /// Finishes the batch as the one that follows `head` in `log`.
+    ///
+    /// # Panics
+    ///
+    /// If it holds no record.
+    pub fn seal(self, log: LogId, head: Head) -> Batch {
+        assert!(self.record_count > 0, "a batch has at least one record");
+        let header = BatchHeader {
+            log,
+            first_seq: head.next_seq,
+            time: self.first_time,
+            record_count: self.record_count,
+            stored_len: self.body_len() as u32,
+            previous: head.digest,
+        };
+        let mut buffer = self.buffer;
+        buffer[..CRC_OFFSET].copy_from_slice(&header.encode());
+        let crc = crc_of(&buffer);
+        buffer[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+        Batch { header, bytes: Bytes::from(buffer), digest: OnceLock::new() }
+    }
+}
+
+/// Splits the batch at the front off `buffer`, which may hold more after it.
+///
+/// `Ok(None)` if more bytes are needed. Lengths are bounded before anything is believed.
+pub fn split_batch(buffer: &mut BytesMut) -> Result<Option<Batch>, BatchError> {
+    if buffer.len() < HEADER_LEN {
+        return Ok(None);
+    }
+    let len = BatchHeader::decode(buffer)?.batch_len();
+    if buffer.len() < len {
+        return Ok(None);
+    }
+    Batch::parse(buffer.split_to(len).freeze()).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn head() -> Head {
+        Head { next_seq: Seq(5), digest: Digest::from_bytes([7; 32]) }
+    }
+
+    fn log() -> LogId {
+        LogId::from_bytes([1; 16])
+    }
+
+    fn batch_of(bodies: &[Vec<u8>]) -> Batch {
+        let mut builder = BatchBuilder::with_capacity(0);
+        for (index, body) in bodies.iter().enumerate() {
+            builder.push(Hlc::from_bits(1000 + index as u64), body);
+        }
+        builder.seal(log(), head())
+    }
+
+    proptest! {
+        #[test]
+        fn records_read_back_from_the_stored_bytes(bodies in vec(vec(any::<u8>(), 0..300), 1..40)) {
+            let batch = Batch::parse(batch_of(&bodies).bytes().clone()).unwrap();
+            let read: Vec<_> = batch.records().map(|record| record.unwrap().body.to_vec()).collect();
+            prop_assert_eq!(&read, &bodies);
+            prop_assert_eq!(batch.next_seq(), Seq(5 + bodies.len() as u64));
+        }
+
+        #[test]
+        fn foreign_bytes_are_refused_without_a_panic(bytes in vec(any::<u8>(), 0..400)) {
+            prop_assert!(Batch::parse(bytes.into()).is_err());
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_batch_is_noticed() {
+        let batch = batch_of(&[b"one".to_vec(), b"two".to_vec()]);
+        for bit in 0..batch.bytes().len() * 8 {
+            let mut bytes = batch.bytes().to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Batch::parse(bytes.into()).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn records_that_do_not_fit_the_header_are_an_error_not_a_panic() {
+        let batch = batch_of(&[b"one".to_vec(), b"two".to_vec()]);
+        for (offset, value) in [(40, 1), (40, 3), (HEADER_LEN, 200), (HEADER_LEN + 1, 1), (HEADER_LEN, 2)] {
+            let mut bytes = batch.bytes().to_vec();
+            bytes[offset] = value;
+            let crc = crc_of(&bytes);
+            bytes[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+            let forged = Batch::parse(bytes.into()).unwrap();
+            assert!(forged.check_records().is_err(), "{offset}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_batch_are_fixed_for_ever() {
+        let batch = batch_of(&[b"a".to_vec(), b"bc".to_vec()]);
+        let golden = [
+            &b"CFB1\0\0\0\0"[..],
+            &[1; 16],
+            &[5, 0, 0, 0, 0, 0, 0, 0],
+            &[0xe8, 3, 0, 0, 0, 0, 0, 0],
+            &[2, 0, 0, 0, 7, 0, 0, 0, 7, 0, 0, 0],
+            &[7; 32],
+        ]
+        .concat();
+        assert_eq!(batch.bytes()[..CRC_OFFSET], golden);
+        assert_eq!(batch.bytes()[HEADER_LEN..], *b"\x01\x00a\x02\x01bc");
+        assert_eq!(format!("{:08x}", batch.crc()), "d1b6e873");
+        assert_eq!(batch.digest().to_string(), "22424cbc9fd4143c36b0fb8868d18556fc05500695d573fdd915be6248bffb6c");
+    }
+}

@@ -1,0 +1,19 @@
+//! An append-only journal of hash-chained logs, with group commit, for Counterfoil.
+
+mod batch;
+mod field;
+mod genesis;
+mod ids;
+mod time;
+mod varint;
+pub mod vfs;
+
+pub use batch::{
+    Batch, BatchBuilder, BatchError, BatchHeader, HEADER_LEN, MAX_BATCH_LEN, MAX_RECORD_LEN, Record, Records,
+    split_batch,
+};
+pub use genesis::{Genesis, GenesisError, MAX_GENESIS_LEN, Parent};
+pub use ids::{
+    Arrival, CommitNumber, Digest, Head, Incarnation, LogId, MAX_NAME_LEN, NameError, NodeName, ParseIdError,
+    SegmentNumber, Seq, SpaceName, StoreId, Term,
+};

@@ -1,0 +1,105 @@
+//! The operating system's file system.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, IoSlice},
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::Path,
+    sync::Arc,
+    time::UNIX_EPOCH,
+};
+
+use super::{FileIdentity, OpenMode, Vfs, VfsFile, VfsLock};
+
+/// The operating system's file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Disk;
+
+#[derive(Debug)]
+struct DiskFile(File);
+
+#[derive(Debug)]
+struct DiskLock {
+    /// Closing it gives the lock back.
+    _file: File,
+}
+
+impl VfsLock for DiskLock {}
+
+impl Vfs for Disk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        match mode {
+            OpenMode::Read => {}
+            OpenMode::Write => {
+                options.write(true);
+            }
+            OpenMode::Create => {
+                options.write(true).create_new(true);
+            }
+        }
+        Ok(Arc::new(DiskFile(options.open(path)?)))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(DiskLock { _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl VfsFile for DiskFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        match buffers {
+            [single] => self.0.write_at(single, offset),
+            // The kernel takes at most 1024 buffers a call; a shorter write is continued by the caller.
+            many => Ok(rustix::io::pwritev(&self.0, &many[..many.len().min(1024)], offset)?),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        let metadata = self.0.metadata()?;
+        let birth = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Ok(FileIdentity { inode: metadata.ino(), birth_ns: birth.map_or(0, |since| since.as_nanos() as u64) })
+    }
+}
