@@ -62,7 +62,7 @@ struct State {
     counts: Counts,
     struck: u64,
     rng: Rng,
-    trace: Option<Vec<String>>,
+    trace: Option<Vec<(Operation, String)>>,
 }
 
 /// How an operation goes on.
@@ -183,6 +183,11 @@ impl FaultVfs {
         self.state().capacity_bytes = bytes;
     }
 
+    /// Whether the space is bounded.
+    pub fn is_bounded(&self) -> bool {
+        self.state().capacity_bytes.is_some()
+    }
+
     /// Space that files take, in bytes: whole blocks, no holes.
     pub fn used_bytes(&self) -> u64 {
         self.state().used_bytes()
@@ -203,8 +208,8 @@ impl FaultVfs {
         self.state().trace = Some(Vec::new());
     }
 
-    /// One line for each operation since [`start_trace`](Self::start_trace).
-    pub fn trace(&self) -> Vec<String> {
+    /// Each operation since [`start_trace`](Self::start_trace), with a line that tells it.
+    pub fn trace(&self) -> Vec<(Operation, String)> {
         self.state().trace.clone().unwrap_or_default()
     }
 
@@ -279,7 +284,7 @@ impl FaultVfs {
         let course = state.step(operation);
         let number = state.counts.total() - 1;
         if let Some(trace) = &mut state.trace {
-            trace.push(format!("{number} {operation:?} {path:?}: {course:?}"));
+            trace.push((operation, format!("{number} {operation:?} {path:?}: {course:?}")));
         }
         Ok((state, course))
     }

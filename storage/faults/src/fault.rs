@@ -54,6 +54,11 @@ impl Operation {
         Self::Identity,
     ];
 
+    /// Whether it changes anything that a crash could leave behind, or takes a lock.
+    pub fn changes_disk(self) -> bool {
+        self == Self::Lock || self.needs_space() || self == Self::Remove
+    }
+
     /// Whether it can meet a full disk. A flush can, on a thin volume.
     fn needs_space(self) -> bool {
         use Operation::{Create, CreateDir, Rename, SetLen, SyncData, SyncDir, Write};
