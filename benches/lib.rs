@@ -7,10 +7,12 @@
 mod contest;
 mod limit;
 mod payload;
+mod remote_limit;
 
 pub use contest::{Contest, Measure, Ratios, Target, stopwatch};
 pub use limit::{ExtendingFile, FilledFile, GroupCommit, ScannedFile, checked_random_read};
 pub use payload::{Payload, RECORD_BYTES};
+pub use remote_limit::{RemoteCopy, RemoteDisk};
 
 use std::io;
 

@@ -185,3 +185,28 @@ impl GroupCommit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_commit_writes_every_record_of_every_thread_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let group = GroupCommit::new(FilledFile::create(&path, 1 << 20).unwrap());
+        thread::scope(|scope| {
+            for writer in 0..8_u8 {
+                let group = &group;
+                scope.spawn(move || (0..50).for_each(|_| group.append(&[writer + 1; 16]).unwrap()));
+            }
+        });
+        let written = std::fs::read(path).unwrap();
+        let records: Vec<_> = written[..8 * 50 * 16].chunks(16).collect();
+        assert!(records.iter().all(|record| record.iter().all(|byte| *byte == record[0])));
+        for writer in 1..=8 {
+            assert_eq!(records.iter().filter(|record| record[0] == writer).count(), 50);
+        }
+        assert_eq!(written[8 * 50 * 16..].iter().map(|byte| u64::from(*byte)).sum::<u64>(), 0);
+    }
+}
