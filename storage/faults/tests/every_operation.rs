@@ -69,7 +69,7 @@ fn played(program: &[Step], faults: &[Injection]) -> Player {
 fn tail(disk: &FaultVfs) -> String {
     let trace = disk.trace();
     let lines: Vec<&str> = trace.iter().map(|(_, line)| line.as_str()).collect();
-    lines[lines.len().saturating_sub(220)..].join("\n") + "\n"
+    lines[lines.len().saturating_sub(60)..].join("\n") + "\n"
 }
 
 fn without_kills(program: Vec<Step>) -> Vec<Step> {
