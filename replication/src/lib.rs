@@ -22,6 +22,7 @@ mod event;
 mod frontier;
 mod message;
 mod policy;
+mod session;
 
 pub use config::{Direction, Limits, SessionConfig};
 pub use endpoint::{Endpoint, Fetch, Fetched};
@@ -33,3 +34,4 @@ pub use message::{
     PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
 };
 pub use policy::{Policy, PolicyError, Rights};
+pub use session::{FetchFailure, FetchRequest, LogState, Session, StoreFailure, StoreRequest};
