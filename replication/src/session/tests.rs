@@ -306,6 +306,18 @@ pub(super) fn run(now: Instant, a: &mut Node, b: &mut Node) {
     }
 }
 
+/// Lets time pass, a second at a time, while messages flow.
+pub(super) fn pass(from: Instant, seconds: u32, a: &mut Node, b: &mut Node) -> Instant {
+    let mut now = from;
+    for _ in 0..seconds {
+        now += SECOND;
+        a.session.handle_timeout(now).unwrap();
+        b.session.handle_timeout(now).unwrap();
+        run(now, a, b);
+    }
+    now
+}
+
 /// A practice that mirrors its own space to a hub.
 pub(super) fn practice_and_hub() -> (Node, Node) {
     (Node::new("p", "hub", &[("p", Direction::Send)]), Node::new("hub", "p", &[]))

@@ -239,12 +239,10 @@ fn a_full_disk_holds_records_back_and_they_come_when_there_is_room() {
     run(start(), &mut practice, &mut hub);
     assert!(hub.events.contains(&Event::StorageFull));
     assert_eq!(practice.acked(log), Some(Seq(1)));
-    hub.session.handle_timeout(start() + SECOND).unwrap();
-    run(start(), &mut practice, &mut hub);
+    let now = pass(start(), 3, &mut practice, &mut hub);
     assert_eq!(practice.acked(log), Some(Seq(1)), "still full");
     hub.full = false;
-    hub.session.handle_timeout(start() + 3 * SECOND).unwrap();
-    run(start(), &mut practice, &mut hub);
+    pass(now, 2, &mut practice, &mut hub);
     assert_eq!(hub.bodies(log), ["a", "b", "c"]);
     assert_eq!(practice.acked(log), Some(Seq(3)));
     assert_eq!(hub.session.target_outstanding(), 0, "all credit went back");
@@ -369,14 +367,12 @@ fn a_busy_link_says_how_far_behind_the_mirror_is_and_an_idle_one_proves_that_it_
         practice.append("p", "p", &["x"]);
     }
     run(start(), &mut practice, &mut hub);
-    practice.session.handle_timeout(start() + 2 * SECOND).unwrap();
-    run(start(), &mut practice, &mut hub);
+    let now = pass(start(), 2, &mut practice, &mut hub);
     assert_eq!(hub.session.status().spaces[0].behind_records, 3, "one is stored but not durable");
     hub.flushing = true;
     hub.flush();
     run(start(), &mut practice, &mut hub);
-    practice.session.handle_timeout(start() + 20 * SECOND).unwrap();
-    run(start(), &mut practice, &mut hub);
+    pass(now, 30, &mut practice, &mut hub);
     assert_eq!(hub.session.status().spaces[0].behind_records, 0);
     let said = practice.sent.iter().any(|m| matches!(m, Message::Heartbeat(beat) if !beat.frontiers.is_empty()));
     assert!(said, "{:?}", practice.sent);
@@ -393,8 +389,7 @@ fn a_frontier_that_does_not_match_while_idle_makes_the_heads_be_compared_again()
     model.durable = 0;
     hub.session.logs.get_mut(&log).unwrap().told = None;
     hub.announce_logs();
-    practice.session.handle_timeout(start() + 2 * SECOND).unwrap();
-    run(start(), &mut practice, &mut hub);
+    pass(start(), 2, &mut practice, &mut hub);
     assert_eq!(hub.bodies(log), ["a"]);
 }
 
