@@ -736,6 +736,11 @@ impl World {
     /// No faults from here on. What is silent stays so: the ends have to notice.
     fn heal(&mut self) -> Outcome {
         self.healed = true;
+        self.plan.latency = Duration::from_millis(1);
+        self.plan.flush = Duration::from_millis(1);
+        for connection in self.connections.values_mut() {
+            connection.latency = connection.latency.min(self.plan.latency);
+        }
         for index in 0..self.machines.len() {
             self.machines[index].disk.mend();
             self.machines[index].disk.set_capacity(None);
