@@ -1,1 +1,4 @@
 //! Being laid out.
+
+#[cfg(feature = "net")]
+pub mod net;
