@@ -32,13 +32,9 @@ use rustls::{
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
-use x509_parser::{
-    certificate::X509Certificate,
-    extensions::GeneralName,
-    prelude::FromDer as _,
-};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
-use super::refusal::Refusal;
+use super::rejection::Rejection;
 
 /// File name of the authorities' certificates, in PEM; one or, while one replaces another, several.
 pub const CA_FILE: &str = "ca.pem";
@@ -168,13 +164,13 @@ impl Tls {
 
     /// Dials: proves to the peer who this is and lets no other than `expected` answer.
     ///
-    /// In TLS 1.3 the dialling end is done before the peer has judged its certificate; a refusal by the peer comes
+    /// In TLS 1.3 the dialling end is done before the peer has judged its certificate; a rejection by the peer comes
     /// with the first read from the stream.
-    pub async fn connect<S>(&self, stream: S, expected: &NodeName) -> Result<TlsStream<S>, Refusal>
+    pub async fn connect<S>(&self, stream: S, expected: &NodeName) -> Result<TlsStream<S>, Rejection>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = Arc::new(self.client_config(expected).map_err(Refusal::from)?);
+        let config = Arc::new(self.client_config(expected).map_err(Rejection::from)?);
         // Not sent (no SNI) and not what is verified: rustls wants one, `ExpectNode` looks at the node name.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
         let stream = TlsConnector::from(config).connect(name, stream).await?;
@@ -182,7 +178,7 @@ impl Tls {
     }
 
     /// Accepts: lets in who has a valid certificate, and tells who it is.
-    pub async fn accept<S>(&self, stream: S) -> Result<(NodeName, TlsStream<S>), Refusal>
+    pub async fn accept<S>(&self, stream: S) -> Result<(NodeName, TlsStream<S>), Rejection>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -275,10 +271,10 @@ impl ServerCertVerifier for ExpectNode {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         verify_chain(end_entity, intermediates, &self.roots, &self.provider, now)?;
-        let refuse = |refusal: Refusal| CertificateError::Other(OtherError(Arc::new(refusal)));
+        let refuse = |rejection: Rejection| CertificateError::Other(OtherError(Arc::new(rejection)));
         let found = peer_name(std::slice::from_ref(end_entity)).map_err(|error| refuse(error.into()))?;
         if found != self.node {
-            return Err(refuse(Refusal::OtherNode { expected: self.node.clone(), found }).into());
+            return Err(refuse(Rejection::OtherNode { expected: self.node.clone(), found }).into());
         }
         Ok(ServerCertVerified::assertion())
     }

@@ -11,7 +11,7 @@ use super::tls::{CA_FILE, NodeNameError};
 /// Why a peer was not let in, or did not let this node in. "It" is the peer.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum Rejection {
     /// What it sent is not TLS.
     #[error("it does not speak TLS")]
     NotTls,
@@ -70,7 +70,7 @@ pub enum Refusal {
     Io(String),
 }
 
-impl From<io::Error> for Refusal {
+impl From<io::Error> for Rejection {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
 
@@ -84,7 +84,7 @@ impl From<io::Error> for Refusal {
     }
 }
 
-impl From<rustls::Error> for Refusal {
+impl From<rustls::Error> for Rejection {
     fn from(error: rustls::Error) -> Self {
         use rustls::Error;
 
@@ -99,7 +99,7 @@ impl From<rustls::Error> for Refusal {
     }
 }
 
-impl From<CertificateError> for Refusal {
+impl From<CertificateError> for Rejection {
     fn from(error: CertificateError) -> Self {
         match error {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
@@ -114,7 +114,7 @@ impl From<CertificateError> for Refusal {
     }
 }
 
-impl Refusal {
+impl Rejection {
     fn from_alert(alert: AlertDescription) -> Self {
         Self::RefusedUs(match alert {
             AlertDescription::UnknownCA => "it is from another authority",
@@ -139,11 +139,11 @@ const BUCKETS_MAX: usize = 1024;
 ///
 /// A token bucket for each address and reason, so that a flood from one address hides no other's trouble.
 #[derive(Debug, Default)]
-pub(super) struct RefusalLog {
+pub(super) struct RejectionLog {
     buckets: HashMap<Key, Bucket>,
 }
 
-type Key = Option<(IpAddr, Discriminant<Refusal>)>;
+type Key = Option<(IpAddr, Discriminant<Rejection>)>;
 
 #[derive(Debug)]
 struct Bucket {
@@ -152,10 +152,10 @@ struct Bucket {
     suppressed: u64,
 }
 
-impl RefusalLog {
-    /// A refusal happened: `Some(n)` if a line is due, which also stands for `n` earlier ones that got none.
-    pub(super) fn note(&mut self, now: Instant, address: IpAddr, refusal: &Refusal) -> Option<u64> {
-        let mut key: Key = Some((address, std::mem::discriminant(refusal)));
+impl RejectionLog {
+    /// A rejection happened: `Some(n)` if a line is due, which also stands for `n` earlier ones that got none.
+    pub(super) fn note(&mut self, now: Instant, address: IpAddr, rejection: &Rejection) -> Option<u64> {
+        let mut key: Key = Some((address, std::mem::discriminant(rejection)));
         if self.buckets.len() >= BUCKETS_MAX && !self.buckets.contains_key(&key) {
             self.buckets.retain(|_, bucket| bucket.suppressed > 0 || now.duration_since(bucket.refilled) < REFILL);
             if self.buckets.len() >= BUCKETS_MAX {
@@ -190,20 +190,20 @@ mod tests {
 
     #[test]
     fn a_flood_from_one_address_is_counted_and_hides_no_other_s_trouble() {
-        let (mut log, start) = (RefusalLog::default(), Instant::now());
+        let (mut log, start) = (RejectionLog::default(), Instant::now());
         let [hostile, honest] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
-        let lines = (0..1000).filter(|_| log.note(start, hostile, &Refusal::NotTls).is_some()).count();
+        let lines = (0..1000).filter(|_| log.note(start, hostile, &Rejection::NotTls).is_some()).count();
         assert_eq!(lines, BURST as usize);
-        assert_eq!(log.note(start, hostile, &Refusal::NoCertificate), Some(0));
-        assert_eq!(log.note(start, honest, &Refusal::NotTls), Some(0));
-        assert_eq!(log.note(start + REFILL, hostile, &Refusal::NotTls), Some(1000 - u64::from(BURST)));
+        assert_eq!(log.note(start, hostile, &Rejection::NoCertificate), Some(0));
+        assert_eq!(log.note(start, honest, &Rejection::NotTls), Some(0));
+        assert_eq!(log.note(start + REFILL, hostile, &Rejection::NotTls), Some(1000 - u64::from(BURST)));
     }
 
     #[test]
-    fn the_log_of_refusals_is_bounded_however_many_addresses_come() {
-        let (mut log, start) = (RefusalLog::default(), Instant::now());
+    fn the_log_of_rejections_is_bounded_however_many_addresses_come() {
+        let (mut log, start) = (RejectionLog::default(), Instant::now());
         for n in 0..100_000_u32 {
-            log.note(start, IpAddr::from(n.to_be_bytes()), &Refusal::NotTls);
+            log.note(start, IpAddr::from(n.to_be_bytes()), &Rejection::NotTls);
         }
         assert!(log.buckets.len() <= BUCKETS_MAX + 1);
     }
