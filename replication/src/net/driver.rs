@@ -37,7 +37,7 @@ const READ_BYTES_MAX: usize = 256 << 10;
 /// Reads of the journal that run beside the session at once.
 const FETCHES_MAX: usize = 2;
 /// How often everything is asked in one go before other tasks get their turn.
-const ROUNDS_MAX: usize = 32;
+const ROUNDS_MAX: usize = 8;
 /// How long the peer may take to hear why the session ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -395,16 +395,28 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     codec::encode(&Message::Close(reason), &mut output);
-    let heard = async {
-        stream.write_all_buf(&mut output).await?;
-        stream.shutdown().await?;
-        // Closing while bytes arrive would reset the connection and take the last words back.
-        let mut ignored = [0; 4096];
-        while stream.read(&mut ignored).await? > 0 {}
-        Ok::<_, io::Error>(())
+    let told = async {
+        if stream.write_all_buf(&mut output).await.is_ok() {
+            hang_up(stream).await;
+        }
     };
     // A peer that does not listen has been told all the same.
-    let _ = timeout(GOODBYE, heard).await;
+    let _ = timeout(GOODBYE, told).await;
+}
+
+/// Closes this end and waits a moment until the peer closes its own: to drop a connection on which bytes still arrive
+/// would reset it, and take back the last words.
+pub(super) async fn hang_up<S>(mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let closed = async {
+        let mut ignored = [0; 4096];
+        if stream.shutdown().await.is_ok() {
+            while stream.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
+        }
+    };
+    let _ = timeout(GOODBYE, closed).await;
 }
 
 fn misbehaved(endpoint: &Endpoint, error: CodecError) -> SessionError {
