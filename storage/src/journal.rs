@@ -231,11 +231,6 @@ impl Journal {
         let store = StoreId::random().map_err(disk("asking for random bytes"))?;
         let incarnation = Incarnation::random().map_err(disk("asking for random bytes"))?;
         BoundIdentity::create(vfs, dir, Identity { node, store, incarnation }).map_err(disk("writing the identity"))?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            vfs.sync_dir(parent).map_err(disk("flushing the folder above"))?;
-        } else {
-            vfs.sync_dir(Path::new(".")).map_err(disk("flushing the folder above"))?;
-        }
         Self::open_locked(dir, options, Some(lock)).map(|(journal, _)| journal)
     }
 
@@ -323,14 +318,17 @@ impl Journal {
     pub fn create_log(&self, genesis: Genesis) -> Result<LogId, AppendError> {
         let id = genesis.log_id();
         let mut queue = self.shared.make_room(self.shared.queue_for_writing()?, true)?;
-        if let Some(slot) = queue.slot(id) {
-            queue.announce(slot);
+        let slot = match queue.slot(id) {
+            Some(slot) => slot,
+            None => {
+                let own = self.shared.is_own(&genesis);
+                let head = genesis.head();
+                queue.add_log(id, Arc::new(genesis), own, head, false)
+            }
+        };
+        if !queue.announce(slot) {
             return Ok(id);
         }
-        let own = self.shared.is_own(&genesis);
-        let head = genesis.head();
-        let slot = queue.add_log(id, Arc::new(genesis), own, head, false);
-        queue.announce(slot);
         self.shared.queued(queue)?;
         Ok(id)
     }
@@ -393,8 +391,8 @@ impl Journal {
         if self.log(log).is_none_or(|info| info.durable.next_seq <= first_seq) {
             self.commit()?;
         }
-        match self.read_batch(log, first_seq) {
-            Ok(Some(stored)) if stored == *batch => Ok(Stored::Duplicate),
+        match self.read_batch(log, first_seq)? {
+            Some(stored) if stored == *batch => Ok(Stored::Duplicate),
             _ => Err(self.diverged(log, first_seq)),
         }
     }
@@ -418,6 +416,17 @@ impl Journal {
         }
         drop(queue);
         self.shared.wait_for(&group, None).unwrap_or(Ok(()))
+    }
+
+    /// Asks the background committer to commit what is queued at once. Never waits.
+    ///
+    /// For those who are told of the outcome by a [`Watch`]. Without background threads it does nothing.
+    pub fn nudge(&self) {
+        let mut queue = self.shared.queue();
+        if !queue.is_empty() && !queue.nudged {
+            queue.nudged = true;
+            self.shared.work.notify_one();
+        }
     }
 
     /// All logs, or those of one space, as far as they are durable; ascending by id.
@@ -504,6 +513,10 @@ impl Journal {
     /// Commits what is queued, writes the closing mark and gives the lock back. Idempotent.
     ///
     /// Other handles' appends fail with [`AppendError::Closed`] from here on; reads go on.
+    ///
+    /// # Errors
+    ///
+    /// What was queued could not be committed: the disk is full, or failed. The store is closed all the same.
     pub fn close(&self) -> Result<(), AppendError> {
         self.shared.begin_closing();
         let committer = self.guard.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -516,8 +529,10 @@ impl Journal {
             }
             None => {}
         }
-        match &self.shared.queue().state {
-            QueueState::Poisoned(error) => Err(AppendError::Poisoned { error: error.clone() }),
+        let queue = self.shared.queue();
+        match (&queue.state, &queue.close_error) {
+            (QueueState::Poisoned(error), _) => Err(AppendError::Poisoned { error: error.clone() }),
+            (_, Some(error)) => Err(error.clone()),
             _ => Ok(()),
         }
     }

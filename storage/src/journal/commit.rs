@@ -161,6 +161,9 @@ impl Shared {
             }
             Err(error) => self.fail(&mut queue, &error),
         };
+        if queue.nudged && !queue.is_empty() {
+            self.work.notify_one();
+        }
         drop(queue);
         wakers.into_iter().for_each(Waker::wake);
         self.queue()
@@ -285,9 +288,11 @@ impl Shared {
         while !queue.is_empty() || queue.in_flight.is_some() {
             let group = Arc::clone(queue.in_flight.as_ref().unwrap_or(&queue.filling));
             drop(queue);
-            // A failure is kept in the queue's state.
-            let _ = self.wait_for(&group, None);
+            let outcome = self.wait_for(&group, None);
             queue = self.queue();
+            if let Some(Err(error)) = outcome {
+                queue.close_error = Some(error);
+            }
         }
         let open = matches!(queue.state, QueueState::Open);
         drop(queue);
@@ -320,8 +325,7 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         // Damage at the end is not part of any frame, but of the segment.
         active.end = active.end.max(segment.header.previous_end);
     }
-    let file = view.active.as_ref().map(|active| Arc::clone(&active.file));
-    let sealed = view.seal_active();
+    let sealed = end_active(view);
     let NewSegment { header, file: new_file } = segment;
     view.active = Some(ActiveSegment {
         number: header.number,
@@ -331,7 +335,13 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         announced: std::collections::HashSet::new(),
         end: super::segment::FRAMES_OFFSET,
     });
-    let (number, footer) = sealed?;
+    sealed
+}
+
+/// Seals the segment that grows, if there is one; the footer that it is to get.
+pub(crate) fn end_active(view: &mut View) -> Option<SealJob> {
+    let file = Arc::clone(&view.active.as_ref()?.file);
+    let (number, footer) = view.seal_active()?;
     let end = view.sealed_segment(number)?.end;
-    Some(SealJob { number, end, file: file?, footer })
+    Some(SealJob { number, end, file, footer })
 }

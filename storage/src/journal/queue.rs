@@ -79,6 +79,8 @@ pub(crate) struct Queue {
     pub(crate) state: QueueState,
     /// Nothing more is taken; what is queued is still committed.
     pub(crate) closing: bool,
+    /// Why what was queued when the journal was closed could not be committed.
+    pub(crate) close_error: Option<AppendError>,
     /// The clock that stamps records.
     pub(crate) clock: Hlc,
     /// Those to be woken once a group is done, by its number.
@@ -103,6 +105,7 @@ impl Queue {
             in_flight: None,
             state: QueueState::Open,
             closing: false,
+            close_error: None,
             clock,
             waiters: Vec::new(),
             full: false,
@@ -150,14 +153,16 @@ impl Queue {
         slot
     }
 
-    /// Queues the announcement of a log unless that has been done.
-    pub(crate) fn announce(&mut self, slot: usize) {
+    /// Queues the announcement of a log unless that has been done; whether it did.
+    pub(crate) fn announce(&mut self, slot: usize) -> bool {
         let log = &mut self.logs[slot];
-        if !log.announced {
-            log.announced = true;
-            self.items.push(Item::Announcement(Announcement::new((*log.genesis).clone())));
-            self.bytes += 256;
+        if log.announced {
+            return false;
         }
+        log.announced = true;
+        self.items.push(Item::Announcement(Announcement::new((*log.genesis).clone())));
+        self.bytes += 256;
+        true
     }
 
     /// Queues a record of an own log; its sequence number.
