@@ -14,7 +14,6 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use counterfoil_storage::Watch;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     task::JoinSet,
@@ -146,12 +145,11 @@ impl fmt::Debug for SessionHandle {
 
 /// Runs a session over a connection that has proved who is there. The future ends with the session.
 ///
-/// `watch` tells when the endpoint's journal has durably grown. `events` is called from the session's task: it must
+/// `events` is called from the session's task: it must
 /// not block. Dropping the future drops the connection without a word, which the peer survives like a cut.
 pub fn drive<S, E>(
     stream: S,
     endpoint: Endpoint,
-    watch: Watch,
     events: E,
 ) -> (SessionHandle, impl Future<Output = Ended> + Send + use<S, E>)
 where
@@ -162,7 +160,6 @@ where
     let driver = Driver {
         handle: handle.clone(),
         stream,
-        watch,
         events,
         timer: None,
         fetches: JoinSet::new(),
@@ -177,7 +174,6 @@ where
 struct Driver<S, E> {
     handle: SessionHandle,
     stream: S,
-    watch: Watch,
     events: E,
     /// Armed at or before the endpoint's next timeout: one that moved later costs nothing until the old one is due.
     timer: Option<Pin<Box<Sleep>>>,
@@ -275,7 +271,8 @@ where
     /// Takes the journal's news, and the reads that are done.
     fn poll_journal(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
         let mut busy = false;
-        if self.watch.poll_changed(cx).is_ready() {
+        let news = self.handle.lock().endpoint.poll_journal(cx);
+        if news.is_ready() {
             self.input(Endpoint::handle_journal)?;
             busy = true;
         }

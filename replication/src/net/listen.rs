@@ -338,10 +338,9 @@ impl Shared {
             }
             return;
         }
-        let watch = self.journal.watch(None);
         let endpoint = Endpoint::new(self.journal.clone(), self.session_config(&node, &policy), now());
         let (shared, peer) = (self.clone(), node.clone());
-        let (handle, session) = drive(stream, endpoint, watch, move |event| (shared.events)(&peer, event));
+        let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
         let entry = Session { id, node: node.clone(), address, since: now(), handle, certificates };
         if !self.places().enter(entry, &policy, &self.bounds) {
             return;
