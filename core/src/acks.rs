@@ -190,7 +190,9 @@ impl Acks {
         let waiters: Vec<_> = table.logs.values_mut().flat_map(|log| std::mem::take(&mut log.waiters)).collect();
         drop(table);
         self.changed.notify_all();
-        waiters.into_iter().for_each(|(_, waiter)| waiter.waker.wake());
+        for (_, waiter) in waiters {
+            waiter.waker.wake();
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -275,7 +275,7 @@ impl LinkEvents {
     /// The next event without waiting: `None` if there is none yet.
     pub fn try_next(&mut self) -> Option<LinkEvent> {
         let link = Arc::clone(&self.link);
-        self.take(&link.now())
+        self.pop(&link.now())
     }
 
     /// Waits for the next event, but no longer than `timeout`.
@@ -284,10 +284,10 @@ impl LinkEvents {
         let is_quiet = |now: &mut Now| now.state != LinkState::Stopped && self.next >= now.end();
         let (now, _) =
             link.changed.wait_timeout_while(link.now(), timeout, is_quiet).unwrap_or_else(PoisonError::into_inner);
-        self.take(&now)
+        self.pop(&now)
     }
 
-    fn take(&mut self, now: &Now) -> Option<LinkEvent> {
+    fn pop(&mut self, now: &Now) -> Option<LinkEvent> {
         if self.next < now.first_event {
             let count = now.first_event - self.next;
             self.next = now.first_event;
@@ -312,7 +312,7 @@ impl Iterator for LinkEvents {
         let link = Arc::clone(&self.link);
         let is_quiet = |now: &mut Now| now.state != LinkState::Stopped && self.next >= now.end();
         let now = link.changed.wait_while(link.now(), is_quiet).unwrap_or_else(PoisonError::into_inner);
-        self.take(&now)
+        self.pop(&now)
     }
 }
 
@@ -329,7 +329,7 @@ mod tests {
             link.tell(LinkEvent::Connected);
         }
         assert_eq!(events.try_next(), Some(LinkEvent::Missed { count: 3 }));
-        assert_eq!((&mut events).take(EVENTS_MAX).count(), EVENTS_MAX);
+        assert_eq!(events.by_ref().take(EVENTS_MAX).count(), EVENTS_MAX);
         link.set_state(LinkState::Stopped);
         assert_eq!(events.next(), None);
     }
