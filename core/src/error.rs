@@ -111,6 +111,28 @@ pub enum Error {
         /// What each peer lacks, a log at a time.
         unmirrored: Vec<Unmirrored>,
     },
+    /// Certificates or key can't be used.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Tls(#[from] counterfoil_replication::net::TlsError),
+    /// The certificate in the folder is another node's than the store.
+    #[cfg(feature = "net")]
+    #[error(
+        "the certificate is node {certificate}'s, the store is node {store}'s: issue one with `counterfoil cert node`"
+    )]
+    OtherCertificate {
+        /// The node that the certificate names.
+        certificate: NodeName,
+        /// The store's node.
+        store: NodeName,
+    },
+    /// A private authority or a certificate could not be made.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Certificate(#[from] crate::certificates::CertificateError),
+    /// A policy can't be understood.
+    #[error(transparent)]
+    Policy(#[from] counterfoil_replication::PolicyError),
     /// A thread or the network runtime could not be started, or an address not be bound.
     #[error("{what} failed: {error}")]
     System {
@@ -191,6 +213,9 @@ impl Error {
             | Self::SameNode { .. } => ErrorKind::Misuse,
             Self::Encode { .. } | Self::Decode { .. } => ErrorKind::Codec,
             Self::CodecCannotRoundTrip { .. } => ErrorKind::CodecCannotRoundTrip,
+            #[cfg(feature = "net")]
+            Self::Tls(_) | Self::OtherCertificate { .. } | Self::Certificate(_) => ErrorKind::Security,
+            Self::Policy(_) => ErrorKind::Security,
             Self::NotMirrored { .. } => ErrorKind::NotMirrored,
             Self::System { .. } => ErrorKind::System,
         }

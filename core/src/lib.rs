@@ -49,6 +49,8 @@
 
 mod acks;
 mod address;
+#[cfg(feature = "net")]
+pub mod certificates;
 mod codec;
 mod error;
 #[cfg(feature = "net")]
@@ -65,8 +67,6 @@ mod space;
 mod stats;
 mod status;
 mod store;
-#[cfg(feature = "net")]
-mod tls;
 mod typed;
 
 pub use acks::Ack;
@@ -74,6 +74,8 @@ pub use address::{PeerAddress, PeerAddressError};
 #[cfg(feature = "json")]
 pub use codec::Json;
 pub use codec::{Bincode, Codec, CodecError, ENVELOPE_LEN, MAX_VALUE_LEN};
+#[cfg(feature = "net")]
+pub use counterfoil_replication::net::{Rejection, Tls, TlsError};
 pub use counterfoil_replication::{Policy, PolicyError, Rights};
 pub use counterfoil_storage::{
     AppendError, BatchError, Digest, DiskError, Genesis, Head, Hlc, Incarnation, LogId, LogInfo, MAX_NAME_LEN,
@@ -93,6 +95,4 @@ pub use space::Space;
 pub use stats::{SpaceStats, Stats};
 pub use status::{Lag, LinkEvent, LinkEvents, LinkState, LinkStatus, Unmirrored};
 pub use store::Store;
-#[cfg(feature = "net")]
-pub use tls::Tls;
 pub use typed::{Entry, Typed, TypedFollow, TypedFollowStream, TypedRead};

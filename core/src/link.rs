@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use counterfoil_replication::net::Tls;
 use counterfoil_storage::NodeName;
 
 use crate::{
@@ -10,7 +11,6 @@ use crate::{
     space::names_or_own,
     status::{LinkEvents, LinkShared, LinkStatus},
     store::{Inner, Store},
-    tls::Tls,
 };
 
 impl Store {

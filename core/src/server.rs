@@ -2,12 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use counterfoil_replication::Policy;
+use counterfoil_replication::{Policy, net::Tls};
 
 use crate::{
     error::Result,
     store::{Inner, Store},
-    tls::Tls,
 };
 
 impl Store {
