@@ -133,8 +133,7 @@ impl LocalLink {
 
     /// Ends it.
     pub fn stop(&self) {
-        self.control.set(Wish::Stopped);
-        self.shared.set_state(LinkState::Stopped);
+        self.source.stop_links(|link| std::ptr::eq(link, &raw const *self.shared));
     }
 }
 

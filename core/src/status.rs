@@ -1,7 +1,7 @@
 //! How links are: state, lag, events.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -73,6 +73,10 @@ pub struct LinkStatus {
     pub lag: Lag,
     /// Why the last connection was not made, or ended.
     pub last_error: Option<String>,
+    /// The logs that stay where they are, each with the reason and what to do. The others go on.
+    pub parked: Vec<(LogId, String)>,
+    /// The spaces that are not permitted, each with the reason and what to do.
+    pub refused: Vec<(SpaceName, String)>,
 }
 
 /// Something that happened on a link.
@@ -179,6 +183,9 @@ pub(crate) struct LinkShared {
 struct Now {
     state: LinkState,
     last_error: Option<String>,
+    /// Of the present session, or the last one.
+    parked: BTreeMap<LogId, String>,
+    refused: BTreeMap<SpaceName, String>,
     events: VecDeque<LinkEvent>,
     /// Number of the event at the front of `events`, counted over the life of the link.
     first_event: u64,
@@ -186,7 +193,14 @@ struct Now {
 
 impl LinkShared {
     pub(crate) fn new(peer: NodeName, spaces: Vec<SpaceName>) -> Arc<Self> {
-        let now = Now { state: LinkState::Connecting, last_error: None, events: VecDeque::new(), first_event: 0 };
+        let now = Now {
+            state: LinkState::Connecting,
+            last_error: None,
+            parked: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            events: VecDeque::new(),
+            first_event: 0,
+        };
         Arc::new(Self { peer, spaces, now: Mutex::new(now), changed: Condvar::new() })
     }
 
@@ -202,6 +216,14 @@ impl LinkShared {
         self.now().last_error.clone()
     }
 
+    pub(crate) fn parked(&self) -> Vec<(LogId, String)> {
+        self.now().parked.clone().into_iter().collect()
+    }
+
+    pub(crate) fn refused(&self) -> Vec<(SpaceName, String)> {
+        self.now().refused.clone().into_iter().collect()
+    }
+
     /// Sets the state, unless the link was stopped: that is final.
     pub(crate) fn set_state(&self, state: LinkState) {
         let mut now = self.now();
@@ -215,7 +237,13 @@ impl LinkShared {
     pub(crate) fn tell(&self, event: LinkEvent) {
         let mut now = self.now();
         match &event {
-            LinkEvent::Connected => now.last_error = None,
+            LinkEvent::Connected => {
+                now.last_error = None;
+                now.parked.clear();
+                now.refused.clear();
+            }
+            LinkEvent::Parked { log, reason } => drop(now.parked.insert(*log, reason.clone())),
+            LinkEvent::Refused { space, reason } => drop(now.refused.insert(space.clone(), reason.clone())),
             LinkEvent::Disconnected { reason } => now.last_error = Some(reason.clone()),
             _ => {}
         }

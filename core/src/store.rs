@@ -233,7 +233,8 @@ impl Store {
         #[cfg(feature = "net")]
         self.inner.runtime.shut_down();
         self.inner.acks.close();
-        committed.and_then(|()| self.inner.journal.close())?;
+        let closed = self.inner.journal.close();
+        committed.and(closed)?;
         if unmirrored.is_empty() { Ok(()) } else { Err(Error::NotMirrored { unmirrored }) }
     }
 }
@@ -257,6 +258,7 @@ impl Inner {
             (link.stop)();
             link.shared.set_state(LinkState::Stopped);
         }
+        self.acks.touch();
     }
 
     fn link_list(&self) -> Vec<Arc<LinkShared>> {
@@ -276,6 +278,8 @@ impl Inner {
             state: link.state(),
             lag: self.lag(link),
             last_error: link.last_error(),
+            parked: link.parked(),
+            refused: link.refused(),
         }
     }
 
@@ -317,13 +321,13 @@ impl Inner {
         let deadline = now().checked_add(timeout);
         let links = self.link_list();
         loop {
+            let version = self.acks.version();
             let unmirrored: Vec<_> = links.iter().flat_map(|link| self.unmirrored(link)).collect();
             let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(now()));
             if unmirrored.is_empty() || left.is_zero() || self.acks.is_closed() {
                 return unmirrored;
             }
-            // An ack between the look and this wait is noticed by the next look.
-            self.acks.wait_changed(left.min(Duration::from_millis(20)));
+            self.acks.wait_changed(version, left);
         }
     }
 
@@ -332,6 +336,7 @@ impl Inner {
         let deadline = now().checked_add(timeout);
         let wanted = self.unmirrored(link);
         loop {
+            let version = self.acks.version();
             let is_there = |missing: &Unmirrored| {
                 self.acks.head(missing.log, &link.peer).is_some_and(|head| head.next_seq >= missing.next_seq)
             };
@@ -342,7 +347,7 @@ impl Inner {
             if left.is_zero() || self.acks.is_closed() || link.state() == LinkState::Stopped {
                 return false;
             }
-            self.acks.wait_changed(left.min(Duration::from_millis(20)));
+            self.acks.wait_changed(version, left);
         }
     }
 
