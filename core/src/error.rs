@@ -7,7 +7,7 @@ use counterfoil_storage::{
 };
 use thiserror::Error;
 
-use crate::{address::PeerAddressError, codec::CodecError, status::Unmirrored};
+use crate::{codec::CodecError, status::Unmirrored};
 
 /// What went wrong, where, and what to do about it, on one line.
 ///
@@ -95,8 +95,9 @@ pub enum Error {
         error: CodecError,
     },
     /// A peer was not given as `NODE@HOST:PORT`.
+    #[cfg(feature = "net")]
     #[error(transparent)]
-    PeerAddress(#[from] PeerAddressError),
+    Peer(#[from] counterfoil_replication::net::TargetError),
     /// Two ends of a link are one and the same node.
     #[error("node {node} can't be linked to itself: give the other store another node name")]
     SameNode {
@@ -115,17 +116,10 @@ pub enum Error {
     #[cfg(feature = "net")]
     #[error(transparent)]
     Tls(#[from] counterfoil_replication::net::TlsError),
-    /// The certificate in the folder is another node's than the store.
+    /// The address can't be listened on.
     #[cfg(feature = "net")]
-    #[error(
-        "the certificate is node {certificate}'s, the store is node {store}'s: issue one with `counterfoil cert node`"
-    )]
-    OtherCertificate {
-        /// The node that the certificate names.
-        certificate: NodeName,
-        /// The store's node.
-        store: NodeName,
-    },
+    #[error(transparent)]
+    Listen(#[from] counterfoil_replication::net::ListenError),
     /// A private authority or a certificate could not be made.
     #[cfg(feature = "net")]
     #[error(transparent)]
@@ -209,12 +203,17 @@ impl Error {
             | Self::Name(_)
             | Self::Id(_)
             | Self::AmbiguousLog { .. }
-            | Self::PeerAddress(_)
             | Self::SameNode { .. } => ErrorKind::Misuse,
             Self::Encode { .. } | Self::Decode { .. } => ErrorKind::Codec,
             Self::CodecCannotRoundTrip { .. } => ErrorKind::CodecCannotRoundTrip,
             #[cfg(feature = "net")]
-            Self::Tls(_) | Self::OtherCertificate { .. } | Self::Certificate(_) => ErrorKind::Security,
+            Self::Tls(_) | Self::Certificate(_) => ErrorKind::Security,
+            #[cfg(feature = "net")]
+            Self::Peer(_) => ErrorKind::Misuse,
+            #[cfg(feature = "net")]
+            Self::Listen(counterfoil_replication::net::ListenError::Tls(_)) => ErrorKind::Security,
+            #[cfg(feature = "net")]
+            Self::Listen(_) => ErrorKind::System,
             Self::Policy(_) => ErrorKind::Security,
             Self::NotMirrored { .. } => ErrorKind::NotMirrored,
             Self::System { .. } => ErrorKind::System,

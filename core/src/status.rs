@@ -258,32 +258,32 @@ impl LinkShared {
 
     /// Takes in what a session tells, as far as a link's user may want to know it.
     pub(crate) fn hear(&self, event: Event) {
-        let event = match event {
-            Event::PeerReady { .. } => {
-                self.set_state(LinkState::Connected);
-                LinkEvent::Connected
-            }
-            Event::Withdrawn { log, node, to, .. } => LinkEvent::AckWithdrawn { log, node, head: to },
-            Event::InSync { space } => LinkEvent::InSync { space },
-            Event::Ahead { log, local, remote } => LinkEvent::Ahead { log, local, remote },
-            Event::Parked { log, reason, by } => {
-                LinkEvent::Parked { log, reason: format!("{} says: {reason}", self.who(by)) }
-            }
-            Event::Refused { space, reason, by, .. } => {
-                LinkEvent::Refused { space, reason: format!("{} says: {reason}", self.who(by)) }
-            }
-            Event::StorageFull => LinkEvent::StorageFull,
-            // Acks are counted in the store's table; later events are for later versions of this.
-            _ => return,
-        };
+        let Some(event) = LinkEvent::of_session(event, &self.peer) else { return };
+        if event == LinkEvent::Connected {
+            self.set_state(LinkState::Connected);
+        }
         self.tell(event);
     }
+}
 
-    fn who(&self, by: By) -> &str {
-        match by {
-            By::Local => "this node",
-            By::Peer => self.peer.as_str(),
-        }
+impl LinkEvent {
+    /// What a session with `peer` tells, as far as a link's user may want to know it: acks are
+    /// counted in the store's table.
+    pub(crate) fn of_session(event: Event, peer: &NodeName) -> Option<Self> {
+        let says = |by, reason: &dyn fmt::Display| match by {
+            By::Local => reason.to_string(),
+            By::Peer => format!("{peer} says: {reason}"),
+        };
+        Some(match event {
+            Event::PeerReady { .. } => Self::Connected,
+            Event::Withdrawn { log, node, to, .. } => Self::AckWithdrawn { log, node, head: to },
+            Event::InSync { space } => Self::InSync { space },
+            Event::Ahead { log, local, remote } => Self::Ahead { log, local, remote },
+            Event::Parked { log, reason, by } => Self::Parked { log, reason: says(by, &reason) },
+            Event::Refused { space, reason, by, .. } => Self::Refused { space, reason: says(by, &reason) },
+            Event::StorageFull => Self::StorageFull,
+            _ => return None,
+        })
     }
 }
 

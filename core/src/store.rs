@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     recovery: Recovery,
     spaces: Mutex<HashMap<SpaceName, Arc<SpaceState>>>,
     links: Mutex<Vec<LinkHandle>>,
+    #[cfg(feature = "net")]
+    servers: Mutex<Vec<Arc<counterfoil_replication::net::Listener>>>,
     pub(crate) appended: Appended,
     #[cfg(feature = "net")]
     pub(crate) runtime: crate::runtime::Runtime,
@@ -136,6 +138,8 @@ impl Store {
                 recovery,
                 spaces: Mutex::default(),
                 links: Mutex::default(),
+                #[cfg(feature = "net")]
+                servers: Mutex::default(),
                 appended: Appended::default(),
                 #[cfg(feature = "net")]
                 runtime: crate::runtime::Runtime::default(),
@@ -229,9 +233,7 @@ impl Store {
             result => result,
         };
         let unmirrored = self.inner.wait_mirrored(timeout);
-        self.inner.stop_links(|_| true);
-        #[cfg(feature = "net")]
-        self.inner.runtime.shut_down();
+        self.inner.stop_all();
         self.inner.acks.close();
         let closed = self.inner.journal.close();
         committed.and(closed)?;
@@ -259,6 +261,29 @@ impl Inner {
             link.shared.set_state(LinkState::Stopped);
         }
         self.acks.touch();
+    }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn add_server(&self, server: Arc<counterfoil_replication::net::Listener>) {
+        lock(&self.servers).push(server);
+    }
+
+    /// Stops the servers that `is_meant`: they end with their last handle, and the others' are closed.
+    #[cfg(feature = "net")]
+    pub(crate) fn stop_servers(&self, is_meant: impl Fn(&Arc<counterfoil_replication::net::Listener>) -> bool) {
+        for server in lock(&self.servers).extract_if(.., |server| is_meant(server)) {
+            server.close();
+        }
+    }
+
+    /// Stops links and servers, without waiting for any.
+    fn stop_all(&self) {
+        self.stop_links(|_| true);
+        #[cfg(feature = "net")]
+        {
+            self.stop_servers(|_| true);
+            self.runtime.shut_down();
+        }
     }
 
     fn link_list(&self) -> Vec<Arc<LinkShared>> {
@@ -360,7 +385,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stop_links(|_| true);
+        self.stop_all();
         self.acks.close();
     }
 }
