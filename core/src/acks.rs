@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use counterfoil_replication::Event;
 use counterfoil_storage::{Head, Incarnation, LogId, NodeName, Seq};
 
 /// What a node has said of its own disk.
@@ -108,6 +109,19 @@ impl Acks {
         table.logs.entry(ack.log).or_default().nodes.insert(ack.node, (ack.incarnation, ack.head));
         drop(table);
         self.changed.notify_all();
+    }
+
+    /// Takes in what a session tells of acks.
+    pub(crate) fn hear(&self, event: &Event) {
+        match event {
+            Event::Acked { log, node, incarnation, head } => {
+                self.record(Ack { log: *log, node: node.clone(), incarnation: *incarnation, head: *head });
+            }
+            Event::Withdrawn { log, node, incarnation, to, .. } => {
+                self.withdraw(Ack { log: *log, node: node.clone(), incarnation: *incarnation, head: *to });
+            }
+            _ => {}
+        }
     }
 
     /// How many other nodes have the log up to `next_seq`.

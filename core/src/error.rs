@@ -7,7 +7,7 @@ use counterfoil_storage::{
 };
 use thiserror::Error;
 
-use crate::{codec::CodecError, link::PeerAddressError, status::Unmirrored};
+use crate::{address::PeerAddressError, codec::CodecError, status::Unmirrored};
 
 /// What went wrong, where, and what to do about it, on one line.
 ///

@@ -142,12 +142,8 @@ impl Receipt {
             return Ok(());
         }
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut durable = Durable {
-            receipt: self.clone(),
-            level: Durability::Mirrored(nodes),
-            is_local: true,
-            waiter: None,
-        };
+        let mut durable =
+            Durable { receipt: self.clone(), level: Durability::Mirrored(nodes), is_local: true, waiter: None };
         loop {
             if let Poll::Ready(result) = Pin::new(&mut durable).poll(&mut Context::from_waker(&waker)) {
                 return result;
@@ -206,9 +202,10 @@ impl Future for Durable {
             return Poll::Ready(Ok(()));
         }
         let (log, next_seq) = (this.receipt.log(), this.receipt.next_seq());
-        this.receipt.acks.poll_mirrored((log, next_seq, nodes), &mut this.waiter, cx).map(|is_mirrored| {
-            if is_mirrored { Ok(()) } else { Err(AppendError::Closed.into()) }
-        })
+        this.receipt
+            .acks
+            .poll_mirrored((log, next_seq, nodes), &mut this.waiter, cx)
+            .map(|is_mirrored| if is_mirrored { Ok(()) } else { Err(AppendError::Closed.into()) })
     }
 }
 

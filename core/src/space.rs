@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use counterfoil_storage::{Genesis, LogId, LogInfo, LogWriter, Parent, ReadError, Seq, SpaceName};
+use counterfoil_storage::{Genesis, LogId, LogInfo, LogWriter, NodeName, Parent, ReadError, Seq, SpaceName};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -215,4 +215,12 @@ impl Space {
             ..Genesis::new(self.state.name.clone(), identity.node.clone(), *identity.incarnation.as_bytes())
         }
     }
+}
+
+/// The spaces named, or the one that bears the node's own name.
+pub(crate) fn names_or_own(names: &[String], own: &NodeName) -> Result<Vec<SpaceName>> {
+    if names.is_empty() {
+        return Ok(vec![SpaceName::new(own.as_str())?]);
+    }
+    Ok(names.iter().map(|name| SpaceName::new(name)).collect::<Result<_, _>>()?)
 }

@@ -44,9 +44,7 @@ impl Stats {
         let mut spaces = BTreeMap::new();
         for info in inner.journal.logs(None) {
             let space = info.genesis.space.clone();
-            let sum = spaces
-                .entry(space.clone())
-                .or_insert(SpaceStats { space, logs: 0, records: 0, bytes: 0 });
+            let sum = spaces.entry(space.clone()).or_insert(SpaceStats { space, logs: 0, records: 0, bytes: 0 });
             sum.logs += 1;
             sum.records += info.durable.next_seq.0 - info.first_seq.0;
             sum.bytes += info.bytes;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use counterfoil_replication::{By, Event};
 use counterfoil_storage::{Head, LogId, NodeName, Seq, SpaceName};
 
 /// What this node has durable and a peer has not acked.
@@ -97,10 +98,31 @@ pub enum LinkEvent {
         /// Why, and what to do.
         reason: String,
     },
-    /// The peer has lost what it had said was durable.
+    /// The peer durably holds more of a log than this node: for an own log it means that this store was
+    /// rewound, to an old backup for instance. The peer's records are not lost, and not overwritten.
+    Ahead {
+        /// The log.
+        log: LogId,
+        /// Where it ends here.
+        local: Head,
+        /// Where it ends at the peer.
+        remote: Head,
+    },
+    /// One direction of a space is not permitted, or no more.
+    Refused {
+        /// The space.
+        space: SpaceName,
+        /// Why, by whom, and what to do.
+        reason: String,
+    },
+    /// This node's disk is full: what the peer sends is asked for again when there is room.
+    StorageFull,
+    /// A node has lost what it had said was durable.
     AckWithdrawn {
         /// The log.
         log: LogId,
+        /// The node.
+        node: NodeName,
         /// Where the log durably ends there now.
         head: Head,
     },
@@ -164,8 +186,7 @@ struct Now {
 
 impl LinkShared {
     pub(crate) fn new(peer: NodeName, spaces: Vec<SpaceName>) -> Arc<Self> {
-        let now =
-            Now { state: LinkState::Connecting, last_error: None, events: VecDeque::new(), first_event: 0 };
+        let now = Now { state: LinkState::Connecting, last_error: None, events: VecDeque::new(), first_event: 0 };
         Arc::new(Self { peer, spaces, now: Mutex::new(now), changed: Condvar::new() })
     }
 
@@ -205,6 +226,36 @@ impl LinkShared {
         now.events.push_back(event);
         drop(now);
         self.changed.notify_all();
+    }
+
+    /// Takes in what a session tells, as far as a link's user may want to know it.
+    pub(crate) fn hear(&self, event: Event) {
+        let event = match event {
+            Event::PeerReady { .. } => {
+                self.set_state(LinkState::Connected);
+                LinkEvent::Connected
+            }
+            Event::Withdrawn { log, node, to, .. } => LinkEvent::AckWithdrawn { log, node, head: to },
+            Event::InSync { space } => LinkEvent::InSync { space },
+            Event::Ahead { log, local, remote } => LinkEvent::Ahead { log, local, remote },
+            Event::Parked { log, reason, by } => {
+                LinkEvent::Parked { log, reason: format!("{} says: {reason}", self.who(by)) }
+            }
+            Event::Refused { space, reason, by, .. } => {
+                LinkEvent::Refused { space, reason: format!("{} says: {reason}", self.who(by)) }
+            }
+            Event::StorageFull => LinkEvent::StorageFull,
+            // Acks are counted in the store's table; later events are for later versions of this.
+            _ => return,
+        };
+        self.tell(event);
+    }
+
+    fn who(&self, by: By) -> &str {
+        match by {
+            By::Local => "this node",
+            By::Peer => self.peer.as_str(),
+        }
     }
 }
 

@@ -76,6 +76,8 @@ impl Appended {
 /// A link as the store sees it: what it shows, and how it is stopped.
 pub(crate) struct LinkHandle {
     pub(crate) shared: Arc<LinkShared>,
+    /// Whether records leave this store by it; the other end of an in-process link is stopped with the store, no more.
+    pub(crate) is_source: bool,
     pub(crate) stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -227,10 +229,7 @@ impl Store {
             result => result,
         };
         let unmirrored = self.inner.wait_mirrored(timeout);
-        for link in lock(&self.inner.links).drain(..) {
-            (link.stop)();
-            link.shared.set_state(LinkState::Stopped);
-        }
+        self.inner.stop_links(|_| true);
         #[cfg(feature = "net")]
         self.inner.runtime.shut_down();
         self.inner.acks.close();
@@ -252,9 +251,17 @@ impl Inner {
         links.push(link);
     }
 
+    /// Stops the links that `is_meant`; stopping is final.
+    pub(crate) fn stop_links(&self, is_meant: impl Fn(&LinkShared) -> bool) {
+        for link in lock(&self.links).extract_if(.., |link| is_meant(&link.shared)) {
+            (link.stop)();
+            link.shared.set_state(LinkState::Stopped);
+        }
+    }
+
     fn link_list(&self) -> Vec<Arc<LinkShared>> {
         let links = lock(&self.links);
-        let is_going = |link: &&LinkHandle| link.shared.state() != LinkState::Stopped;
+        let is_going = |link: &&LinkHandle| link.is_source && link.shared.state() != LinkState::Stopped;
         links.iter().filter(is_going).map(|link| Arc::clone(&link.shared)).collect()
     }
 
@@ -343,5 +350,12 @@ impl Inner {
     /// which closing does.
     pub(crate) fn poll_closed(&self, _cx: &mut Context<'_>) -> bool {
         self.acks.is_closed()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop_links(|_| true);
+        self.acks.close();
     }
 }

@@ -40,11 +40,7 @@ pub struct Typed<T, C: Codec = Bincode> {
 
 impl<T, C: Codec> Clone for Typed<T, C> {
     fn clone(&self) -> Self {
-        Self {
-            space: self.space.clone(),
-            check_round_trip: self.check_round_trip,
-            decoder: self.decoder.clone(),
-        }
+        Self { space: self.space.clone(), check_round_trip: self.check_round_trip, decoder: self.decoder.clone() }
     }
 }
 
@@ -77,8 +73,7 @@ impl<T, C: Codec> Decoder<T, C> {
     fn decode(&self, record: Record) -> Result<Entry<T>> {
         let decoded = Envelope::split(record.body()).and_then(|(envelope, value)| {
             let decode = self.by_schema.get(&envelope.schema);
-            let decode =
-                decode.ok_or(CodecError::OtherSchema { found: envelope.schema, expected: self.schema })?;
+            let decode = decode.ok_or(CodecError::OtherSchema { found: envelope.schema, expected: self.schema })?;
             Ok((envelope.schema, decode(&self.codec, envelope.codec, value)?))
         });
         match decoded {
