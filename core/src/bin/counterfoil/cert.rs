@@ -20,7 +20,7 @@ pub(crate) enum Cert {
         /// Folder of the authority
         dir: PathBuf,
         /// Name of the node
-        #[arg(long, value_name = "NAME", value_parser = NodeName::new::<str>)]
+        #[arg(long, value_name = "NAME", value_parser = NodeName::new)]
         node: NodeName,
         /// Folder for the node's files, made if need be
         #[arg(long, value_name = "TLSDIR")]
