@@ -5,6 +5,7 @@
 //! are committed together, while earlier ones are on their way to the disk or the mirror.
 
 use std::{
+    fmt::Write as _,
     io::{self, Write as _},
     path::PathBuf,
     sync::{
@@ -23,7 +24,7 @@ use crate::{
     failure::{Answer, Failure},
     lines::{Group, Lines},
     mirror::Target,
-    open::open_to_write,
+    open::{open_to_write, space_of},
     signals::{self, Signal},
 };
 
@@ -109,10 +110,10 @@ struct Appender {
     pending: Option<SyncSender<Pending>>,
 }
 
-/// Why the main thread stops waiting.
+/// What the main thread waits for.
 enum Event {
     InputEnded(Result<(), Failure>),
-    AcksEnded,
+    AcksEnded(Result<Outcome, Failure>),
     Stop,
 }
 
@@ -136,10 +137,7 @@ impl Append {
         let target = self.mirror_to.as_deref().zip(self.tls.as_deref()).map(|(to, tls)| Target::new(to, tls));
         let target = target.transpose()?;
         let store = open_to_write(&self.store)?;
-        let space = match &self.space {
-            Some(space) => store.space(space)?,
-            None => store.own_space()?,
-        };
+        let space = space_of(&store, self.space.as_deref())?;
         if let Some(target) = target {
             target.mirror(&store, &space)?;
         }
@@ -169,13 +167,11 @@ impl Append {
         let is_stopping = Arc::new(AtomicBool::new(false));
         let appender = Arc::new(Mutex::new(Appender { sum: Sum::default(), pending: Some(pending) }));
 
-        let signal = {
-            let tell = tell.clone();
-            signals::listen(false, move |signal| match signal {
-                Signal::Stop | Signal::Reload => drop(tell.send(Event::Stop)),
-            })
+        let on_signal = tell.clone();
+        let stop = move |_: Signal| {
+            let _ = on_signal.send(Event::Stop);
         };
-        if let Err(failure) = signal {
+        if let Err(failure) = signals::listen(false, stop) {
             return (Sum::default(), Err(failure));
         }
         let acker = Acker {
@@ -184,41 +180,29 @@ impl Append {
             is_printing: self.ack,
             is_stopping: Arc::clone(&is_stopping),
         };
-        let acks = {
-            let tell = tell.clone();
-            thread::spawn(move || {
-                let outcome = acker.run();
-                drop(tell.send(Event::AcksEnded));
-                outcome
-            })
-        };
-        {
+        let on_acks = tell.clone();
+        thread::spawn(move || on_acks.send(Event::AcksEnded(acker.run())));
+        let lines = {
             let (space, appender) = (space.clone(), Arc::clone(&appender));
             let (group, timeout) = (self.group(), self.timeout());
-            thread::spawn(move || drop(tell.send(Event::InputEnded(append_lines(&space, &appender, group, timeout)))));
-        }
-        // The thread that reads may be waiting for input for ever: it is not joined.
-        let event = events.recv().unwrap_or(Event::Stop);
-        is_stopping.store(!matches!(event, Event::InputEnded(_)), Ordering::Relaxed);
-        let input = match event {
-            Event::InputEnded(result) => result,
-            Event::AcksEnded | Event::Stop => Ok(()),
+            move || append_lines(&space, &appender, group, timeout)
         };
-        let sum = {
-            let mut appender = lock(&appender);
-            appender.pending = None;
-            appender.sum.clone()
-        };
+        // It may wait for input for ever, so it is not joined.
+        thread::spawn(move || tell.send(Event::InputEnded(lines())));
+
+        let mut input = Ok(());
         let outcome = loop {
-            // A signal while the last acks are waited for.
-            match events.recv_timeout(GLANCE) {
-                Ok(Event::Stop) => is_stopping.store(true, Ordering::Relaxed),
-                _ if acks.is_finished() => break acks.join(),
-                _ => {}
+            match events.recv() {
+                Ok(Event::InputEnded(result)) => input = result,
+                Ok(Event::AcksEnded(outcome)) => break outcome,
+                Ok(Event::Stop) | Err(mpsc::RecvError) => is_stopping.store(true, Ordering::Relaxed),
             }
+            // With the last sender gone the acks end.
+            lock(&appender).pending = None;
         };
-        let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (sum, input.and(outcome))
+        let mut appender = lock(&appender);
+        appender.pending = None;
+        (appender.sum.clone(), input.and(outcome))
     }
 
     fn group(&self) -> Group {
@@ -321,9 +305,9 @@ fn summarize(sum: &Sum, space: &Space) {
     let Sum { records, bytes, range } = sum;
     let mut line = format!("appended {records} records, {bytes} bytes");
     if let Some((log, first_seq, last_seq)) = range {
-        line += &format!(", seq {first_seq}..{last_seq}");
+        let _ = write!(line, ", seq {first_seq}..{last_seq}");
         if let Some(info) = space.logs().into_iter().find(|info| info.id == *log) {
-            line += &format!(", digest {}", info.durable.digest);
+            let _ = write!(line, ", digest {}", info.durable.digest);
         }
     }
     // Nobody is left to tell if this fails.

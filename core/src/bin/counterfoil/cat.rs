@@ -1,6 +1,6 @@
 //! `counterfoil cat`
 
-use std::{path::PathBuf, sync::mpsc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
@@ -90,25 +90,21 @@ impl Cat {
     }
 
     fn follow(&self, space: &Space, logs: &[LogId], printer: &mut Printer) -> Result<(), Failure> {
-        let (tell, signals) = mpsc::channel();
-        signals::listen(false, move |signal| drop(tell.send(signal)))?;
+        let signals = signals::receive(false)?;
         let mut cursor = Cursor::start();
         if let [only] = logs {
             cursor.set(*only, self.from());
         }
         let mut records = space.follow(cursor);
         while !printer.is_done() && signals.try_recv().is_err() {
-            match records.next_timeout(Duration::ZERO)? {
-                Some(record) if self.log.is_none_or(|log| record.log() == log) => printer.print(&record)?,
-                Some(_) => {}
-                None => {
-                    printer.output.flush()?;
-                    if let Some(record) = records.next_timeout(GLANCE)? {
-                        if self.log.is_none_or(|log| record.log() == log) {
-                            printer.print(&record)?;
-                        }
-                    }
-                }
+            let mut record = records.next_timeout(Duration::ZERO)?;
+            if record.is_none() {
+                printer.output.flush()?;
+                record = records.next_timeout(GLANCE)?;
+            }
+            let is_wanted = |record: &Record| self.log.is_none_or(|log| record.log() == log);
+            if let Some(record) = record.filter(is_wanted) {
+                printer.print(&record)?;
             }
         }
         Ok(())

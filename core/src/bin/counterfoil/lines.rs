@@ -16,7 +16,7 @@ pub(crate) struct Lines<R> {
     buffer: Vec<u8>,
     start: usize,
     /// Lines given out before `start`.
-    lines: u64,
+    given: u64,
     is_at_end: bool,
     /// The longest line, in bytes; bounds the buffer.
     line_bytes_max: usize,
@@ -36,7 +36,7 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 
 impl<R: Read> Lines<R> {
     pub(crate) fn new(reader: R, line_bytes_max: usize) -> Self {
-        Self { reader, buffer: Vec::new(), start: 0, lines: 0, is_at_end: false, line_bytes_max }
+        Self { reader, buffer: Vec::new(), start: 0, given: 0, is_at_end: false, line_bytes_max }
     }
 
     /// The next lines without their LF; empty at the end. A last line without LF counts.
@@ -53,7 +53,7 @@ impl<R: Read> Lines<R> {
             lines.push(self.start..end);
             self.start = (end + 1).min(self.buffer.len());
         }
-        self.lines += lines.len() as u64;
+        self.given += lines.len() as u64;
         Ok(lines.into_iter().map(|line| &self.buffer[line]).collect())
     }
 
@@ -84,7 +84,7 @@ impl<R: Read> Lines<R> {
     }
 
     fn too_long(&self) -> Failure {
-        Failure::LineTooLong { line: self.lines + 1, limit: self.line_bytes_max }
+        Failure::LineTooLong { line: self.given + 1, limit: self.line_bytes_max }
     }
 
     fn read_more(&mut self) -> Result<(), Failure> {

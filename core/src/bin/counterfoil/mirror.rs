@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::mpsc::RecvTimeoutError,
     time::Duration,
 };
 
@@ -60,8 +60,7 @@ impl Mirror {
         let target = Target::new(&self.to, &self.tls)?;
         let store = open_to_write(&self.store)?;
         let space = space_of(&store, self.space.as_deref())?;
-        let (tell, signals) = mpsc::channel();
-        signals::listen(false, move |signal| drop(tell.send(signal)))?;
+        let signals = signals::receive(false)?;
         let link = target.mirror(&store, &space)?;
         let is_stopped = |wait| !matches!(signals.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
         if self.once {

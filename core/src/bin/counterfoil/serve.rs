@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::mpsc,
     time::Duration,
 };
 
@@ -42,8 +41,7 @@ impl Serve {
         let tls = Tls::from_dir(&self.tls)?;
         let policy = self.policy.as_deref().map_or_else(|| Ok(Policy::own_space_only()), read_policy)?;
         let store = open_to_write(&self.store)?;
-        let (tell, signals) = mpsc::channel();
-        signals::listen(true, move |signal| drop(tell.send(signal)))?;
+        let signals = signals::receive(true)?;
         if let Some(address) = &self.metrics {
             tracing::info!("metrics at http://{}/metrics", metrics::serve(address, store.clone())?);
         }

@@ -15,6 +15,16 @@ pub(crate) enum Signal {
     Reload,
 }
 
+/// From now on signals do not end the process but can be received: see [`listen`].
+pub(crate) fn receive(is_reloading: bool) -> Result<mpsc::Receiver<Signal>, Failure> {
+    let (tell, signals) = mpsc::channel();
+    let pass_on = move |signal| {
+        let _ = tell.send(signal);
+    };
+    listen(is_reloading, pass_on)?;
+    Ok(signals)
+}
+
 /// From now on signals do not end the process but are passed to `tell`, on a thread of its own.
 ///
 /// With `is_reloading` SIGHUP asks to reload; otherwise it ends the process as ever.
