@@ -36,6 +36,8 @@ pub(crate) struct Acks {
 #[derive(Debug, Default)]
 struct Table {
     closed: bool,
+    /// Counts changes, so that one between a look and a wait is not missed.
+    version: u64,
     next_waiter: u64,
     logs: HashMap<LogId, LogAcks>,
 }
@@ -98,6 +100,7 @@ impl Acks {
             *said = (ack.incarnation, ack.head);
         }
         let wakers = log.satisfied();
+        table.version += 1;
         drop(table);
         self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);
@@ -107,7 +110,14 @@ impl Acks {
     pub(crate) fn withdraw(&self, ack: Ack) {
         let mut table = self.table();
         table.logs.entry(ack.log).or_default().nodes.insert(ack.node, (ack.incarnation, ack.head));
+        table.version += 1;
         drop(table);
+        self.changed.notify_all();
+    }
+
+    /// Has those who wait for any change look again.
+    pub(crate) fn touch(&self) {
+        self.table().version += 1;
         self.changed.notify_all();
     }
 
@@ -175,12 +185,15 @@ impl Acks {
         }
     }
 
-    /// Waits for any change or `timeout`.
-    pub(crate) fn wait_changed(&self, timeout: Duration) {
-        let table = self.table();
-        if !table.closed {
-            drop(self.changed.wait_timeout(table, timeout).unwrap_or_else(PoisonError::into_inner));
-        }
+    /// Counts the changes so far: take it before looking, and give it to [`wait_changed`](Self::wait_changed).
+    pub(crate) fn version(&self) -> u64 {
+        self.table().version
+    }
+
+    /// Waits for a change after `version`, or `timeout`.
+    pub(crate) fn wait_changed(&self, version: u64, timeout: Duration) {
+        let is_same = |table: &mut Table| table.version == version && !table.closed;
+        drop(self.changed.wait_timeout_while(self.table(), timeout, is_same).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Nothing more will be heard: wakes all who wait.
@@ -190,7 +203,9 @@ impl Acks {
         let waiters: Vec<_> = table.logs.values_mut().flat_map(|log| std::mem::take(&mut log.waiters)).collect();
         drop(table);
         self.changed.notify_all();
-        waiters.into_iter().for_each(|(_, waiter)| waiter.waker.wake());
+        for (_, waiter) in waiters {
+            waiter.waker.wake();
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {

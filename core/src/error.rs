@@ -7,7 +7,7 @@ use counterfoil_storage::{
 };
 use thiserror::Error;
 
-use crate::{address::PeerAddressError, codec::CodecError, status::Unmirrored};
+use crate::{codec::CodecError, status::Unmirrored};
 
 /// What went wrong, where, and what to do about it, on one line.
 ///
@@ -95,8 +95,9 @@ pub enum Error {
         error: CodecError,
     },
     /// A peer was not given as `NODE@HOST:PORT`.
+    #[cfg(feature = "net")]
     #[error(transparent)]
-    PeerAddress(#[from] PeerAddressError),
+    Peer(#[from] counterfoil_replication::net::TargetError),
     /// Two ends of a link are one and the same node.
     #[error("node {node} can't be linked to itself: give the other store another node name")]
     SameNode {
@@ -111,6 +112,21 @@ pub enum Error {
         /// What each peer lacks, a log at a time.
         unmirrored: Vec<Unmirrored>,
     },
+    /// Certificates or key can't be used.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Tls(#[from] counterfoil_replication::net::TlsError),
+    /// The address can't be listened on.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Listen(#[from] counterfoil_replication::net::ListenError),
+    /// A private authority or a certificate could not be made.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Certificate(#[from] crate::certificates::CertificateError),
+    /// A policy can't be understood.
+    #[error(transparent)]
+    Policy(#[from] counterfoil_replication::PolicyError),
     /// A thread or the network runtime could not be started, or an address not be bound.
     #[error("{what} failed: {error}")]
     System {
@@ -187,10 +203,18 @@ impl Error {
             | Self::Name(_)
             | Self::Id(_)
             | Self::AmbiguousLog { .. }
-            | Self::PeerAddress(_)
             | Self::SameNode { .. } => ErrorKind::Misuse,
             Self::Encode { .. } | Self::Decode { .. } => ErrorKind::Codec,
             Self::CodecCannotRoundTrip { .. } => ErrorKind::CodecCannotRoundTrip,
+            #[cfg(feature = "net")]
+            Self::Tls(_) | Self::Certificate(_) => ErrorKind::Security,
+            #[cfg(feature = "net")]
+            Self::Peer(_) => ErrorKind::Misuse,
+            #[cfg(feature = "net")]
+            Self::Listen(counterfoil_replication::net::ListenError::Tls(_)) => ErrorKind::Security,
+            #[cfg(feature = "net")]
+            Self::Listen(_) => ErrorKind::System,
+            Self::Policy(_) => ErrorKind::Security,
             Self::NotMirrored { .. } => ErrorKind::NotMirrored,
             Self::System { .. } => ErrorKind::System,
         }

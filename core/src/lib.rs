@@ -48,7 +48,8 @@
 //! - `cli`: the command `counterfoil`.
 
 mod acks;
-mod address;
+#[cfg(feature = "net")]
+pub mod certificates;
 mod codec;
 mod error;
 #[cfg(feature = "net")]
@@ -65,15 +66,14 @@ mod space;
 mod stats;
 mod status;
 mod store;
-#[cfg(feature = "net")]
-mod tls;
 mod typed;
 
 pub use acks::Ack;
-pub use address::{PeerAddress, PeerAddressError};
 #[cfg(feature = "json")]
 pub use codec::Json;
 pub use codec::{Bincode, Codec, CodecError, ENVELOPE_LEN, MAX_VALUE_LEN};
+#[cfg(feature = "net")]
+pub use counterfoil_replication::net::{ListenError, Target as PeerAddress, TargetError as PeerAddressError, Tls, TlsError};
 pub use counterfoil_replication::{Policy, PolicyError, Rights};
 pub use counterfoil_storage::{
     AppendError, BatchError, Digest, DiskError, Genesis, Head, Hlc, Incarnation, LogId, LogInfo, MAX_NAME_LEN,
@@ -88,11 +88,9 @@ pub use options::Builder;
 pub use read::{Cursor, Follow, FollowStream, Read, Record};
 pub use receipt::{Durability, Durable, Receipt};
 #[cfg(feature = "net")]
-pub use server::{Server, ServerBuilder};
+pub use server::{Peer, Server, ServerBuilder};
 pub use space::Space;
 pub use stats::{SpaceStats, Stats};
 pub use status::{Lag, LinkEvent, LinkEvents, LinkState, LinkStatus, Unmirrored};
 pub use store::Store;
-#[cfg(feature = "net")]
-pub use tls::Tls;
 pub use typed::{Entry, Typed, TypedFollow, TypedFollowStream, TypedRead};

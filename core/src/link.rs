@@ -1,16 +1,21 @@
 //! Links over the network: from here to a node elsewhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
 
+use counterfoil_replication::{
+    Direction, Limits, Policy,
+    net::{self, DialConfig, Target, Tls},
+};
 use counterfoil_storage::NodeName;
 
 use crate::{
-    address::PeerAddress,
     error::{Error, Result},
     space::names_or_own,
-    status::{LinkEvents, LinkShared, LinkStatus},
-    store::{Inner, Store},
-    tls::Tls,
+    status::{LinkEvent, LinkEvents, LinkShared, LinkState, LinkStatus},
+    store::{Inner, LinkHandle, Store},
 };
 
 impl Store {
@@ -44,17 +49,60 @@ impl LinkBuilder {
     ///
     /// # Errors
     ///
-    /// The peer or a space is not well named; the peer is this node; the store is closed.
+    /// The peer or a space is not well named; the peer is this node; the certificate is another
+    /// node's; the store is closed.
     pub fn start(self) -> Result<Link> {
-        let peer: PeerAddress = self.peer.parse()?;
+        let target: Target = self.peer.parse()?;
         let own = self.inner.journal.identity().node.clone();
-        if *peer.node() == own {
+        if target.node == own {
             return Err(Error::SameNode { node: own });
         }
         let spaces = names_or_own(&self.spaces, &own)?;
-        let shared = LinkShared::new(peer.node().clone(), spaces);
-        let _ = (self.tls, self.inner.runtime.handle()?);
-        Ok(Link { inner: self.inner, shared })
+        let shared = LinkShared::new(target.node.clone(), spaces.clone());
+        let config = DialConfig {
+            target,
+            journal: self.inner.journal.clone(),
+            tls: self.tls,
+            spaces: spaces.into_iter().map(|space| (space, Direction::Send)).collect(),
+            policy: Arc::new(Policy::nothing()),
+            limits: Limits::default(),
+        };
+        let dialling = self.dial(config, &shared)?;
+        let stop = {
+            let dialling = Arc::clone(&dialling);
+            Box::new(move || dialling.stop())
+        };
+        self.inner.add_link(LinkHandle { shared: Arc::clone(&shared), is_source: true, stop });
+        Ok(Link { inner: self.inner, shared, dialling })
+    }
+
+    /// Starts the driver. It holds parts of the store, never the store.
+    fn dial(&self, config: DialConfig, shared: &Arc<LinkShared>) -> Result<Arc<net::Link>> {
+        let (acks, shared) = (Arc::clone(&self.inner.acks), Arc::clone(shared));
+        let this: Arc<OnceLock<Weak<net::Link>>> = Arc::default();
+        let last_error = {
+            let this = Arc::clone(&this);
+            move || this.get().and_then(Weak::upgrade).and_then(|link| link.status().last_error)
+        };
+        let runtime = self.inner.runtime.handle()?;
+        let _in_runtime = runtime.enter();
+        let link = net::dial(config, move |event| match event {
+            net::LinkEvent::Session(event) => {
+                acks.hear(&event);
+                shared.hear(event);
+            }
+            net::LinkEvent::State(net::LinkState::Waiting { .. }) => {
+                let reason = last_error().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string());
+                shared.set_state(LinkState::Connecting);
+                shared.tell(LinkEvent::Disconnected { reason });
+            }
+            // `Connected` comes with the session's own event, `Stopped` from the store.
+            _ => {}
+        })?;
+        let link = Arc::new(link);
+        // Set once, here.
+        let _ = this.set(Arc::downgrade(&link));
+        Ok(link)
     }
 }
 
@@ -65,6 +113,7 @@ impl LinkBuilder {
 pub struct Link {
     inner: Arc<Inner>,
     shared: Arc<LinkShared>,
+    dialling: Arc<net::Link>,
 }
 
 impl Link {
@@ -86,6 +135,20 @@ impl Link {
     /// Waits until the peer has durably all that is durable here now; false when `timeout` is over.
     pub fn wait_mirrored(&self, timeout: Duration) -> bool {
         self.inner.wait_link_mirrored(&self.shared, timeout)
+    }
+
+    /// Tries again at once if it is pausing: the network is back.
+    pub fn retry_now(&self) {
+        self.dialling.retry_now();
+    }
+
+    /// Uses another certificate from the next connection on.
+    ///
+    /// # Errors
+    ///
+    /// It is another node's.
+    pub fn set_tls(&self, tls: Tls) -> Result<()> {
+        Ok(self.dialling.set_tls(tls)?)
     }
 
     /// Ends it. What the peer lacks stays here and goes with the next link.

@@ -133,8 +133,7 @@ impl LocalLink {
 
     /// Ends it.
     pub fn stop(&self) {
-        self.control.set(Wish::Stopped);
-        self.shared.set_state(LinkState::Stopped);
+        self.source.stop_links(|link| std::ptr::eq(link, &raw const *self.shared));
     }
 }
 
@@ -159,7 +158,8 @@ impl Control {
     fn set(&self, wish: Wish) {
         let is_final = |now| now == Wish::Stopped as u8;
         let set = |now| (!is_final(now)).then_some(wish as u8);
-        drop(self.wish.fetch_update(Ordering::AcqRel, Ordering::Acquire, set));
+        // An error only says that the wish was final.
+        let _ = self.wish.fetch_update(Ordering::AcqRel, Ordering::Acquire, set);
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }

@@ -1,7 +1,7 @@
 //! How links are: state, lag, events.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -73,6 +73,10 @@ pub struct LinkStatus {
     pub lag: Lag,
     /// Why the last connection was not made, or ended.
     pub last_error: Option<String>,
+    /// The logs that stay where they are, each with the reason and what to do. The others go on.
+    pub parked: Vec<(LogId, String)>,
+    /// The spaces that are not permitted, each with the reason and what to do.
+    pub refused: Vec<(SpaceName, String)>,
 }
 
 /// Something that happened on a link.
@@ -179,6 +183,9 @@ pub(crate) struct LinkShared {
 struct Now {
     state: LinkState,
     last_error: Option<String>,
+    /// Of the present session, or the last one.
+    parked: BTreeMap<LogId, String>,
+    refused: BTreeMap<SpaceName, String>,
     events: VecDeque<LinkEvent>,
     /// Number of the event at the front of `events`, counted over the life of the link.
     first_event: u64,
@@ -186,7 +193,14 @@ struct Now {
 
 impl LinkShared {
     pub(crate) fn new(peer: NodeName, spaces: Vec<SpaceName>) -> Arc<Self> {
-        let now = Now { state: LinkState::Connecting, last_error: None, events: VecDeque::new(), first_event: 0 };
+        let now = Now {
+            state: LinkState::Connecting,
+            last_error: None,
+            parked: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            events: VecDeque::new(),
+            first_event: 0,
+        };
         Arc::new(Self { peer, spaces, now: Mutex::new(now), changed: Condvar::new() })
     }
 
@@ -202,6 +216,14 @@ impl LinkShared {
         self.now().last_error.clone()
     }
 
+    pub(crate) fn parked(&self) -> Vec<(LogId, String)> {
+        self.now().parked.clone().into_iter().collect()
+    }
+
+    pub(crate) fn refused(&self) -> Vec<(SpaceName, String)> {
+        self.now().refused.clone().into_iter().collect()
+    }
+
     /// Sets the state, unless the link was stopped: that is final.
     pub(crate) fn set_state(&self, state: LinkState) {
         let mut now = self.now();
@@ -215,7 +237,13 @@ impl LinkShared {
     pub(crate) fn tell(&self, event: LinkEvent) {
         let mut now = self.now();
         match &event {
-            LinkEvent::Connected => now.last_error = None,
+            LinkEvent::Connected => {
+                now.last_error = None;
+                now.parked.clear();
+                now.refused.clear();
+            }
+            LinkEvent::Parked { log, reason } => drop(now.parked.insert(*log, reason.clone())),
+            LinkEvent::Refused { space, reason } => drop(now.refused.insert(space.clone(), reason.clone())),
             LinkEvent::Disconnected { reason } => now.last_error = Some(reason.clone()),
             _ => {}
         }
@@ -230,32 +258,32 @@ impl LinkShared {
 
     /// Takes in what a session tells, as far as a link's user may want to know it.
     pub(crate) fn hear(&self, event: Event) {
-        let event = match event {
-            Event::PeerReady { .. } => {
-                self.set_state(LinkState::Connected);
-                LinkEvent::Connected
-            }
-            Event::Withdrawn { log, node, to, .. } => LinkEvent::AckWithdrawn { log, node, head: to },
-            Event::InSync { space } => LinkEvent::InSync { space },
-            Event::Ahead { log, local, remote } => LinkEvent::Ahead { log, local, remote },
-            Event::Parked { log, reason, by } => {
-                LinkEvent::Parked { log, reason: format!("{} says: {reason}", self.who(by)) }
-            }
-            Event::Refused { space, reason, by, .. } => {
-                LinkEvent::Refused { space, reason: format!("{} says: {reason}", self.who(by)) }
-            }
-            Event::StorageFull => LinkEvent::StorageFull,
-            // Acks are counted in the store's table; later events are for later versions of this.
-            _ => return,
-        };
+        let Some(event) = LinkEvent::of_session(event, &self.peer) else { return };
+        if event == LinkEvent::Connected {
+            self.set_state(LinkState::Connected);
+        }
         self.tell(event);
     }
+}
 
-    fn who(&self, by: By) -> &str {
-        match by {
-            By::Local => "this node",
-            By::Peer => self.peer.as_str(),
-        }
+impl LinkEvent {
+    /// What a session with `peer` tells, as far as a link's user may want to know it: acks are
+    /// counted in the store's table.
+    pub(crate) fn of_session(event: Event, peer: &NodeName) -> Option<Self> {
+        let says = |by, reason: &dyn fmt::Display| match by {
+            By::Local => reason.to_string(),
+            By::Peer => format!("{peer} says: {reason}"),
+        };
+        Some(match event {
+            Event::PeerReady { .. } => Self::Connected,
+            Event::Withdrawn { log, node, to, .. } => Self::AckWithdrawn { log, node, head: to },
+            Event::InSync { space } => Self::InSync { space },
+            Event::Ahead { log, local, remote } => Self::Ahead { log, local, remote },
+            Event::Parked { log, reason, by } => Self::Parked { log, reason: says(by, &reason) },
+            Event::Refused { space, reason, by, .. } => Self::Refused { space, reason: says(by, &reason) },
+            Event::StorageFull => Self::StorageFull,
+            _ => return None,
+        })
     }
 }
 
@@ -275,7 +303,7 @@ impl LinkEvents {
     /// The next event without waiting: `None` if there is none yet.
     pub fn try_next(&mut self) -> Option<LinkEvent> {
         let link = Arc::clone(&self.link);
-        self.take(&link.now())
+        self.pop(&link.now())
     }
 
     /// Waits for the next event, but no longer than `timeout`.
@@ -284,10 +312,10 @@ impl LinkEvents {
         let is_quiet = |now: &mut Now| now.state != LinkState::Stopped && self.next >= now.end();
         let (now, _) =
             link.changed.wait_timeout_while(link.now(), timeout, is_quiet).unwrap_or_else(PoisonError::into_inner);
-        self.take(&now)
+        self.pop(&now)
     }
 
-    fn take(&mut self, now: &Now) -> Option<LinkEvent> {
+    fn pop(&mut self, now: &Now) -> Option<LinkEvent> {
         if self.next < now.first_event {
             let count = now.first_event - self.next;
             self.next = now.first_event;
@@ -312,7 +340,7 @@ impl Iterator for LinkEvents {
         let link = Arc::clone(&self.link);
         let is_quiet = |now: &mut Now| now.state != LinkState::Stopped && self.next >= now.end();
         let now = link.changed.wait_while(link.now(), is_quiet).unwrap_or_else(PoisonError::into_inner);
-        self.take(&now)
+        self.pop(&now)
     }
 }
 
@@ -329,7 +357,7 @@ mod tests {
             link.tell(LinkEvent::Connected);
         }
         assert_eq!(events.try_next(), Some(LinkEvent::Missed { count: 3 }));
-        assert_eq!((&mut events).take(EVENTS_MAX).count(), EVENTS_MAX);
+        assert_eq!(events.by_ref().take(EVENTS_MAX).count(), EVENTS_MAX);
         link.set_state(LinkState::Stopped);
         assert_eq!(events.next(), None);
     }

@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     recovery: Recovery,
     spaces: Mutex<HashMap<SpaceName, Arc<SpaceState>>>,
     links: Mutex<Vec<LinkHandle>>,
+    #[cfg(feature = "net")]
+    servers: Mutex<Vec<Arc<counterfoil_replication::net::Listener>>>,
     pub(crate) appended: Appended,
     #[cfg(feature = "net")]
     pub(crate) runtime: crate::runtime::Runtime,
@@ -136,6 +138,8 @@ impl Store {
                 recovery,
                 spaces: Mutex::default(),
                 links: Mutex::default(),
+                #[cfg(feature = "net")]
+                servers: Mutex::default(),
                 appended: Appended::default(),
                 #[cfg(feature = "net")]
                 runtime: crate::runtime::Runtime::default(),
@@ -229,11 +233,10 @@ impl Store {
             result => result,
         };
         let unmirrored = self.inner.wait_mirrored(timeout);
-        self.inner.stop_links(|_| true);
-        #[cfg(feature = "net")]
-        self.inner.runtime.shut_down();
+        self.inner.stop_all();
         self.inner.acks.close();
-        committed.and_then(|()| self.inner.journal.close())?;
+        let closed = self.inner.journal.close();
+        committed.and(closed)?;
         if unmirrored.is_empty() { Ok(()) } else { Err(Error::NotMirrored { unmirrored }) }
     }
 }
@@ -257,6 +260,30 @@ impl Inner {
             (link.stop)();
             link.shared.set_state(LinkState::Stopped);
         }
+        self.acks.touch();
+    }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn add_server(&self, server: Arc<counterfoil_replication::net::Listener>) {
+        lock(&self.servers).push(server);
+    }
+
+    /// Stops the servers that `is_meant`: they end with their last handle, and the others' are closed.
+    #[cfg(feature = "net")]
+    pub(crate) fn stop_servers(&self, is_meant: impl Fn(&Arc<counterfoil_replication::net::Listener>) -> bool) {
+        for server in lock(&self.servers).extract_if(.., |server| is_meant(server)) {
+            server.close();
+        }
+    }
+
+    /// Stops links and servers, without waiting for any.
+    fn stop_all(&self) {
+        self.stop_links(|_| true);
+        #[cfg(feature = "net")]
+        {
+            self.stop_servers(|_| true);
+            self.runtime.shut_down();
+        }
     }
 
     fn link_list(&self) -> Vec<Arc<LinkShared>> {
@@ -276,6 +303,8 @@ impl Inner {
             state: link.state(),
             lag: self.lag(link),
             last_error: link.last_error(),
+            parked: link.parked(),
+            refused: link.refused(),
         }
     }
 
@@ -317,13 +346,13 @@ impl Inner {
         let deadline = now().checked_add(timeout);
         let links = self.link_list();
         loop {
+            let version = self.acks.version();
             let unmirrored: Vec<_> = links.iter().flat_map(|link| self.unmirrored(link)).collect();
             let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(now()));
             if unmirrored.is_empty() || left.is_zero() || self.acks.is_closed() {
                 return unmirrored;
             }
-            // An ack between the look and this wait is noticed by the next look.
-            self.acks.wait_changed(left.min(Duration::from_millis(20)));
+            self.acks.wait_changed(version, left);
         }
     }
 
@@ -332,6 +361,7 @@ impl Inner {
         let deadline = now().checked_add(timeout);
         let wanted = self.unmirrored(link);
         loop {
+            let version = self.acks.version();
             let is_there = |missing: &Unmirrored| {
                 self.acks.head(missing.log, &link.peer).is_some_and(|head| head.next_seq >= missing.next_seq)
             };
@@ -342,7 +372,7 @@ impl Inner {
             if left.is_zero() || self.acks.is_closed() || link.state() == LinkState::Stopped {
                 return false;
             }
-            self.acks.wait_changed(left.min(Duration::from_millis(20)));
+            self.acks.wait_changed(version, left);
         }
     }
 
@@ -355,7 +385,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stop_links(|_| true);
+        self.stop_all();
         self.acks.close();
     }
 }
