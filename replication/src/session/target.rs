@@ -52,18 +52,15 @@ impl Session {
         true
     }
 
-    pub(super) fn handle_offer(&mut self, offer: Offer) -> Result<(), PeerMisbehaved> {
+    pub(super) fn handle_offer(&mut self, offer: Offer) {
         let Some(index) = self.space_or_add(&offer.space) else {
-            self.refuse(offer.space, Flow::Incoming, Refusal::TooManySpaces);
-            return Ok(());
+            return self.refuse(offer.space, Flow::Incoming, Refusal::TooManySpaces);
         };
         if self.permitted_scope(index).is_none() {
-            self.refuse_inflow(index);
-            return Ok(());
+            return self.refuse_inflow(index);
         }
         self.spaces[index].offered = Some(offer);
         self.load(index);
-        Ok(())
     }
 
     /// Answers the offer of a space whose logs are here, if there is one.
@@ -425,6 +422,12 @@ impl Session {
         } else if space.credit_due >= limits.space_window_bytes.div_ceil(CREDIT_PARTS) {
             self.queue_credit(index);
         }
+    }
+
+    /// Bytes received that are neither durable nor dropped.
+    #[cfg(test)]
+    pub(super) fn target_outstanding(&self) -> u64 {
+        self.target.outstanding
     }
 
     fn queue_credit(&mut self, index: usize) {
