@@ -97,7 +97,8 @@ pub fn create_ca(folder: &Path) -> Result<(), CertificateError> {
         }
     }
     let key = KeyPair::generate()?;
-    let certificate = ca_params(now()).self_signed(&key)?;
+    let distinction = key.public_key_raw().last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    let certificate = ca_params(now(), distinction).self_signed(&key)?;
     fs::create_dir_all(folder).map_err(failed("create", folder))?;
     // The key first, and only if there is none: of two that run at once, one is told.
     write_new(&folder.join(CA_KEY_FILE), key.serialize_pem().as_bytes(), Secrecy::Private)?;
@@ -142,11 +143,12 @@ pub fn issue_for(
     sync_folder(out_folder)
 }
 
-/// What the authority's own certificate says: it may sign nodes' certificates, but no further authority.
-fn ca_params(now: SystemTime) -> CertificateParams {
+/// What the authority's own certificate says: it may sign nodes' certificates, but no further authority. Without a
+/// distinction in the name, a certificate of another authority would look like a forgery of this one's.
+fn ca_params(now: SystemTime, distinction: u64) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "Counterfoil private authority");
+    params.distinguished_name.push(DnType::CommonName, format!("Counterfoil authority {distinction:016x}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = (now - BACKDATE).into();

@@ -73,7 +73,9 @@ pub use acks::Ack;
 pub use codec::Json;
 pub use codec::{Bincode, Codec, CodecError, ENVELOPE_LEN, MAX_VALUE_LEN};
 #[cfg(feature = "net")]
-pub use counterfoil_replication::net::{ListenError, Target as PeerAddress, TargetError as PeerAddressError, Tls, TlsError};
+pub use counterfoil_replication::net::{
+    ListenError, Target as PeerAddress, TargetError as PeerAddressError, Tls, TlsError,
+};
 pub use counterfoil_replication::{Policy, PolicyError, Rights};
 pub use counterfoil_storage::{
     AppendError, BatchError, Digest, DiskError, Genesis, Head, Hlc, Incarnation, LogId, LogInfo, MAX_NAME_LEN,

@@ -67,7 +67,7 @@ impl LinkBuilder {
             policy: Arc::new(Policy::nothing()),
             limits: Limits::default(),
         };
-        let dialling = self.dial(config, &shared)?;
+        let dialling = dial(&self.inner, config, &shared)?;
         let stop = {
             let dialling = Arc::clone(&dialling);
             Box::new(move || dialling.stop())
@@ -75,35 +75,35 @@ impl LinkBuilder {
         self.inner.add_link(LinkHandle { shared: Arc::clone(&shared), is_source: true, stop });
         Ok(Link { inner: self.inner, shared, dialling })
     }
+}
 
-    /// Starts the driver. It holds parts of the store, never the store.
-    fn dial(&self, config: DialConfig, shared: &Arc<LinkShared>) -> Result<Arc<net::Link>> {
-        let (acks, shared) = (Arc::clone(&self.inner.acks), Arc::clone(shared));
-        let this: Arc<OnceLock<Weak<net::Link>>> = Arc::default();
-        let last_error = {
-            let this = Arc::clone(&this);
-            move || this.get().and_then(Weak::upgrade).and_then(|link| link.status().last_error)
-        };
-        let runtime = self.inner.runtime.handle()?;
-        let _in_runtime = runtime.enter();
-        let link = net::dial(config, move |event| match event {
-            net::LinkEvent::Session(event) => {
-                acks.hear(&event);
-                shared.hear(event);
-            }
-            net::LinkEvent::State(net::LinkState::Waiting { .. }) => {
-                let reason = last_error().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string());
-                shared.set_state(LinkState::Connecting);
-                shared.tell(LinkEvent::Disconnected { reason });
-            }
-            // `Connected` comes with the session's own event, `Stopped` from the store.
-            _ => {}
-        })?;
-        let link = Arc::new(link);
-        // Set once, here.
-        let _ = this.set(Arc::downgrade(&link));
-        Ok(link)
-    }
+/// Starts the driver. It holds parts of the store, never the store.
+fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<Arc<net::Link>> {
+    let (acks, shared) = (Arc::clone(&inner.acks), Arc::clone(shared));
+    let this: Arc<OnceLock<Weak<net::Link>>> = Arc::default();
+    let last_error = {
+        let this = Arc::clone(&this);
+        move || this.get().and_then(Weak::upgrade).and_then(|link| link.status().last_error)
+    };
+    let runtime = inner.runtime.handle()?;
+    let _in_runtime = runtime.enter();
+    let link = net::dial(config, move |event| match event {
+        net::LinkEvent::Session(event) => {
+            acks.hear(&event);
+            shared.hear(event);
+        }
+        net::LinkEvent::State(net::LinkState::Waiting { .. }) => {
+            let reason = last_error().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string());
+            shared.set_state(LinkState::Connecting);
+            shared.tell(LinkEvent::Disconnected { reason });
+        }
+        // `Connected` comes with the session's own event, `Stopped` from the store.
+        _ => {}
+    })?;
+    let link = Arc::new(link);
+    // Set once, here.
+    let _ = this.set(Arc::downgrade(&link));
+    Ok(link)
 }
 
 /// A link that carries records to another node. Cheap to clone.

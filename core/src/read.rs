@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use counterfoil_storage::{Batch, Hlc, LogId, LogReader, NodeName, Records, Seq, SpaceName, Watch};
+use counterfoil_storage::{Hlc, LogId, LogReader, NodeName, Records, Seq, SpaceName, Watch};
 use serde::{Deserialize, Serialize};
 
 use crate::{error::Result, receipt::Unpark, store::Inner};
@@ -65,11 +65,19 @@ struct LogRecords {
     records: Option<Records>,
     /// What comes next; records before it in its batch are skipped.
     next_seq: Seq,
+    /// Where the present batch ends.
+    batch_end: Seq,
 }
 
 impl LogRecords {
     fn new(inner: &Inner, log: LogId, node: NodeName, from: Seq) -> Self {
-        Self { log, node, batches: inner.journal.read(log, from), records: None, next_seq: from }
+        Self { log, node, batches: inner.journal.read(log, from), records: None, next_seq: from, batch_end: from }
+    }
+}
+
+impl LogRecords {
+    fn is_between_batches(&self) -> bool {
+        self.next_seq >= self.batch_end
     }
 }
 
@@ -86,7 +94,10 @@ impl Iterator for LogRecords {
                 }
                 Some(Err(error)) => return Some(Err(error.into())),
                 None => match self.batches.next()? {
-                    Ok(batch) => self.records = Some(Batch::records(&batch)),
+                    Ok(batch) => {
+                        self.batch_end = batch.next_seq();
+                        self.records = Some(batch.records());
+                    }
                     Err(error) => return Some(Err(error.into())),
                 },
             }
@@ -171,7 +182,7 @@ impl Cursor {
 
 /// Blocking iterator over the records of all logs of a space as they become durable.
 ///
-/// Within a log the records come in order, without gap; logs take turns. It ends when the store is
+/// Within a log the records come in order, without gap; logs take turns, a batch at a time. It ends when the store is
 /// closed. It holds the store open. In async code use [`into_stream`](Self::into_stream).
 #[derive(Debug)]
 pub struct Follow {
@@ -215,6 +226,9 @@ impl Follow {
             if let Some(item) = self.logs.front_mut().and_then(Iterator::next) {
                 if let Ok(record) = &item {
                     self.cursor.set(record.log(), Seq(record.seq().0 + 1));
+                }
+                if self.logs.front().is_some_and(LogRecords::is_between_batches) {
+                    self.logs.rotate_left(1);
                 }
                 return Some(item);
             }

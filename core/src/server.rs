@@ -152,7 +152,7 @@ impl Server {
 
     /// Changes what other nodes may do, also those connected: who is denied now is cut off.
     pub fn set_policy(&self, policy: Policy) {
-        self.listener.set_policy(Arc::new(policy));
+        self.listener.set_policy(&Arc::new(policy));
     }
 
     /// Changes certificates and key for the connections to come, and cuts off the nodes that these

@@ -129,6 +129,9 @@ impl Space {
     /// Reads durable records of this node's own log, by its sequence numbers, in order. If this node
     /// does not write here, and one other does, reads that one's.
     ///
+    /// A store that is found to be a copy writes a new log from then on, whose genesis names the
+    /// earlier one: that is read with [`read_log`](Self::read_log), or both with [`follow`](Self::follow).
+    ///
     /// ```
     /// use counterfoil::{Seq, Store};
     ///

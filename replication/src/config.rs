@@ -66,7 +66,9 @@ pub struct Limits {
     pub fetch_bytes: usize,
     /// Reads of the journal under way at once. Default: 4.
     pub fetches_max: usize,
-    /// Bytes read ahead of the credit to send them; reads under way may add to it. Default: 1 MiB.
+    /// Control messages that wait to be sent; a peer that causes more is not reading. Default: 16,384.
+    pub control_max: usize,
+    /// Bytes of batches read ahead of sending them. Beyond it each log may hold one batch more. Default: 1 MiB.
     pub ready_bytes_max: usize,
     /// How long the peer may take to say `Hello`. Default: 10 s.
     pub handshake_timeout: Duration,
@@ -88,6 +90,7 @@ impl Default for Limits {
             batch_len_max_bytes: MAX_BATCH_LEN as u32,
             fetch_bytes: 256 << 10,
             fetches_max: 4,
+            control_max: 16_384,
             ready_bytes_max: 1 << 20,
             handshake_timeout: Duration::from_secs(10),
             heartbeat_busy: Duration::from_secs(1),

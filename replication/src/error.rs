@@ -133,6 +133,18 @@ pub enum PeerMisbehaved {
         /// What it returned.
         bytes: u64,
     },
+    /// It brings more logs into the session than allowed.
+    #[error("it announced more than {limit} logs in one session")]
+    TooManyLogs {
+        /// The limit.
+        limit: usize,
+    },
+    /// It asks faster than it takes the answers.
+    #[error("it left {limit} answers unread and asked on")]
+    Flood {
+        /// The most answers kept for it.
+        limit: usize,
+    },
     /// It forwarded or forged an acknowledgement of a node that it can't speak for.
     #[error("it acknowledged in the name of {node}")]
     ForeignAck {

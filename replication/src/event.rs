@@ -125,6 +125,8 @@ pub struct SpaceStatus {
     pub lag_bytes: u64,
     /// Since when there have been any.
     pub behind_since: Option<Instant>,
+    /// Records that the peer says it has durable and that are not durable here yet.
+    pub behind_records: u64,
     /// Logs that have stopped, with the reason.
     pub parked: Vec<(LogId, ParkReason)>,
     /// Heads that the peer has acknowledged.

@@ -24,6 +24,7 @@ mod message;
 #[cfg(feature = "net")]
 pub mod net;
 mod policy;
+mod session;
 
 pub use config::{Direction, Limits, SessionConfig};
 pub use endpoint::{Endpoint, Fetch, Fetched};
@@ -35,3 +36,4 @@ pub use message::{
     PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
 };
 pub use policy::{Policy, PolicyError, Rights};
+pub use session::{FetchFailure, FetchRequest, LogState, Session, StoreFailure, StoreRequest};

@@ -313,6 +313,8 @@ pub enum ParkReason {
 pub struct Park {
     /// The log.
     pub log: LogId,
+    /// In which flow, as seen by the end that says so.
+    pub flow: Flow,
     /// Why.
     pub reason: ParkReason,
 }
@@ -322,10 +324,11 @@ pub struct Park {
 pub struct Heartbeat {
     /// Within how many milliseconds the next one comes.
     pub next_ms: u32,
-    /// Hash of the frontier of each space whose hash changed since the last heartbeat, over the logs
-    /// that the flow from this end carries; at most [`codec::FRONTIERS_MAX`], the others next time.
+    /// For spaces that this end streams and has sent all of: the hash of the frontier that the flow
+    /// carries, where it changed since it was last said. At most [`codec::FRONTIERS_MAX`], the others next time.
     pub frontiers: Vec<(SpaceName, FrontierHash)>,
-    /// Heads of its logs that changed since the last heartbeat; at most [`codec::HEADS_MAX`], the others next time.
+    /// Durable heads of logs that this end streams and has not sent all of: how far the target is
+    /// behind. At most [`codec::HEADS_MAX`].
     pub heads: Vec<LogHead>,
 }
 

@@ -45,7 +45,7 @@ pub enum Rejection {
         found: NodeName,
     },
     /// The policy denies this node.
-    #[error("the policy denies the node {0}")]
+    #[error("the policy denies {0}")]
     Denied(NodeName),
     /// It does not accept this node's certificate.
     #[error("it refused this node's certificate ({0})")]
@@ -53,12 +53,15 @@ pub enum Rejection {
     /// It took too long to prove who it is.
     #[error("it did not complete the handshake within {} s", .0.as_secs_f32())]
     TooSlow(Duration),
-    /// Its address has as many handshakes under way as one address may have.
-    #[error("its address has {0} handshakes under way, the most allowed")]
-    AddressBusy(usize),
-    /// As many connections as allowed are there.
-    #[error("{0} connections are there, the most allowed")]
+    /// It had not proved who it is when its place was needed: of too many handshakes the oldest goes.
+    #[error("it had not completed the handshake when its place was needed for another")]
+    Displaced,
+    /// As many sessions as allowed are there.
+    #[error("{0} sessions are there, the most allowed")]
     Full(usize),
+    /// It proved who it is, but the session failed: it broke the protocol or fell silent, or the store here failed.
+    #[error("{0}")]
+    SessionFailed(String),
     /// It ended the connection before the handshake was complete.
     #[error("it hung up during the handshake")]
     HungUp,
@@ -105,6 +108,11 @@ impl From<CertificateError> for Rejection {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotValidYet,
             CertificateError::UnknownIssuer => Self::UnknownAuthority,
+            CertificateError::BadSignature => Self::BadCertificate("a signature is wrong".into()),
+            CertificateError::BadEncoding => Self::BadCertificate("it can't be read".into()),
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                Self::BadCertificate("it was issued for another purpose".into())
+            }
             CertificateError::Other(other) => match other.0.downcast_ref::<Self>() {
                 Some(own) => own.clone(),
                 None => Self::BadCertificate(other.to_string()),

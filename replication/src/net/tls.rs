@@ -63,6 +63,16 @@ pub enum TlsError {
     /// The certificate is not from the authority beside it.
     #[error("{CERT_FILE} in {} was not issued by {CA_FILE} beside it; issue it again with `counterfoil cert node`", .0.display())]
     ForeignCertificate(PathBuf),
+    /// The certificate is another node's.
+    #[error("{} is for the node {certificate}, but the store is of {store}; issue one for {store}", path.display())]
+    OtherNode {
+        /// The certificate's file.
+        path: PathBuf,
+        /// The name in it.
+        certificate: NodeName,
+        /// The name of the store.
+        store: NodeName,
+    },
     /// The certificate names no node, or several.
     #[error("{} {}; issue it again with `counterfoil cert node`", .0.display(), .1)]
     Name(PathBuf, #[source] NodeNameError),
@@ -158,6 +168,16 @@ impl Tls {
         self.0.not_after
     }
 
+    /// Fails if the certificate is not that of the node `store`.
+    pub fn check_node(&self, store: &NodeName) -> Result<(), TlsError> {
+        let certificate = self.node();
+        if certificate == store {
+            return Ok(());
+        }
+        let path = self.0.folder.join(CERT_FILE);
+        Err(TlsError::OtherNode { path, certificate: certificate.clone(), store: store.clone() })
+    }
+
     /// Loads the same folder again; `self` stays as it is, for use if that fails.
     pub fn reload(&self) -> Result<Self, TlsError> {
         Self::from_dir(&self.0.folder)
@@ -188,10 +208,11 @@ impl Tls {
         Ok((peer, stream.into()))
     }
 
-    /// Whether a peer that was let in with this certificate would still be.
-    pub(super) fn would_accept(&self, peer: &[CertificateDer<'_>]) -> bool {
-        let Some((end_entity, intermediates)) = peer.split_first() else { return false };
-        self.0.clients.verify_client_cert(end_entity, intermediates, now()).is_ok()
+    /// Whether a peer that was let in with this certificate would be now.
+    pub(super) fn check_peer(&self, certificates: &[CertificateDer<'_>]) -> Result<(), Rejection> {
+        let (end_entity, intermediates) = certificates.split_first().ok_or(Rejection::NoCertificate)?;
+        self.0.clients.verify_client_cert(end_entity, intermediates, now())?;
+        Ok(())
     }
 
     fn client_config(&self, expected: &NodeName) -> Result<ClientConfig, rustls::Error> {
