@@ -57,7 +57,8 @@ fn many_records_are_acknowledged_in_order_whatever_the_batch() {
     let input = &expected[..expected.len() / 3];
     let mut printed = String::new();
     for words in ["", "--batch 7", "--batch 100000"] {
-        let ended = sandbox.run_with(&format!("append practice.store --ack {words}"), input.as_bytes()).expect_status(0);
+        let ended =
+            sandbox.run_with(&format!("append practice.store --ack {words}"), input.as_bytes()).expect_status(0);
         printed += ended.text();
     }
     assert!(printed == acks, "acks are missing or out of order");
