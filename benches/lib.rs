@@ -1,1 +1,51 @@
-//! Being laid out.
+//! What the benches share: the payload, the limits, and the contest between a journal and its limit.
+//!
+//! `cargo bench -p counterfoil-benches` runs all, `-- --quick` in a fraction of the time, `-- F` one.
+//! The machine is noisy, so a number counts only beside the one that a hand-written program reached in
+//! the same run: rounds of both alternate, medians are compared, and each bench ends with a table.
+
+mod contest;
+mod limit;
+mod payload;
+mod remote_limit;
+
+pub use contest::{Contest, Measure, Ratios, Target, stopwatch};
+pub use limit::{ExtendingFile, FilledFile, GroupCommit, ScannedFile, checked_random_read};
+pub use payload::{Payload, RECORD_BYTES};
+pub use remote_limit::{RemoteCopy, RemoteDisk};
+
+use std::io;
+
+use counterfoil_storage::{Genesis, Journal, LogId, LogWriter, NodeName, Options, SpaceName};
+use tempfile::TempDir;
+
+/// A folder on the disk that holds the target folder, gone when dropped.
+///
+/// The usual folder for temporary files may be in memory, where a flush costs nothing.
+pub fn folder() -> io::Result<TempDir> {
+    let program = std::env::current_exe()?;
+    let parent = program.parent().ok_or(io::ErrorKind::NotFound)?;
+    tempfile::Builder::new().prefix("counterfoil-bench-").tempdir_in(parent)
+}
+
+/// A new store with default options, as an application gets it, and `logs` logs of its own.
+///
+/// # Panics
+///
+/// If the disk fails: a bench has nobody to tell.
+pub fn store(logs: u64) -> (TempDir, Journal, Vec<LogWriter>) {
+    let folder = folder().expect("a folder beside the target");
+    let node = NodeName::new("bench").expect("a name");
+    let journal = Journal::create(&folder.path().join("store"), node, Options::default()).expect("a new store");
+    let writers = (0..logs).map(|log| journal.writer(create_log(&journal, log)).expect("an own log")).collect();
+    journal.commit().expect("a commit");
+    (folder, journal, writers)
+}
+
+fn create_log(journal: &Journal, number: u64) -> LogId {
+    let mut nonce = [0; 16];
+    nonce[..8].copy_from_slice(&number.to_le_bytes());
+    let space = SpaceName::new(&format!("practice-{number}")).expect("a name");
+    let node = journal.identity().node.clone();
+    journal.create_log(Genesis::new(space, node, nonce)).expect("a new log")
+}

@@ -1,23 +1,62 @@
 //! The journal: one sequence of segments on disk that holds the batches of all logs of a store.
 
+mod background;
+mod commit;
 mod error;
+mod fill;
+mod frame;
+mod identity;
+mod index;
+mod queue;
+mod read;
+mod receipt;
+mod recovery;
+mod report;
+mod scan;
+mod segment;
+mod tail;
+mod verify;
+mod view;
+mod watch;
 
 use std::{
-    path::Path,
-    sync::Arc,
-    task::{Context, Poll},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    thread::JoinHandle,
     time::Duration,
 };
 
 pub use error::{AppendError, DiskError, OpenError, Place, ReadError, StoreError};
+pub use identity::Identity;
+pub use read::{ArrivalReader, LogReader};
+pub use receipt::Receipt;
+pub use report::{Damage, Finding, Recovery, VerifyReport};
+pub use verify::verify;
+pub use watch::Watch;
 
+use self::{
+    commit::Shared,
+    fill::Filler,
+    identity::BoundIdentity,
+    queue::{Queue, QueueState},
+    read::IndexCache,
+    recovery::Frontier,
+    tail::{Tail, WriteError},
+    view::LogState,
+};
 use crate::{
-    batch::Batch,
+    batch::{Batch, MAX_RECORD_LEN},
     genesis::Genesis,
     ids::{Arrival, Head, Incarnation, LogId, NodeName, Seq, SpaceName, StoreId},
     time::{Hlc, SystemClock, WallClock},
-    vfs::{Disk, Vfs},
+    vfs::{Disk, Vfs, VfsLock},
 };
+
+/// The most that one append may hold, in bytes: 64 MiB.
+pub const MAX_APPEND_LEN: usize = 64 << 20;
+
+const LOCK_FILE: &str = "lock";
 
 /// How a journal is opened. Each field's default is stated; all are limits, none is needed for correctness.
 #[derive(Debug, Clone)]
@@ -34,9 +73,9 @@ pub struct Options {
     pub background: bool,
     /// A batch is cut when its records reach this many bytes. Default: 8 KiB.
     pub batch_bytes: usize,
-    /// The longest record, in bytes; at most [`MAX_RECORD_LEN`](crate::MAX_RECORD_LEN). Default: that.
+    /// The longest record, in bytes; at most [`MAX_RECORD_LEN`]. Default: that.
     pub record_bytes_max: usize,
-    /// Bytes that may wait to be committed; when more do, appenders wait. Default: 16 MiB.
+    /// Bytes that may wait to be committed; when more do, appenders wait. At most 64 MiB. Default: 16 MiB.
     pub queue_bytes: usize,
     /// Bytes of the newest batches kept in memory for those who follow. Default: 8 MiB.
     pub ring_bytes: usize,
@@ -46,9 +85,9 @@ pub struct Options {
     pub segment_bytes_min: u64,
     /// Size of segments once the store has grown, in bytes. Default: 64 MiB.
     pub segment_bytes_max: u64,
-    /// How long records that nobody waits for may stay in memory. Default: 2 ms.
+    /// Records that nobody waits for stay in memory for at most about twice this. Default: 2 ms.
     pub commit_delay: Duration,
-    /// After how long without a commit a mark is written. Default: 5 ms.
+    /// A mark is written after at most about twice this without a commit. Default: 5 ms.
     pub mark_delay: Duration,
 }
 
@@ -60,7 +99,7 @@ impl Default for Options {
             read_only: false,
             background: true,
             batch_bytes: 8 << 10,
-            record_bytes_max: crate::batch::MAX_RECORD_LEN,
+            record_bytes_max: MAX_RECORD_LEN,
             queue_bytes: 16 << 20,
             ring_bytes: 8 << 20,
             index_bytes: 16 << 20,
@@ -72,15 +111,16 @@ impl Default for Options {
     }
 }
 
-/// Who a store is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The node's name.
-    pub node: NodeName,
-    /// The store's random id.
-    pub store: StoreId,
-    /// New when the store is found to be a copy.
-    pub incarnation: Incarnation,
+impl Options {
+    /// The options with each within its limits.
+    fn bounded(mut self) -> Self {
+        self.record_bytes_max = self.record_bytes_max.min(MAX_RECORD_LEN);
+        self.queue_bytes = self.queue_bytes.clamp(1, 64 << 20);
+        self.batch_bytes = self.batch_bytes.clamp(1, 1 << 20);
+        self.segment_bytes_max = self.segment_bytes_max.clamp(16 << 10, 1 << 30);
+        self.segment_bytes_min = self.segment_bytes_min.clamp(16 << 10, self.segment_bytes_max);
+        self
+    }
 }
 
 /// A log as it stands.
@@ -94,152 +134,513 @@ pub struct LogInfo {
     pub first_seq: Seq,
     /// Where it durably ends.
     pub durable: Head,
-    /// Sequence number after the last record queued; at least `durable.next_seq`.
-    pub queued_next_seq: Seq,
     /// Bytes of its batches on disk.
     pub bytes: u64,
-    /// Time of its last durable batch's first record.
+    /// Time of the first record of its last durable batch.
     pub last_time: Hlc,
 }
 
-/// What opening found. Empty after a clean close.
-#[derive(Debug, Clone, Default)]
-pub struct Recovery {/* see the recovery module */}
+impl LogInfo {
+    fn of(state: &LogState) -> Self {
+        let row = &state.row;
+        Self {
+            id: state.id,
+            genesis: Arc::clone(&row.genesis),
+            first_seq: Seq::ZERO,
+            durable: row.head,
+            bytes: row.bytes,
+            last_time: row.last_time,
+        }
+    }
+}
+
+/// A journal in figures, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JournalStats {
+    /// Logs known.
+    pub logs: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// Bytes of all batches stored.
+    pub batch_bytes: u64,
+    /// Batches stored.
+    pub batches: u64,
+    /// Bytes waiting to be committed.
+    pub queued_bytes: u64,
+    /// A write or flush has failed: appends are refused.
+    pub poisoned: bool,
+    /// The last write found no space.
+    pub storage_full: bool,
+}
 
 /// An append-only journal of logs in one folder. Cheap to clone; all clones are one journal.
+///
+/// Dropping the last handle closes it in the background, which may outlast the drop:
+/// [`close`](Self::close) waits and tells the outcome.
+///
+/// ```
+/// use counterfoil_storage::{Genesis, Journal, NodeName, Options, Seq, SpaceName, vfs::Memory};
+/// use std::{path::Path, sync::Arc};
+///
+/// let mut options = Options::default();
+/// options.vfs = Arc::new(Memory::default());
+/// let node = NodeName::new("practice-12")?;
+/// let journal = Journal::create(Path::new("store"), node.clone(), options)?;
+/// let nonce = *journal.identity().incarnation.as_bytes();
+/// let log = journal.create_log(Genesis::new(SpaceName::new("practice-12")?, node, nonce))?;
+/// journal.writer(log)?.append(b"BP 120/80")?.wait()?;
+/// let batch = journal.read_batch(log, Seq(0))?.expect("it is durable");
+/// assert_eq!(batch.records().next().unwrap()?.body, b"BP 120/80"[..]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
-pub struct Journal;
+pub struct Journal {
+    shared: Arc<Shared>,
+    guard: Arc<Guard>,
+}
+
+/// Closes the journal when the last handle is dropped.
+#[derive(Debug)]
+struct Guard {
+    shared: Arc<Shared>,
+    committer: Mutex<Option<JoinHandle<()>>>,
+    /// Where reading goes on, when opened to read only.
+    frontier: Mutex<Option<Frontier>>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.begin_closing();
+    }
+}
 
 impl Journal {
-    /// Makes a store in `dir` and opens it.
+    /// Makes a store in `dir`, which may exist but must hold no store, and opens it.
     ///
     /// **Durability**: on `Ok` the empty store survives power loss.
     pub fn create(dir: &Path, node: NodeName, options: Options) -> Result<Self, OpenError> {
-        todo!()
+        let vfs = &*options.vfs;
+        let disk = |operation| move |error| OpenError::Disk { operation, path: dir.to_owned(), error };
+        vfs.create_dir(dir).map_err(disk("creating the folder"))?;
+        let lock = lock(vfs, dir)?;
+        match recovery::store_id_of(vfs, dir) {
+            Err(OpenError::NoStore { .. }) => {}
+            _ => return Err(OpenError::AlreadyExists { path: dir.to_owned() }),
+        }
+        let store = StoreId::random().map_err(disk("asking for random bytes"))?;
+        let incarnation = Incarnation::random().map_err(disk("asking for random bytes"))?;
+        BoundIdentity::create(vfs, dir, Identity { node, store, incarnation }).map_err(disk("writing the identity"))?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            vfs.sync_dir(parent).map_err(disk("flushing the folder above"))?;
+        } else {
+            vfs.sync_dir(Path::new(".")).map_err(disk("flushing the folder above"))?;
+        }
+        Self::open_locked(dir, options, Some(lock)).map(|(journal, _)| journal)
     }
 
     /// Opens the store in `dir`, with what was found while doing so.
+    ///
+    /// Time and memory don't grow with the store: footers are read back to one that lists all logs,
+    /// and the last segment is read frame by frame.
+    ///
+    /// **Durability**: what is served after `Ok` survives power loss.
     pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovery), OpenError> {
-        todo!()
+        let lock = if options.read_only {
+            None
+        } else {
+            // Before the lock, so that a missing store is not given a lock file.
+            recovery::store_id_of(&*options.vfs, dir).map(drop).or_else(unless_unreadable)?;
+            Some(lock(&*options.vfs, dir)?)
+        };
+        Self::open_locked(dir, options, lock)
+    }
+
+    fn open_locked(
+        dir: &Path,
+        options: Options,
+        lock: Option<Box<dyn VfsLock>>,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let options = options.bounded();
+        let disk = |operation| move |error| OpenError::Disk { operation, path: dir.to_owned(), error };
+        let opened = recovery::open(dir, &options)?;
+        let threads = options.background && !options.read_only;
+        let filler = threads.then(|| Arc::new(Filler::new(Arc::clone(&options.vfs), dir.to_owned())));
+        let store = opened.identity.store;
+        let clean = opened.recovery.clean;
+        let tail = opened
+            .tail
+            .map(|start| {
+                let sizes = (options.segment_bytes_min, options.segment_bytes_max);
+                Tail::new(Arc::clone(&options.vfs), dir.to_owned(), store, start, sizes, filler.clone())
+            })
+            .transpose()
+            .map_err(disk("reading the last segment"))?;
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            queue: Mutex::new(Queue::new(options.batch_bytes, Hlc::ZERO)),
+            room: Condvar::new(),
+            work: Condvar::new(),
+            tail: Mutex::new(tail),
+            view: RwLock::new(opened.view),
+            cache: Mutex::new(IndexCache::new(options.index_bytes)),
+            filler,
+            seals: Mutex::new(Vec::new()),
+            lock: Mutex::new(lock),
+            identity: opened.identity,
+            options,
+        });
+        shared.restore_queue();
+        if clean && !shared.options.read_only {
+            shared.write_opening_mark().map_err(disk("writing the opening mark"))?;
+        }
+        match &shared.filler {
+            Some(filler) => opened.seals.into_iter().for_each(|job| filler.seal(job)),
+            None => *shared.seals.lock().unwrap_or_else(PoisonError::into_inner) = opened.seals,
+        }
+        let committer = threads.then(|| background::start(&shared)).transpose().map_err(disk("starting a thread"))?;
+        let frontier = Mutex::new(opened.frontier);
+        let guard = Guard { shared: Arc::clone(&shared), committer: Mutex::new(committer), frontier };
+        Ok((Self { shared, guard: Arc::new(guard) }, opened.recovery))
     }
 
     /// Who this store is.
     pub fn identity(&self) -> &Identity {
-        todo!()
+        &self.shared.identity
     }
 
-    /// Makes a log known: this node's own or another's. It is stored with the next commit. Idempotent.
+    /// The store's folder.
+    pub fn dir(&self) -> &PathBuf {
+        &self.shared.dir
+    }
+
+    /// Makes a log known: this node's own or another's. Idempotent.
+    ///
+    /// A log is this node's own, and can be appended to, if its genesis names this node, and this
+    /// incarnation as the nonce.
+    ///
+    /// **Durability**: the genesis is stored with the next commit, before anything of the log.
     pub fn create_log(&self, genesis: Genesis) -> Result<LogId, AppendError> {
-        todo!()
+        let id = genesis.log_id();
+        let mut queue = self.shared.make_room(self.shared.queue_for_writing()?, true)?;
+        if let Some(slot) = queue.slot(id) {
+            queue.announce(slot);
+            return Ok(id);
+        }
+        let own = self.shared.is_own(&genesis);
+        let head = genesis.head();
+        let slot = queue.add_log(id, Arc::new(genesis), own, head, false);
+        queue.announce(slot);
+        self.shared.queued(queue)?;
+        Ok(id)
     }
 
     /// A handle to append to a log of this node.
     pub fn writer(&self, log: LogId) -> Result<LogWriter, AppendError> {
-        todo!()
+        let queue = self.shared.queue_for_writing()?;
+        let slot = queue.slot(log).ok_or(AppendError::UnknownLog { log })?;
+        if !queue.log(slot).own {
+            return Err(AppendError::ForeignLog { log });
+        }
+        drop(queue);
+        Ok(LogWriter { journal: self.clone(), log, slot })
     }
 
-    /// Queues another node's batch, verbatim; waits while the queue is full. Checksum verified by `Batch`; the chain here.
+    /// Queues another node's batch, verbatim; waits while the queue is full.
+    ///
+    /// That the batch continues its log's chain is checked here; that its writer may write, and that
+    /// its records are sound, is the caller's to check.
+    ///
+    /// **Durability**: none until the receipt says so.
     pub fn store(&self, batch: Batch) -> Result<Stored, StoreError> {
-        todo!()
+        self.store_or(batch, true)
     }
 
-    /// Like `store`, but fails with [`AppendError::WouldBlock`] instead of waiting.
+    /// Like [`store`](Self::store), but fails with [`AppendError::WouldBlock`] instead of waiting.
     pub fn try_store(&self, batch: Batch) -> Result<Stored, StoreError> {
-        todo!()
+        self.store_or(batch, false)
+    }
+
+    fn store_or(&self, batch: Batch, wait: bool) -> Result<Stored, StoreError> {
+        let (log, first_seq) = (batch.log(), batch.first_seq());
+        // Computed before the lock is taken: the chain needs it.
+        batch.digest();
+        let queue = self.shared.make_room(self.shared.queue_for_writing()?, wait)?;
+        let slot = queue.slot(log).ok_or(AppendError::UnknownLog { log })?;
+        let known = queue.log(slot);
+        let next_seq = known.next_seq;
+        if first_seq < next_seq {
+            drop(queue);
+            return self.duplicate_or_diverged(&batch);
+        }
+        let follows = known.digest == batch.header().previous;
+        if known.own || (first_seq == next_seq && !follows) {
+            drop(queue);
+            return Err(self.diverged(log, first_seq));
+        }
+        if first_seq > next_seq {
+            return Err(StoreError::Gap { log, next_seq, first_seq });
+        }
+        let mut queue = queue;
+        let end = batch.next_seq();
+        queue.push_batch(slot, batch);
+        let group = self.shared.queued(queue)?;
+        Ok(Stored::Queued(Receipt::new(Arc::clone(&self.shared), group, log, first_seq, end)))
+    }
+
+    fn duplicate_or_diverged(&self, batch: &Batch) -> Result<Stored, StoreError> {
+        let (log, first_seq) = (batch.log(), batch.first_seq());
+        if self.log(log).is_none_or(|info| info.durable.next_seq <= first_seq) {
+            self.commit()?;
+        }
+        match self.read_batch(log, first_seq) {
+            Ok(Some(stored)) if stored == *batch => Ok(Stored::Duplicate),
+            _ => Err(self.diverged(log, first_seq)),
+        }
+    }
+
+    fn diverged(&self, log: LogId, first_seq: Seq) -> StoreError {
+        match self.log(log) {
+            Some(info) => StoreError::Diverged { log, first_seq, local: info.durable },
+            None => StoreError::Append(AppendError::UnknownLog { log }),
+        }
     }
 
     /// Makes durable all that is queued.
     pub fn commit(&self) -> Result<(), AppendError> {
-        todo!()
+        let queue = self.shared.queue();
+        let group = match &queue.in_flight {
+            Some(in_flight) if queue.is_empty() => Arc::clone(in_flight),
+            _ => Arc::clone(&queue.filling),
+        };
+        if queue.is_empty() && queue.in_flight.is_none() {
+            return queue.refusal().map_or(Ok(()), Err);
+        }
+        drop(queue);
+        self.shared.wait_for(&group, None).unwrap_or(Ok(()))
     }
 
-    /// All logs, or those of one space; ascending by id.
+    /// All logs, or those of one space, as far as they are durable; ascending by id.
     pub fn logs(&self, space: Option<&SpaceName>) -> Vec<LogInfo> {
-        todo!()
+        let view = self.shared.view();
+        let mut logs: Vec<_> = match space {
+            None => view.logs().map(LogInfo::of).collect(),
+            Some(space) => {
+                let ids = view.spaces.get(space).map_or(&[][..], |space| &space.logs);
+                ids.iter().filter_map(|id| view.log(*id)).map(LogInfo::of).collect()
+            }
+        };
+        drop(view);
+        logs.sort_unstable_by_key(|log| log.id);
+        logs
     }
 
-    /// One log.
+    /// The spaces that have logs here; ascending.
+    pub fn spaces(&self) -> Vec<SpaceName> {
+        let view = self.shared.view();
+        let with_logs = view.spaces.iter().filter(|(_, space)| !space.logs.is_empty());
+        with_logs.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// One log, as far as it is durable; `None` if nothing of it is.
     pub fn log(&self, log: LogId) -> Option<LogInfo> {
-        todo!()
+        self.shared.view().log(log).map(LogInfo::of)
     }
 
     /// The durable batch that holds the record `seq`; `None` if the log durably ends before it.
     pub fn read_batch(&self, log: LogId, seq: Seq) -> Result<Option<Batch>, ReadError> {
-        todo!()
+        self.shared.read_batch(log, seq)
     }
 
-    /// Durable batches of a log from the one that holds `from`, until the end as of each step.
+    /// Durable batches of a log from the one that holds `from` on.
     pub fn read(&self, log: LogId, from: Seq) -> LogReader {
-        todo!()
+        LogReader::new(Arc::clone(&self.shared), log, from)
     }
 
     /// Durable batches of all logs by arrival.
     pub fn read_arrivals(&self, from: Arrival) -> ArrivalReader {
-        todo!()
+        ArrivalReader::new(Arc::clone(&self.shared), from)
     }
 
-    /// Tells when logs of a space (or any) have durably grown, or the journal fails.
-    pub fn watch(&self, space: Option<SpaceName>) -> Watch {
-        todo!()
+    /// The arrival number that the next batch will get, as far as the journal is durable.
+    pub fn next_arrival(&self) -> Arrival {
+        self.shared.view().next_arrival
+    }
+
+    /// Tells when logs of a space (or of any) have durably grown, or the journal has failed or been closed.
+    pub fn watch(&self, space: Option<&SpaceName>) -> Watch {
+        let signal = match space {
+            None => Arc::clone(&self.shared.view().signal),
+            Some(space) => self.shared.view_mut().space_signal(space),
+        };
+        Watch::new(signal)
+    }
+
+    /// When opened to read only: takes notice of what a writer beside has made durable since;
+    /// whether there was anything.
+    pub fn refresh(&self) -> Result<bool, OpenError> {
+        let mut frontier = self.guard.frontier.lock().unwrap_or_else(PoisonError::into_inner);
+        recovery::refresh(&self.shared, &mut frontier)
+    }
+
+    /// The journal in figures.
+    pub fn stats(&self) -> JournalStats {
+        let queue = self.shared.queue();
+        let (queued_bytes, storage_full) = (queue.bytes as u64, queue.full);
+        let poisoned = matches!(queue.state, QueueState::Poisoned(_));
+        drop(queue);
+        let view = self.shared.view();
+        JournalStats {
+            logs: view.log_count() as u64,
+            segments: view.sealed.len() as u64 + u64::from(view.active.is_some()),
+            batch_bytes: view.bytes,
+            batches: view.next_arrival.0,
+            queued_bytes,
+            poisoned,
+            storage_full,
+        }
     }
 
     /// Commits what is queued, writes the closing mark and gives the lock back. Idempotent.
+    ///
+    /// Other handles' appends fail with [`AppendError::Closed`] from here on; reads go on.
     pub fn close(&self) -> Result<(), AppendError> {
-        todo!()
+        self.shared.begin_closing();
+        let committer = self.guard.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match committer {
+            // A panic there has been reported by the panic hook; there is nothing to add.
+            Some(thread) => drop(thread.join()),
+            None if !self.shared.options.background => {
+                self.shared.finish_closing();
+                self.shared.unlock();
+            }
+            None => {}
+        }
+        match &self.shared.queue().state {
+            QueueState::Poisoned(error) => Err(AppendError::Poisoned { error: error.clone() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Shared {
+    fn is_own(&self, genesis: &Genesis) -> bool {
+        genesis.node == self.identity.node && genesis.nonce == *self.identity.incarnation.as_bytes()
+    }
+
+    fn queue_for_writing(&self) -> Result<MutexGuard<'_, Queue>, AppendError> {
+        if self.options.read_only { Err(AppendError::ReadOnly) } else { Ok(self.queue()) }
+    }
+
+    /// Tells the queue of the logs that recovery found, and where the clock stood.
+    fn restore_queue(self: &Arc<Self>) {
+        let logs: Vec<_> = self.view().logs().map(|state| (state.id, state.row.clone())).collect();
+        let mut clock = Hlc::ZERO;
+        for (id, row) in &logs {
+            clock = clock.max(row.last_time);
+            if let Some(last) = row.head.next_seq.0.checked_sub(1).filter(|_| self.is_own(&row.genesis)) {
+                // The index knows the time of a batch's first record; an own log goes on after its last.
+                let batch = self.read_batch(*id, Seq(last)).ok().flatten();
+                let last_record = batch.and_then(|batch| batch.records().flatten().last());
+                clock = clock.max(last_record.map_or(Hlc::ZERO, |record| record.time));
+            }
+        }
+        let mut queue = self.queue();
+        queue.clock = clock;
+        for (id, row) in logs {
+            let own = self.is_own(&row.genesis);
+            queue.add_log(id, row.genesis, own, row.head, true);
+        }
+    }
+
+    /// Written before anything else after a clean close: what follows the closing mark on disk was then
+    /// certainly not written by a life of this store that is not known.
+    fn write_opening_mark(&self) -> io::Result<()> {
+        self.force_mark().map_err(|error| match error {
+            WriteError::Full => io::ErrorKind::StorageFull.into(),
+            WriteError::Disk(DiskError(error)) => io::Error::new(error.kind(), error.to_string()),
+        })
+    }
+}
+
+/// A damaged identity is met, and reported, while opening.
+fn unless_unreadable(error: OpenError) -> Result<(), OpenError> {
+    match error {
+        OpenError::Identity { .. } => Ok(()),
+        error => Err(error),
+    }
+}
+
+fn lock(vfs: &dyn Vfs, dir: &Path) -> Result<Box<dyn VfsLock>, OpenError> {
+    let path = dir.join(LOCK_FILE);
+    match vfs.lock(&path) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(OpenError::Locked { path: dir.to_owned() }),
+        Err(error) => Err(OpenError::Disk { operation: "locking", path, error }),
     }
 }
 
 /// Appends to one log of this node. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct LogWriter;
-
-impl LogWriter {
-    /// Queues a record; waits while the queue is full.
-    pub fn append(&self, body: &[u8]) -> Result<Receipt, AppendError> {
-        todo!()
-    }
-    /// Queues records that are committed together (one or several batches of one commit).
-    pub fn append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
-        todo!()
-    }
-    /// Like `append_all`, but fails with [`AppendError::WouldBlock`] instead of waiting.
-    pub fn try_append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
-        todo!()
-    }
+pub struct LogWriter {
+    journal: Journal,
+    log: LogId,
+    slot: usize,
 }
 
-/// What an append returns: the promise of a commit.
-#[derive(Debug, Clone)]
-pub struct Receipt;
-
-impl Receipt {
+impl LogWriter {
     /// The log.
     pub fn log(&self) -> LogId {
-        todo!()
+        self.log
     }
-    /// Sequence number of the first record.
-    pub fn first_seq(&self) -> Seq {
-        todo!()
-    }
-    /// Sequence number after the last record.
+
+    /// Sequence number that the next record will get, what is queued included.
     pub fn next_seq(&self) -> Seq {
-        todo!()
+        self.journal.shared.queue().log(self.slot).next_seq
     }
-    /// Waits until durable.
-    pub fn wait(&self) -> Result<(), AppendError> {
-        todo!()
+
+    /// Queues a record; waits while the queue is full.
+    ///
+    /// **Durability**: none until the receipt says so. On `Err` nothing was queued.
+    pub fn append(&self, body: &[u8]) -> Result<Receipt, AppendError> {
+        self.append_or(&[body], true)
     }
-    /// Waits until durable or `timeout`; whether it is durable.
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool, AppendError> {
-        todo!()
+
+    /// Queues records that are committed together: all of them are durable or none is. At most
+    /// [`MAX_APPEND_LEN`] bytes.
+    ///
+    /// **Durability**: none until the receipt says so. On `Err` nothing was queued.
+    pub fn append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
+        self.append_or(bodies, true)
     }
-    /// Whether it is durable by now; never waits.
-    pub fn is_durable(&self) -> Result<bool, AppendError> {
-        todo!()
+
+    /// Like [`append_all`](Self::append_all), but fails with [`AppendError::WouldBlock`] instead of waiting.
+    pub fn try_append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
+        self.append_or(bodies, false)
     }
-    /// For futures: registers the waker and nudges the background committer, never flushes.
-    pub fn poll_durable(&self, cx: &mut Context<'_>) -> Poll<Result<(), AppendError>> {
-        todo!()
+
+    fn append_or<B: AsRef<[u8]>>(&self, bodies: &[B], wait: bool) -> Result<Receipt, AppendError> {
+        let shared = &self.journal.shared;
+        let mut total = 0;
+        for body in bodies {
+            let (len, limit) = (body.as_ref().len(), shared.options.record_bytes_max);
+            if len > limit {
+                return Err(AppendError::RecordTooLong { len, limit });
+            }
+            total += len + 16;
+        }
+        if total > MAX_APPEND_LEN + 16 {
+            return Err(AppendError::AppendTooLong { len: total, limit: MAX_APPEND_LEN });
+        }
+        let wall_unix_ms = shared.options.clock.unix_ms();
+        let mut queue = shared.make_room(shared.queue(), wait)?;
+        let first_seq = queue.log(self.slot).next_seq;
+        for body in bodies {
+            queue.push_record(self.slot, wall_unix_ms, body.as_ref());
+        }
+        let next_seq = queue.log(self.slot).next_seq;
+        let group = shared.queued(queue)?;
+        Ok(Receipt::new(Arc::clone(shared), group, self.log, first_seq, next_seq))
     }
 }
 
@@ -248,45 +649,6 @@ impl Receipt {
 pub enum Stored {
     /// Queued; durable once the receipt says so.
     Queued(Receipt),
-    /// The log holds (or has queued) this very batch already.
+    /// The log holds this very batch already, durably.
     Duplicate,
-}
-
-/// Iterator over the durable batches of one log: `Item = Result<Batch, ReadError>`. Owned, no lifetimes.
-/// After the end it can be polled again and goes on with what has become durable.
-/// After a `Damaged`/`Hole` error the next item is what follows it.
-#[derive(Debug)]
-pub struct LogReader;
-
-impl Iterator for LogReader {
-    type Item = Result<Batch, ReadError>;
-    fn next(&mut self) -> Option<Self::Item> {
-        todo!()
-    }
-}
-
-/// Iterator over durable batches by arrival: `Item = Result<(Arrival, Batch), ReadError>`.
-#[derive(Debug)]
-pub struct ArrivalReader;
-
-impl Iterator for ArrivalReader {
-    type Item = Result<(Arrival, Batch), ReadError>;
-    fn next(&mut self) -> Option<Self::Item> {
-        todo!()
-    }
-}
-
-/// Tells when something has become durable.
-#[derive(Debug)]
-pub struct Watch;
-
-impl Watch {
-    /// Waits for a change since the last call returned true, or `timeout`; whether there was one.
-    pub fn wait_timeout(&mut self, timeout: Duration) -> bool {
-        todo!()
-    }
-    /// Ready when there was a change since it was last ready.
-    pub fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        todo!()
-    }
 }

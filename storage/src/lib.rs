@@ -18,5 +18,9 @@ pub use ids::{
     Arrival, CommitNumber, Digest, Head, Incarnation, LogId, MAX_NAME_LEN, NameError, NodeName, ParseIdError,
     SegmentNumber, Seq, SpaceName, StoreId, Term,
 };
-pub use journal::*;
+pub use journal::{
+    AppendError, ArrivalReader, Damage, DiskError, Finding, Identity, Journal, JournalStats, LogInfo, LogReader,
+    LogWriter, MAX_APPEND_LEN, OpenError, Options, Place, ReadError, Receipt, Recovery, StoreError, Stored,
+    VerifyReport, Watch, verify,
+};
 pub use time::{Hlc, SystemClock, WallClock};

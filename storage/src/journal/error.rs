@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{
     batch::BatchError,
-    ids::{Head, LogId, SegmentNumber, Seq},
+    ids::{Arrival, Head, LogId, SegmentNumber, Seq},
 };
 
 /// A place in a store's files.
@@ -117,6 +117,14 @@ pub enum AppendError {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// The records of one append are longer than allowed together.
+    #[error("an append of {len} bytes is longer than the limit of {limit}: split it")]
+    AppendTooLong {
+        /// Their length, in bytes.
+        len: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// The log is not known here.
     #[error("log {log} is not in this store: announce it first")]
     UnknownLog {
@@ -202,6 +210,16 @@ pub enum ReadError {
         first_seq: Seq,
         /// First sequence number after the hole.
         next_seq: Seq,
+    },
+    /// Batches are missing whose logs can't be told: a range of the journal was lost.
+    #[error(
+        "the batches that arrived from {first_arrival} to before {next_arrival} are lost; repair the store from a mirror"
+    )]
+    MissingArrivals {
+        /// First arrival number missing.
+        first_arrival: Arrival,
+        /// First arrival number after the range.
+        next_arrival: Arrival,
     },
     /// An operation on a file failed.
     #[error("reading {place} failed: {error}")]

@@ -1,0 +1,281 @@
+//! What a journal was given and what it promised, kept outside it to judge it by.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use counterfoil_storage::{Arrival, Batch, Genesis, Head, Journal, LogId, LogReader, ReadError, Seq};
+
+/// How often a reader may fail in a row before a judge gives up on it.
+const READ_ERRORS_MAX: usize = 1000;
+
+/// A promise that a journal broke, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation(pub String);
+
+macro_rules! ensure {
+    ($holds:expr, $($words:tt)+) => {
+        if !$holds {
+            return Err($crate::Violation(format!($($words)+)));
+        }
+    };
+}
+pub(crate) use ensure;
+
+/// The other book: every record that a journal was given, and which of them it acknowledged.
+///
+/// What was acknowledged must be found exactly. Of the rest any front may be found: if a commit
+/// failed and other records were given the same sequence numbers after it, either.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    logs: BTreeMap<LogId, LogLedger>,
+}
+
+#[derive(Debug, Clone)]
+struct LogLedger {
+    genesis: Genesis,
+    /// Whether the log itself was acknowledged.
+    is_proven: bool,
+    /// For each sequence number the bodies given for it; where acknowledged, exactly one.
+    bodies: Vec<Vec<Bytes>>,
+    /// Sequence number after the last record acknowledged, or served, which promises as much.
+    proven: usize,
+    /// Sequence number after the last record queued.
+    queued: usize,
+}
+
+/// What a journal serves of one log.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// In the order in which they were served.
+    pub batches: Vec<Batch>,
+    /// What was refused.
+    pub errors: Vec<ReadError>,
+}
+
+impl Reading {
+    /// Reads a log from its beginning to its end, or until reading makes no progress.
+    pub fn of(reader: LogReader) -> Self {
+        let mut reading = Self::default();
+        for item in reader {
+            match item {
+                Ok(batch) => reading.batches.push(batch),
+                Err(error) => {
+                    let is_last = matches!(error, ReadError::Disk { .. }) || reading.errors.len() > READ_ERRORS_MAX;
+                    reading.errors.push(error);
+                    if is_last {
+                        break;
+                    }
+                }
+            }
+        }
+        reading
+    }
+}
+
+impl Ledger {
+    /// The logs given to the journal, ascending.
+    pub fn logs(&self) -> impl Iterator<Item = LogId> {
+        self.logs.keys().copied()
+    }
+
+    /// How many records were acknowledged, or served.
+    pub fn proven_records(&self) -> u64 {
+        self.logs.values().map(|log| log.proven as u64).sum()
+    }
+
+    /// A log was made known.
+    pub fn created(&mut self, genesis: &Genesis) {
+        self.logs.entry(genesis.log_id()).or_insert_with(|| LogLedger {
+            genesis: genesis.clone(),
+            is_proven: false,
+            bodies: Vec::new(),
+            proven: 0,
+            queued: 0,
+        });
+    }
+
+    /// Records were queued from `first_seq` on.
+    pub fn queued<B: AsRef<[u8]>>(&mut self, log: LogId, first_seq: Seq, bodies: &[B]) -> Result<(), Violation> {
+        let ledger = self.logs.get_mut(&log).ok_or_else(|| Violation(format!("{log} was never created")))?;
+        let first = first_seq.0 as usize;
+        ensure!(first >= ledger.proven, "{log}: sequence number {first} was given twice, {} are proven", ledger.proven);
+        ensure!(first <= ledger.queued, "{log}: sequence number {first} was given, {} come before", ledger.queued);
+        for (index, body) in bodies.iter().enumerate() {
+            let body = Bytes::copy_from_slice(body.as_ref());
+            match ledger.bodies.get_mut(first + index) {
+                Some(candidates) => candidates.push(body),
+                None => ledger.bodies.push(vec![body]),
+            }
+        }
+        ledger.queued = first + bodies.len();
+        Ok(())
+    }
+
+    /// Everything queued was acknowledged.
+    pub fn committed(&mut self) {
+        for log in self.logs.values_mut() {
+            log.is_proven = true;
+            log.prove(log.queued);
+        }
+    }
+
+    /// The records of one log before `next_seq` were acknowledged.
+    pub fn acknowledged(&mut self, log: LogId, next_seq: Seq) {
+        if let Some(log) = self.logs.get_mut(&log) {
+            log.is_proven = true;
+            log.prove(next_seq.0 as usize);
+        }
+    }
+
+    /// Judges a journal in use: it serves what was acknowledged, and nothing that was not given.
+    pub fn judge(&mut self, journal: &Journal) -> Result<(), Violation> {
+        let mut batches = 0;
+        for info in journal.logs(None) {
+            ensure!(self.logs.contains_key(&info.id), "{}: a log that nobody created", info.id);
+        }
+        for (id, ledger) in &mut self.logs {
+            let Some(info) = journal.log(*id) else {
+                ensure!(!ledger.is_proven, "{id}: the log is lost");
+                continue;
+            };
+            ensure!(*info.genesis == ledger.genesis, "{id}: another genesis");
+            ensure!(info.first_seq == Seq::ZERO, "{id}: begins at {}", info.first_seq);
+            let reading = Reading::of(journal.read(*id, Seq::ZERO));
+            ensure!(reading.errors.is_empty(), "{id}: {}", reading.errors[0]);
+            let head = ledger.check_chain(*id, &reading.batches)?;
+            ensure!(head == info.durable, "{id}: read to {head:?}, said to end at {:?}", info.durable);
+            ensure!(
+                head.next_seq.0 as usize >= ledger.proven,
+                "{id}: ends at {}, not {}",
+                head.next_seq,
+                ledger.proven
+            );
+            check_single_reads(journal, *id, &reading.batches)?;
+            batches += reading.batches.len();
+            ledger.take_served(&reading.batches);
+        }
+        self.check_arrivals(journal, batches)
+    }
+
+    /// Judges a journal that was opened again: as [`judge`](Self::judge), and what it does not have now
+    /// is gone for good.
+    pub fn judge_reopened(&mut self, journal: &Journal) -> Result<(), Violation> {
+        self.judge(journal)?;
+        for ledger in self.logs.values_mut() {
+            ledger.bodies.truncate(ledger.proven);
+            ledger.queued = ledger.proven;
+        }
+        self.logs.retain(|id, ledger| {
+            ledger.is_proven |= journal.log(*id).is_some();
+            ledger.is_proven
+        });
+        Ok(())
+    }
+
+    /// Judges a journal on a medium that rots: what it serves is what it was given, in place. How many
+    /// of the acknowledged records it does not serve.
+    pub fn judge_rotten(&self, journal: &Journal) -> Result<u64, Violation> {
+        let mut missing = 0;
+        for (id, ledger) in &self.logs {
+            let reading = Reading::of(journal.read(*id, Seq::ZERO));
+            ensure!(reading.errors.len() < READ_ERRORS_MAX, "{id}: reading makes no progress");
+            let mut end = 0;
+            let mut served = 0;
+            for batch in &reading.batches {
+                let first = batch.first_seq().0 as usize;
+                ensure!(first >= end, "{id}: {first} was served after {end}");
+                end = batch.next_seq().0 as usize;
+                served += end - first;
+                ledger.check_bodies(*id, batch)?;
+            }
+            missing += ledger.proven.saturating_sub(served) as u64;
+            // Reading goes on behind the end and past damage; single reads say the same or refuse.
+            for seq in [0, ledger.proven / 2, ledger.proven.saturating_sub(1)] {
+                if let Ok(Some(batch)) = journal.read_batch(*id, Seq(seq as u64)) {
+                    ledger.check_bodies(*id, &batch)?;
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    fn check_arrivals(&self, journal: &Journal, batches: usize) -> Result<(), Violation> {
+        let mut ends: BTreeMap<LogId, Seq> = BTreeMap::new();
+        let mut last: Option<Arrival> = None;
+        let mut count = 0;
+        for item in journal.read_arrivals(Arrival::ZERO) {
+            let (arrival, batch) = item.map_err(|error| Violation(format!("by arrival: {error}")))?;
+            ensure!(last < Some(arrival), "arrival {arrival} after {last:?}");
+            let end = ends.entry(batch.log()).or_default();
+            ensure!(*end == batch.first_seq(), "by arrival, {}: {} after {end}", batch.log(), batch.first_seq());
+            *end = batch.next_seq();
+            let ledger = self.logs.get(&batch.log()).ok_or_else(|| Violation(format!("{} by arrival", batch.log())))?;
+            ledger.check_bodies(batch.log(), &batch)?;
+            last = Some(arrival);
+            count += 1;
+        }
+        ensure!(count == batches, "{count} batches by arrival, {batches} by log");
+        Ok(())
+    }
+}
+
+impl LogLedger {
+    fn prove(&mut self, next: usize) {
+        for candidates in &mut self.bodies[self.proven.min(next)..next] {
+            candidates.drain(..candidates.len() - 1);
+        }
+        self.proven = self.proven.max(next);
+        if self.proven >= self.queued {
+            self.bodies.truncate(self.proven);
+        }
+    }
+
+    /// Each batch follows the one before, and holds what was given.
+    fn check_chain(&self, id: LogId, batches: &[Batch]) -> Result<Head, Violation> {
+        let mut head = self.genesis.head();
+        for batch in batches {
+            let header = batch.header();
+            ensure!(header.first_seq == head.next_seq, "{id}: {} follows {}", header.first_seq, head.next_seq);
+            ensure!(header.previous == head.digest, "{id}: the chain breaks at {}", header.first_seq);
+            self.check_bodies(id, batch)?;
+            head = batch.head();
+        }
+        Ok(head)
+    }
+
+    fn check_bodies(&self, id: LogId, batch: &Batch) -> Result<(), Violation> {
+        ensure!(batch.log() == id, "{id}: a batch of {} was served", batch.log());
+        for record in batch.records() {
+            let record = record.map_err(|error| Violation(error.to_string()))?;
+            let candidates = self.bodies.get(record.seq.0 as usize);
+            let candidates = candidates.ok_or_else(|| Violation(format!("{id}: {} was never given", record.seq)))?;
+            ensure!(candidates.contains(&record.body), "{id}: {} is not what was given", record.seq);
+        }
+        Ok(())
+    }
+
+    /// What was served is promised: it must be found ever after.
+    fn take_served(&mut self, batches: &[Batch]) {
+        let records = batches.iter().flat_map(Batch::records).flatten();
+        for record in records.skip(self.proven) {
+            self.bodies[record.seq.0 as usize] = vec![record.body];
+            self.proven = record.seq.0 as usize + 1;
+        }
+        self.is_proven |= self.proven > 0;
+        self.queued = self.queued.max(self.proven);
+    }
+}
+
+/// Reading by sequence number finds the same batches.
+fn check_single_reads(journal: &Journal, id: LogId, batches: &[Batch]) -> Result<(), Violation> {
+    let read = |seq| journal.read_batch(id, seq).map_err(|error| Violation(format!("{id} at {seq}: {error}")));
+    let stride = batches.len() / 8 + 1;
+    for batch in batches.iter().step_by(stride).chain(batches.last()) {
+        for seq in [batch.first_seq(), Seq(batch.next_seq().0 - 1)] {
+            ensure!(read(seq)?.as_ref() == Some(batch), "{id}: {seq} is read as another batch");
+        }
+    }
+    let end = batches.last().map_or(Seq::ZERO, Batch::next_seq);
+    ensure!(read(end)?.is_none(), "{id}: something is read at the end, {end}");
+    Ok(())
+}

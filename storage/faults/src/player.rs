@@ -1,0 +1,354 @@
+//! Plays programs against a journal on a disk that fails, and judges every answer.
+
+use std::{path::Path, sync::Arc};
+
+use counterfoil_storage::{
+    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, OpenError, Options, Receipt,
+    Recovery, SpaceName, StoreError, Stored, WallClock,
+};
+
+use crate::{FaultVfs, Ledger, Rng, Violation, ledger::ensure};
+
+/// One thing that an application does. A log is named by a number, taken modulo how many there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Makes a log of this node.
+    CreateLog,
+    /// Makes a log of another node.
+    CreateForeignLog,
+    /// Appends a record of so many bytes.
+    Append(usize, usize),
+    /// Appends records of these lengths together.
+    AppendAll(usize, Vec<usize>),
+    /// Stores another node's batch of so many records.
+    Store(usize, usize),
+    /// Waits for all that is queued.
+    Commit,
+    /// Reads everything and judges it.
+    Judge,
+    /// Closes the store and opens it again.
+    Reopen,
+    /// Kills the process and opens the store again.
+    Kill,
+    /// Cuts the power and opens the store again.
+    Crash(u64),
+}
+
+/// A clock that always shows the same time: what a journal does must not depend on it.
+#[derive(Debug)]
+struct StoppedClock;
+
+impl WallClock for StoppedClock {
+    fn unix_ms(&self) -> u64 {
+        1_800_000_000_000
+    }
+}
+
+/// A program's player, with the disk, the journal while it is open, and the ledger.
+#[derive(Debug)]
+pub struct Player {
+    /// The disk.
+    pub disk: FaultVfs,
+    /// What was given and promised.
+    pub ledger: Ledger,
+    /// The journal, unless it could not be opened.
+    pub journal: Option<Journal>,
+    options: Options,
+    rng: Rng,
+    /// Logs of this node that can be appended to.
+    own: Vec<LogId>,
+    /// Logs of another node, with their heads there.
+    foreign: Vec<(LogId, Head)>,
+    next_nonce: u8,
+    /// Whether the store was made: from then on it must open.
+    is_made: bool,
+    /// Whether the journal refused an append for good.
+    is_poisoned: bool,
+    /// Errors that were met and explained by a fault.
+    pub errors: u64,
+}
+
+/// The folder of the store on the disk.
+pub const STORE: &str = "/store";
+
+/// Options for programs that can be repeated: no threads, a stopped clock, small segments and batches,
+/// nothing kept in memory that could be read from the disk.
+pub fn small_options() -> Options {
+    let mut options = Options::default();
+    options.background = false;
+    options.clock = Arc::new(StoppedClock);
+    options.batch_bytes = 512;
+    options.ring_bytes = 0;
+    options.segment_bytes_min = 16 << 10;
+    options.segment_bytes_max = 32 << 10;
+    options
+}
+
+impl Player {
+    /// A player on `disk` whose store is still to be made.
+    pub fn new(disk: FaultVfs, options: Options) -> Self {
+        Self {
+            disk,
+            ledger: Ledger::default(),
+            journal: None,
+            options,
+            rng: Rng::new(42),
+            own: Vec::new(),
+            foreign: Vec::new(),
+            next_nonce: 0,
+            is_made: false,
+            is_poisoned: false,
+            errors: 0,
+        }
+    }
+
+    /// Makes the store and plays all steps. Errors are taken if a fault explains them.
+    pub fn play(&mut self, program: &[Step]) -> Result<(), Violation> {
+        self.open()?;
+        program.iter().try_for_each(|step| self.step(step))
+    }
+
+    /// Plays one step.
+    pub fn step(&mut self, step: &Step) -> Result<(), Violation> {
+        match step {
+            Step::Reopen => return self.reopen(),
+            Step::Kill => return self.replace_disk(self.disk.kill()),
+            Step::Crash(seed) => return self.replace_disk(self.disk.crash(*seed)),
+            _ => {}
+        }
+        let Some(journal) = self.journal.clone() else { return Ok(()) };
+        match step {
+            Step::CreateLog => self.create_log(&journal, "own"),
+            Step::CreateForeignLog => self.create_log(&journal, "other"),
+            Step::Append(log, len) => self.append(&journal, *log, &[*len]),
+            Step::AppendAll(log, lens) => self.append(&journal, *log, lens),
+            Step::Store(log, records) => self.store(&journal, *log, *records),
+            Step::Commit => self.commit(&journal),
+            _ => self.judge(&journal),
+        }
+    }
+
+    /// Puts another disk, usually what a crash left, in the place of this one, and opens the store there.
+    pub fn replace_disk(&mut self, disk: FaultVfs) -> Result<(), Violation> {
+        // The journal of a dead process is dropped here: that must do no harm either.
+        self.journal = None;
+        self.disk = disk;
+        self.open()
+    }
+
+    /// Another player that knows what this one knows, on another disk; the store is still to be opened.
+    #[must_use]
+    pub fn on_disk(&self, disk: FaultVfs) -> Self {
+        Self {
+            disk,
+            ledger: self.ledger.clone(),
+            journal: None,
+            options: self.options.clone(),
+            rng: self.rng.clone(),
+            own: self.own.clone(),
+            foreign: self.foreign.clone(),
+            ..*self
+        }
+    }
+
+    /// Closes the journal, if it is open, and opens it again.
+    pub fn reopen(&mut self) -> Result<(), Violation> {
+        if let Some(journal) = self.journal.take() {
+            match journal.close() {
+                Ok(()) => self.ledger.committed(),
+                Err(error) => self.explain(&error)?,
+            }
+        }
+        self.open()
+    }
+
+    /// Opens the store, or makes it. Without faults this must succeed, and serve what was promised.
+    pub fn open(&mut self) -> Result<(), Violation> {
+        self.open_with_report().map(drop)
+    }
+
+    /// Like [`open`](Self::open), with what the journal reported.
+    pub fn open_with_report(&mut self) -> Result<Option<Recovery>, Violation> {
+        let mut options = self.options.clone();
+        options.vfs = Arc::new(self.disk.clone());
+        let opened = match Journal::open(Path::new(STORE), options.clone()) {
+            Err(OpenError::NoStore { .. }) if !self.is_made => {
+                let node = NodeName::new("own").map_err(|error| Violation(error.to_string()))?;
+                Journal::create(Path::new(STORE), node, options).map(|journal| (journal, None))
+            }
+            Err(error) => Err(error),
+            Ok((journal, recovery)) => Ok((journal, Some(recovery))),
+        };
+        self.is_poisoned = false;
+        match opened {
+            Ok((journal, recovery)) => {
+                self.is_made = true;
+                self.settle(&journal)?;
+                self.journal = Some(journal);
+                Ok(recovery)
+            }
+            Err(error) => {
+                ensure!(self.is_faulty(), "the store does not open: {error}");
+                self.errors += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    /// On `disk`, which has no more faults: the store opens and has what was promised. What it serves then
+    /// survives a crash, and it takes more, which survives one too.
+    pub fn prove_sound(&mut self, disk: FaultVfs) -> Result<(), Violation> {
+        disk.set_capacity(None);
+        disk.set_mischief(0);
+        self.replace_disk(disk)?;
+        let steps = [
+            Step::Crash(1),
+            Step::CreateLog,
+            Step::Append(0, 10),
+            Step::Append(1, 700),
+            Step::CreateForeignLog,
+            Step::Store(0, 3),
+            Step::Commit,
+            Step::Judge,
+            Step::Reopen,
+            Step::Append(1, 70),
+            Step::Commit,
+            Step::Crash(2),
+            Step::Judge,
+        ];
+        steps.iter().try_for_each(|step| self.step(step))?;
+        ensure!(self.journal.is_some(), "the store is not open");
+        Ok(())
+    }
+
+    /// What was found at opening becomes what there is.
+    fn settle(&mut self, journal: &Journal) -> Result<(), Violation> {
+        let judged = self.ledger.judge_reopened(journal);
+        if !self.is_faulty() {
+            judged?;
+        }
+        self.own.retain(|id| journal.log(*id).is_some());
+        self.foreign.retain_mut(|(id, head)| {
+            let info = journal.log(*id);
+            if let Some(info) = &info {
+                *head = info.durable;
+            }
+            info.is_some()
+        });
+        Ok(())
+    }
+
+    /// Whether an error may be put down to the disk.
+    fn is_faulty(&self) -> bool {
+        self.disk.struck() > 0 || !self.disk.is_powered() || self.disk.is_bounded()
+    }
+
+    fn explain(&mut self, error: &AppendError) -> Result<(), Violation> {
+        ensure!(self.is_faulty(), "an error without a fault: {error}");
+        if matches!(error, AppendError::StorageFull) {
+            ensure!(self.disk.is_bounded() || self.disk.struck() > 0, "full without a bound");
+        }
+        self.is_poisoned |= matches!(error, AppendError::Poisoned { .. });
+        self.errors += 1;
+        Ok(())
+    }
+
+    fn create_log(&mut self, journal: &Journal, node: &str) -> Result<(), Violation> {
+        self.next_nonce = self.next_nonce.wrapping_add(1);
+        let name = |_| Violation("a name".into());
+        let space = SpaceName::new("space").map_err(name)?;
+        let genesis = Genesis::new(space, NodeName::new(node).map_err(name)?, [self.next_nonce; 16]);
+        match journal.create_log(genesis.clone()) {
+            Ok(id) => {
+                self.ledger.created(&genesis);
+                if node == "own" {
+                    self.own.push(id);
+                } else {
+                    self.foreign.push((id, genesis.head()));
+                }
+                Ok(())
+            }
+            Err(error) => self.explain(&error),
+        }
+    }
+
+    fn bodies(&mut self, lens: &[usize]) -> Vec<Vec<u8>> {
+        lens.iter().map(|len| (0..*len).map(|_| self.rng.next_u64() as u8).collect()).collect()
+    }
+
+    fn append(&mut self, journal: &Journal, log: usize, lens: &[usize]) -> Result<(), Violation> {
+        if self.own.is_empty() {
+            return Ok(());
+        }
+        let id = self.own[log % self.own.len()];
+        let bodies = self.bodies(lens);
+        match journal.writer(id).and_then(|writer| writer.append_all(&bodies)) {
+            Ok(receipt) => {
+                ensure!(!self.is_poisoned, "a poisoned journal took an append");
+                self.take_receipt(&receipt, &bodies)
+            }
+            Err(error) => self.explain(&error),
+        }
+    }
+
+    fn take_receipt(&mut self, receipt: &Receipt, bodies: &[Vec<u8>]) -> Result<(), Violation> {
+        let (first, next) = (receipt.first_seq(), receipt.next_seq());
+        ensure!(next.0 - first.0 == bodies.len() as u64, "a receipt for {first}..{next} of {}", bodies.len());
+        self.ledger.queued(receipt.log(), first, bodies)
+    }
+
+    fn store(&mut self, journal: &Journal, log: usize, records: usize) -> Result<(), Violation> {
+        if self.foreign.is_empty() {
+            return Ok(());
+        }
+        let slot = log % self.foreign.len();
+        let (id, head) = self.foreign[slot];
+        let bodies = self.bodies(&vec![30; records]);
+        let batch = foreign_batch(id, head, &bodies);
+        match journal.store(batch.clone()) {
+            Ok(Stored::Queued(receipt)) => {
+                ensure!(!self.is_poisoned, "a poisoned journal took a batch");
+                self.take_receipt(&receipt, &bodies)?;
+                self.foreign[slot].1 = batch.head();
+                let again = journal.store(batch);
+                ensure!(matches!(again, Ok(Stored::Duplicate) | Err(_)), "a duplicate was stored: {again:?}");
+                Ok(())
+            }
+            Ok(Stored::Duplicate) => Err(Violation(format!("{id}: a new batch was taken for a duplicate"))),
+            Err(StoreError::Append(error)) => self.explain(&error),
+            Err(error) => {
+                // After a failed commit the journal may have let go of batches that this player still counts.
+                ensure!(self.errors > 0, "a sound batch was refused: {error}");
+                self.foreign[slot].1 = journal.log(id).map_or(head, |info| info.durable);
+                Ok(())
+            }
+        }
+    }
+
+    fn commit(&mut self, journal: &Journal) -> Result<(), Violation> {
+        match journal.commit() {
+            Ok(()) => {
+                ensure!(!self.is_poisoned, "a poisoned journal committed");
+                self.ledger.committed();
+                Ok(())
+            }
+            Err(error) => self.explain(&error),
+        }
+    }
+
+    fn judge(&mut self, journal: &Journal) -> Result<(), Violation> {
+        let struck = self.disk.struck();
+        let judged = self.ledger.judge(journal);
+        // Reads may fail while faults strike them, but not because of those before.
+        if self.disk.struck() == struck && self.disk.is_powered() { judged } else { Ok(()) }
+    }
+}
+
+/// A batch of another node's.
+fn foreign_batch(log: LogId, head: Head, bodies: &[Vec<u8>]) -> Batch {
+    let mut builder = BatchBuilder::with_capacity(0);
+    for (index, body) in bodies.iter().enumerate() {
+        builder.push(Hlc::from_bits((head.next_seq.0 << 16) + index as u64), body);
+    }
+    builder.seal(log, head)
+}

@@ -1,0 +1,180 @@
+//! Representative programs, and every fault at every operation of them and of the recovery after.
+
+use counterfoil_faults::{Fault, FaultVfs, Injection, Operation, Player, Step, Violation, small_options};
+
+/// Several logs, small commits, a close and a kill between.
+fn a_day() -> Vec<Step> {
+    let mut steps = vec![Step::CreateLog, Step::CreateLog, Step::CreateForeignLog, Step::Commit];
+    for round in 0..4 {
+        steps.extend([Step::Append(round, 40), Step::Commit, Step::AppendAll(round + 1, vec![200; 5])]);
+        steps.extend([Step::Store(0, 4), Step::Append(0, 0), Step::Commit, Step::Judge]);
+        match round {
+            1 => steps.push(Step::Reopen),
+            2 => steps.push(Step::Kill),
+            _ => {}
+        }
+    }
+    steps.push(Step::Reopen);
+    steps
+}
+
+/// Enough bytes to fill several segments, in large commits.
+fn a_bulk_load() -> Vec<Step> {
+    let mut steps = vec![Step::CreateLog, Step::CreateForeignLog];
+    for round in 0..8 {
+        steps.extend([Step::AppendAll(0, vec![700; 12]), Step::Store(0, 20), Step::Commit]);
+        if round == 5 {
+            steps.extend([Step::CreateLog, Step::Append(1, 9), Step::Reopen]);
+        }
+    }
+    steps
+}
+
+/// Records longer than a batch and than a segment.
+fn long_records() -> Vec<Step> {
+    let mut steps = vec![Step::CreateLog];
+    for len in [600, 20_000, 1, 50_000, 2] {
+        steps.extend([Step::Append(0, len), Step::Commit]);
+    }
+    steps
+}
+
+fn programs() -> [(&'static str, Vec<Step>); 3] {
+    [("a day", a_day()), ("a bulk load", a_bulk_load()), ("long records", long_records())]
+}
+
+/// Which of the operations of `program` change the disk, and how many there are in all.
+fn operations_of(program: &[Step]) -> (Vec<u64>, u64) {
+    let player = played(program, &[]);
+    // A kill begins a new count.
+    let operations = player.disk.trace();
+    let changing = operations.iter().zip(0..).filter(|((operation, _), _)| operation.changes_disk());
+    (changing.map(|(_, number)| number).collect(), operations.len() as u64)
+}
+
+/// Plays `program` with faults, which must lead to no broken promise by itself.
+fn played(program: &[Step], faults: &[Injection]) -> Player {
+    let player = Player::new(FaultVfs::new(1), small_options());
+    player.disk.start_trace();
+    for fault in faults {
+        player.disk.inject(*fault);
+    }
+    let mut player = player;
+    let outcome = player.play(program);
+    assert_eq!(outcome, Ok(()), "with {faults:?}\n{}", tail(&player.disk));
+    player
+}
+
+/// The last operations, for a person to see.
+fn tail(disk: &FaultVfs) -> String {
+    let trace = disk.trace();
+    let lines: Vec<&str> = trace.iter().map(|(_, line)| line.as_str()).collect();
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}
+
+fn without_kills(program: Vec<Step>) -> Vec<Step> {
+    program.into_iter().map(|step| if step == Step::Kill { Step::Reopen } else { step }).collect()
+}
+
+fn seeds() -> u64 {
+    std::env::var("COUNTERFOIL_EXPLORE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+#[test]
+fn a_crash_at_any_operation_and_at_any_of_the_recovery_loses_nothing_acknowledged() {
+    for (name, program) in programs() {
+        let program = without_kills(program);
+        let (changing, total) = operations_of(&program);
+        let mut recoveries = 0;
+        for number in &changing {
+            let fault = Injection::at(*number, Fault::PowerCut);
+            let player = played(&program, &[fault]);
+            for seed in 0..3 * seeds() {
+                let seed = seed + number * 1000;
+                check(
+                    &player.on_disk(player.disk.clone()).prove_sound(player.disk.crash(seed)),
+                    name,
+                    *number,
+                    seed,
+                    None,
+                );
+                recoveries += crash_in_recovery(&player, name, *number, seed);
+            }
+        }
+        println!(
+            "{name}: a crash at {} of {total} operations (those that change the disk), {recoveries} crashes in recovery",
+            changing.len()
+        );
+    }
+}
+
+/// Crashes at each operation of the recovery that changes the disk; how many these were.
+fn crash_in_recovery(player: &Player, name: &str, number: u64, seed: u64) -> u64 {
+    let mut first = player.on_disk(player.disk.crash(seed));
+    first.disk.start_trace();
+    check(&first.open(), name, number, seed, None);
+    let operations = first.disk.trace();
+    drop(first);
+    let mut crashes = 0;
+    for (again, _) in (0..).zip(&operations).filter(|(_, (operation, _))| operation.changes_disk()) {
+        let mut second = player.on_disk(player.disk.crash(seed));
+        second.disk.inject(Injection::at(again, Fault::PowerCut));
+        check(&second.open(), name, number, seed, Some(again));
+        let disk = second.disk.crash(seed ^ again);
+        check(&second.prove_sound(disk), name, number, seed, Some(again));
+        crashes += 1;
+    }
+    crashes
+}
+
+fn check(outcome: &Result<(), Violation>, name: &str, number: u64, seed: u64, again: Option<u64>) {
+    assert_eq!(*outcome, Ok(()), "{name}: crash at {number}, seed {seed}, then at {again:?} of the recovery");
+}
+
+/// One fault at every operation that can meet it, once and for ever; then a kill or a crash, and all must be well.
+fn explore(fault: Fault) {
+    for (name, program) in programs() {
+        let program = without_kills(program);
+        let mut explored = 0;
+        let operations: Vec<Operation> = played(&program, &[]).disk.trace().into_iter().map(|(kind, _)| kind).collect();
+        for (number, operation) in (0..).zip(&operations) {
+            if !fault.can_meet(*operation) {
+                continue;
+            }
+            for injection in [Injection::at(number, fault), Injection::at(number, fault).for_ever()] {
+                let player = played(&program, &[injection]);
+                for disk in [player.disk.snapshot().kill(), player.disk.snapshot().crash(number)] {
+                    let outcome = player.on_disk(player.disk.clone()).prove_sound(disk);
+                    assert_eq!(outcome, Ok(()), "{name}: {injection:?} ({operation:?})\n{}", tail(&player.disk));
+                    explored += 1;
+                }
+            }
+        }
+        println!("{name}: {fault:?} at {} operations, {explored} runs", operations.len());
+    }
+}
+
+#[test]
+fn a_disk_error_at_any_operation_once_or_for_ever_breaks_no_promise() {
+    explore(Fault::Eio);
+}
+
+#[test]
+fn a_full_disk_at_any_operation_once_or_for_ever_breaks_no_promise() {
+    explore(Fault::NoSpace);
+}
+
+#[test]
+fn a_short_or_interrupted_read_or_write_at_any_operation_is_continued() {
+    for fault in [Fault::Short, Fault::Interrupted] {
+        for (name, program) in programs() {
+            let program = without_kills(program);
+            let total = operations_of(&program).1;
+            for number in 0..total {
+                let player = played(&program, &[Injection::at(number, fault)]);
+                assert_eq!(player.errors, 0, "{name}: {fault:?} at {number}\n{}", tail(&player.disk));
+            }
+            println!("{name}: {fault:?} at {total} operations");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Bits that flip and bytes that go at rest: what is served is what was written, the rest is named.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use counterfoil_faults::{FaultVfs, Ledger, Player, STORE, Step, small_options};
+use counterfoil_storage::{Journal, Options};
+
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// How a store is left.
+#[derive(Debug, Clone, Copy)]
+enum Left {
+    Closed,
+    Killed,
+}
+
+/// What became of one store with one damage.
+#[derive(Debug, Default)]
+struct Tally {
+    trials: u64,
+    /// Did not open, with an error.
+    refused: u64,
+    /// Records were missing, and it was said.
+    named: u64,
+    /// Nothing was missing.
+    harmless: u64,
+}
+
+fn options() -> Options {
+    let mut options = small_options();
+    options.segment_bytes_min = SEGMENT_BYTES;
+    options.segment_bytes_max = SEGMENT_BYTES;
+    options
+}
+
+/// A store of one segment that is nearly full.
+fn small_store(left: Left) -> (FaultVfs, Ledger) {
+    let mut player = Player::new(FaultVfs::new(1), options());
+    let mut steps = vec![Step::CreateLog, Step::CreateLog, Step::CreateForeignLog];
+    for round in 0..14 {
+        steps.extend([Step::AppendAll(round, vec![150; 14]), Step::Store(0, 10), Step::Commit]);
+        steps.extend([Step::Append(round, 30), Step::Commit]);
+    }
+    assert_eq!(player.play(&steps), Ok(()));
+    let journal = player.journal.take().expect("open");
+    if matches!(left, Left::Closed) {
+        journal.close().unwrap();
+    }
+    (player.disk.kill(), player.ledger)
+}
+
+fn segment_of(disk: &FaultVfs) -> PathBuf {
+    let longest = disk.files().into_iter().max_by_key(|path| disk.content(path).map_or(0, |content| content.len()));
+    longest.expect("a store has files")
+}
+
+/// Opens a damaged store, reads all of it, appends to it.
+fn judge(disk: &FaultVfs, ledger: &Ledger, tally: &mut Tally, what: &dyn std::fmt::Display) {
+    tally.trials += 1;
+    let mut options = options();
+    options.vfs = Arc::new(disk.clone());
+    let opened = catch_unwind(AssertUnwindSafe(|| Journal::open(Path::new(STORE), options)));
+    let (journal, recovery) = match opened.unwrap_or_else(|_| panic!("{what}: opening panicked")) {
+        Ok(opened) => opened,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            tally.refused += 1;
+            return;
+        }
+    };
+    let judged = catch_unwind(AssertUnwindSafe(|| ledger.judge_rotten(&journal)));
+    let missing = judged.unwrap_or_else(|_| panic!("{what}: reading panicked"));
+    let missing = missing.unwrap_or_else(|violation| panic!("{what}: {violation:?}"));
+    if missing == 0 {
+        tally.harmless += 1;
+    } else {
+        tally.named += 1;
+    }
+    let _ = recovery;
+}
+
+/// Runs `trial` for each number on as many threads as there are processors.
+fn on_all_processors(numbers: impl Iterator<Item = u64>, trial: impl Fn(u64, &mut Tally) + Sync) -> Tally {
+    let numbers: Vec<u64> = numbers.collect();
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    let mut sum = Tally::default();
+    thread::scope(|scope| {
+        let run = |part: usize| {
+            let mut tally = Tally::default();
+            numbers.iter().skip(part).step_by(threads).for_each(|number| trial(*number, &mut tally));
+            tally
+        };
+        let runs: Vec<_> = (0..threads).map(|part| scope.spawn(move || run(part))).collect();
+        for run in runs {
+            let tally = run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            sum.trials += tally.trials;
+            sum.refused += tally.refused;
+            sum.named += tally.named;
+            sum.harmless += tally.harmless;
+        }
+    });
+    sum
+}
+
+/// Every bit with `COUNTERFOIL_EXPLORE`, else a part of them that meets each bit of a byte.
+fn stride(usual: u64) -> usize {
+    if std::env::var_os("COUNTERFOIL_EXPLORE").is_some() { 1 } else { usual as usize }
+}
+
+#[test]
+fn a_flipped_bit_of_a_segment_is_named_or_harmless_and_never_wrong_data() {
+    for left in [Left::Closed, Left::Killed] {
+        let (disk, ledger) = small_store(left);
+        let segment = segment_of(&disk);
+        let bits = SEGMENT_BYTES * 8;
+        let tally = on_all_processors((0..bits).step_by(stride(33)), |bit, tally| {
+            let rotten = disk.snapshot();
+            if rotten.flip_bit(&segment, bit) {
+                judge(&rotten, &ledger, tally, &format_args!("{left:?}, bit {bit} of {}", segment.display()));
+            }
+        });
+        println!("{left:?}: {tally:?}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_of_any_other_file_is_named_or_harmless() {
+    for left in [Left::Closed, Left::Killed] {
+        let (disk, ledger) = small_store(left);
+        let segment = segment_of(&disk);
+        for path in disk.files().into_iter().filter(|path| *path != segment) {
+            let bits = disk.content(&path).map_or(0, |content| content.len() as u64 * 8).min(SEGMENT_BYTES);
+            let tally = on_all_processors((0..bits).step_by(stride(5)), |bit, tally| {
+                let rotten = disk.snapshot();
+                rotten.flip_bit(&path, bit);
+                judge(&rotten, &ledger, tally, &format_args!("{left:?}, bit {bit} of {}", path.display()));
+            });
+            println!("{left:?}, {}: {tally:?}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_segment_cut_at_any_byte_is_named_or_harmless() {
+    for left in [Left::Closed, Left::Killed] {
+        let (disk, ledger) = small_store(left);
+        let segment = segment_of(&disk);
+        let tally = on_all_processors((0..SEGMENT_BYTES).step_by(stride(13)), |len, tally| {
+            let rotten = disk.snapshot();
+            rotten.cut(&segment, len);
+            judge(&rotten, &ledger, tally, &format_args!("{left:?}, cut to {len}"));
+        });
+        println!("{left:?}: {tally:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_or_foreign_is_named_and_the_rest_is_served() {
+    let (disk, ledger) = small_store(Left::Closed);
+    let mut tally = Tally::default();
+    for path in disk.files() {
+        let rotten = disk.snapshot();
+        rotten.lose(&path);
+        judge(&rotten, &ledger, &mut tally, &format_args!("without {}", path.display()));
+        for foreign in [vec![0xff; 5000], vec![0; 5000], b"#!/bin/sh\n".to_vec()] {
+            let rotten = disk.snapshot();
+            rotten.edit(&path, |content| *content = foreign);
+            judge(&rotten, &ledger, &mut tally, &format_args!("foreign {}", path.display()));
+        }
+    }
+    println!("{tally:?}");
+}

@@ -1,0 +1,337 @@
+//! Group commit: whoever waits may lead, write all that is queued, flush once, and wake those concerned.
+//!
+//! Source: the idea is as old as IMS Fast Path (D. Gawlick, D. Kinkade, 1985); the leader among the
+//! waiters is how `MySQL`'s binary log and `RocksDB` do it.
+
+use std::{
+    mem,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    task::Waker,
+    time::Instant,
+};
+
+use super::{
+    Options,
+    error::AppendError,
+    fill::{Filler, SealJob},
+    frame::FrameKind,
+    identity::{Extent, Identity},
+    queue::{self, Group, Queue, QueueState},
+    read::IndexCache,
+    tail::{NewSegment, Tail, WriteError, Written},
+    view::{ActiveSegment, View},
+    watch::Parker,
+};
+use crate::{ids::SegmentNumber, vfs::VfsLock};
+
+/// When so many bytes are queued the background committer is told at once.
+pub(crate) const NUDGE_BYTES: usize = 1 << 20;
+
+/// What all handles of a journal share.
+///
+/// Locks are taken in this order: queue, tail, view, cache; the tail is locked by the leader only.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) identity: Identity,
+    pub(crate) queue: Mutex<Queue>,
+    /// Told when the queue has been taken, or nothing can be queued any more.
+    pub(crate) room: Condvar,
+    /// Tells the background committer that there is work.
+    pub(crate) work: Condvar,
+    /// None when opened to read only.
+    pub(crate) tail: Mutex<Option<Tail>>,
+    pub(crate) view: RwLock<View>,
+    pub(crate) cache: Mutex<IndexCache>,
+    /// None without background threads.
+    pub(crate) filler: Option<Arc<Filler>>,
+    /// Footers to be written by the next who leads, where there is no thread for it.
+    pub(crate) seals: Mutex<Vec<SealJob>>,
+    /// Held until the journal is closed.
+    pub(crate) lock: Mutex<Option<Box<dyn VfsLock>>>,
+}
+
+/// Takes a lock whatever became of a thread that held it: what it guards is consistent at every point
+/// where a panic could have left it, since panics are our bugs and no partial state is published.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        locked(&self.queue)
+    }
+
+    pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn cache(&self) -> MutexGuard<'_, IndexCache> {
+        locked(&self.cache)
+    }
+
+    /// Waits until the queue has room, or says why nothing can be queued.
+    pub(crate) fn make_room<'a>(
+        &'a self,
+        mut queue: MutexGuard<'a, Queue>,
+        wait: bool,
+    ) -> Result<MutexGuard<'a, Queue>, AppendError> {
+        loop {
+            if let Some(refusal) = queue.refusal() {
+                return Err(refusal);
+            }
+            let queue_bytes = self.options.queue_bytes;
+            if queue.bytes < queue_bytes {
+                return Ok(queue);
+            }
+            if !wait {
+                return Err(AppendError::WouldBlock { queue_bytes });
+            }
+            queue = if queue.in_flight.is_none() {
+                self.lead(queue)
+            } else {
+                self.room.wait(queue).unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+    }
+
+    /// After something was queued: has it committed in time, and tells at once if there is no space.
+    pub(crate) fn queued(&self, mut queue: MutexGuard<'_, Queue>) -> Result<Arc<Group>, AppendError> {
+        let group = Arc::clone(&queue.filling);
+        if queue.full && queue.in_flight.is_none() {
+            drop(self.lead(queue));
+            return match group.outcome.get() {
+                Some(Err(error)) => Err(error.clone()),
+                _ => Ok(group),
+            };
+        }
+        let many = queue.bytes >= NUDGE_BYTES && !queue.nudged;
+        if many || queue.committer_sleeps {
+            queue.nudged |= many;
+            self.work.notify_one();
+        }
+        Ok(group)
+    }
+
+    /// Waits until `group` is done, or `deadline`; `None` at the deadline.
+    pub(crate) fn wait_for(&self, group: &Group, deadline: Option<Instant>) -> Option<Result<(), AppendError>> {
+        let mut parker: Option<(Arc<Parker>, Waker)> = None;
+        let mut queue = self.queue();
+        loop {
+            if let Some(outcome) = group.outcome.get() {
+                return Some(outcome.clone());
+            }
+            if queue.in_flight.is_none() {
+                queue = self.lead(queue);
+                continue;
+            }
+            let (parker, waker) = parker.get_or_insert_with(|| {
+                let parker = Parker::new();
+                (Arc::clone(&parker), Waker::from(parker))
+            });
+            queue.register(group, waker);
+            drop(queue);
+            if !parker.park_until(deadline) {
+                return group.outcome.get().cloned();
+            }
+            queue = self.queue();
+        }
+    }
+
+    /// Commits what is queued. Nobody else may be leading.
+    pub(crate) fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        let (group, items) = queue.take();
+        drop(queue);
+        self.room.notify_all();
+        let result = if items.is_empty() { Ok(()) } else { self.write(FrameKind::Commit, items) };
+        let mut queue = self.queue();
+        let wakers = match result {
+            Ok(()) => {
+                queue.in_flight = None;
+                queue.full = false;
+                // A group is failed or finished once, by the one who leads.
+                let _ = group.outcome.set(Ok(()));
+                queue.take_waiters(group.number)
+            }
+            Err(error) => self.fail(&mut queue, &error),
+        };
+        drop(queue);
+        wakers.into_iter().for_each(Waker::wake);
+        self.queue()
+    }
+
+    fn fail(&self, queue: &mut Queue, error: &WriteError) -> Vec<Waker> {
+        let error = match error {
+            WriteError::Full => {
+                queue.full = true;
+                AppendError::StorageFull
+            }
+            WriteError::Disk(error) => {
+                tracing::error!(dir = %self.dir.display(), %error, "the disk failed: appends are refused from here on");
+                queue.state = QueueState::Poisoned(error.clone());
+                AppendError::Poisoned { error: error.clone() }
+            }
+        };
+        let view = self.view();
+        let wakers = queue.fail_all(&error, |log| view.head(log));
+        let signals = view.all_signals();
+        drop(view);
+        signals.iter().for_each(|signal| signal.raise());
+        self.room.notify_all();
+        wakers
+    }
+
+    /// Writes one frame and publishes it.
+    fn write(&self, kind: FrameKind, items: Vec<queue::Item>) -> Result<(), WriteError> {
+        let mut tail = locked(&self.tail);
+        let Some(tail) = tail.as_mut() else { return Err(WriteError::Full) };
+        let entries = queue::seal(items, |log| self.view().head(log));
+        let written = tail.write(kind, entries)?;
+        self.publish(written);
+        self.write_footers(tail);
+        Ok(())
+    }
+
+    /// Makes a durable frame visible to readers.
+    fn publish(&self, written: Written) {
+        let Written { frame, offset, begun } = written;
+        let mut view = self.view_mut();
+        let sealed = begun.and_then(|segment| begin_active(&mut view, segment));
+        view.apply(&frame, offset);
+        let signals = view.signals_of(&frame);
+        drop(view);
+        if let Some(job) = sealed {
+            match &self.filler {
+                Some(filler) => filler.seal(job),
+                None => locked(&self.seals).push(job),
+            }
+        }
+        if frame.header.kind == FrameKind::Commit {
+            signals.iter().for_each(|signal| signal.raise());
+        }
+    }
+
+    /// Without a background thread, footers are written by whoever leads.
+    fn write_footers(&self, tail: &Tail) {
+        let jobs = mem::take(&mut *locked(&self.seals));
+        for job in jobs {
+            match job.run(&*tail.vfs, &tail.dir) {
+                Ok(()) => self.footer_written(job.number),
+                Err(error) => tracing::warn!(segment = %job.number, %error, "writing a footer failed"),
+            }
+        }
+    }
+
+    /// A durable footer stands in for the index in memory.
+    pub(crate) fn footer_written(&self, number: SegmentNumber) {
+        if let Some(segment) = self.view_mut().sealed_segment_mut(number) {
+            segment.pinned = None;
+        }
+    }
+
+    /// Writes a mark whatever came before it, while nobody else can write.
+    pub(crate) fn force_mark(&self) -> Result<(), WriteError> {
+        self.write(FrameKind::Mark, Vec::new())
+    }
+
+    /// Writes a mark if the last frame is not proven durable by a later one.
+    pub(crate) fn mark(&self, kind: FrameKind) -> Result<(), AppendError> {
+        let mut queue = self.queue();
+        let wanted = !queue.closing || kind == FrameKind::ClosingMark;
+        if queue.in_flight.is_some() || !queue.is_empty() || !wanted || !matches!(queue.state, QueueState::Open) {
+            return Ok(());
+        }
+        let needed = |tail: &Tail| tail.position().is_some() && (tail.uncovered || kind == FrameKind::ClosingMark);
+        if !locked(&self.tail).as_ref().is_some_and(needed) {
+            return Ok(());
+        }
+        let (group, _) = queue.take();
+        drop(queue);
+        let result = self.write(kind, Vec::new());
+        let mut queue = self.queue();
+        let (outcome, wakers) = match result {
+            // A mark that finds no space proves nothing and breaks nothing.
+            Ok(()) | Err(WriteError::Full) => {
+                queue.in_flight = None;
+                let _ = group.outcome.set(Ok(()));
+                (Ok(()), queue.take_waiters(group.number))
+            }
+            Err(error) => {
+                let wakers = self.fail(&mut queue, &error);
+                (queue.refusal().map_or(Ok(()), Err), wakers)
+            }
+        };
+        drop(queue);
+        wakers.into_iter().for_each(Waker::wake);
+        outcome
+    }
+
+    /// Refuses further appends and tells the background committer, if there is one, to finish.
+    pub(crate) fn begin_closing(&self) {
+        self.queue().closing = true;
+        self.work.notify_all();
+        self.room.notify_all();
+    }
+
+    /// Commits what is queued and writes the closing mark; after [`begin_closing`](Self::begin_closing).
+    pub(crate) fn finish_closing(&self) {
+        let mut queue = self.queue();
+        while !queue.is_empty() || queue.in_flight.is_some() {
+            let group = Arc::clone(queue.in_flight.as_ref().unwrap_or(&queue.filling));
+            drop(queue);
+            // A failure is kept in the queue's state.
+            let _ = self.wait_for(&group, None);
+            queue = self.queue();
+        }
+        let open = matches!(queue.state, QueueState::Open);
+        drop(queue);
+        if open && self.mark(FrameKind::ClosingMark).is_ok() {
+            self.record_extent();
+            self.queue().state = QueueState::Closed;
+        }
+        let signals = self.view().all_signals();
+        signals.iter().for_each(|signal| signal.raise());
+    }
+
+    fn record_extent(&self) {
+        let tail = locked(&self.tail);
+        let Some(tail) = tail.as_ref() else { return };
+        let Some((segment, end)) = tail.position() else { return };
+        if let Err(error) = (Extent { segment, end }).write(&*tail.vfs, &tail.dir) {
+            tracing::warn!(%error, "recording how far the journal reaches failed");
+        }
+    }
+
+    /// Gives the lock back, so that the store can be opened again.
+    pub(crate) fn unlock(&self) {
+        drop(locked(&self.lock).take());
+    }
+}
+
+/// Makes a segment the one that grows; the footer that the one before it is to get.
+pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJob> {
+    if let Some(active) = &mut view.active {
+        // Damage at the end is not part of any frame, but of the segment.
+        active.end = active.end.max(segment.header.previous_end);
+    }
+    let file = view.active.as_ref().map(|active| Arc::clone(&active.file));
+    let sealed = view.seal_active();
+    let NewSegment { header, file: new_file } = segment;
+    view.active = Some(ActiveSegment {
+        number: header.number,
+        first_arrival: header.first_arrival,
+        file: new_file,
+        index: super::index::SegmentIndex::default(),
+        announced: std::collections::HashSet::new(),
+        end: super::segment::FRAMES_OFFSET,
+    });
+    let (number, footer) = sealed?;
+    let end = view.sealed_segment(number)?.end;
+    Some(SealJob { number, end, file: file?, footer })
+}

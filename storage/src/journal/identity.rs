@@ -1,0 +1,246 @@
+//! Who a store is, and how far it is known to reach: two small files, each written twice over.
+//!
+//! # Bytes
+//!
+//! Little-endian; a second copy at offset 4096. `identity`:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 4 | magic, `CFN1` |
+//! | 2 | format, 1 |
+//! | 2 | zero |
+//! | 16 | store id |
+//! | 16 | incarnation |
+//! | 8 | inode of this file when the incarnation began |
+//! | 8 | its birth time, nanoseconds since 1970; 0 if the file system does not tell |
+//! | 1 + n | node: length and name |
+//! | 4 | CRC-32 of what is before |
+//!
+//! `extent`, replaced as a whole when a segment is sealed and at a clean close: magic `CFE1` (4),
+//! segment (8), offset where its frames end (8), CRC-32 (4). A store found shorter has lost data.
+
+use std::{io, io::IoSlice, path::Path};
+
+use crate::{
+    field::Fields,
+    ids::{Incarnation, NodeName, SegmentNumber, StoreId},
+    vfs::{FileIdentity, OpenMode, Vfs, VfsFile, read_full, write_full},
+};
+
+const IDENTITY_MAGIC: [u8; 4] = *b"CFN1";
+const EXTENT_MAGIC: [u8; 4] = *b"CFE1";
+const FORMAT: u16 = 1;
+const COPY_OFFSET: usize = 4096;
+const FILE_LEN: usize = COPY_OFFSET + 512;
+
+/// Name of the identity file in a store's folder.
+pub(crate) const IDENTITY_FILE: &str = "identity";
+/// Name of the extent file in a store's folder.
+const EXTENT_FILE: &str = "extent";
+
+/// Who a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The node's name.
+    pub node: NodeName,
+    /// The store's random id.
+    pub store: StoreId,
+    /// New when the store is found to be a copy, or its newest records to be damaged: the node then
+    /// writes new logs, since its old ones may go on elsewhere.
+    pub incarnation: Incarnation,
+}
+
+/// An identity as stored, with the file that it is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BoundIdentity {
+    pub(crate) identity: Identity,
+    pub(crate) file: FileIdentity,
+}
+
+/// What the identity file says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum IdentityState {
+    Whole(BoundIdentity),
+    OneCopy(BoundIdentity),
+    Unreadable,
+    /// Written by a later version.
+    Format(u16),
+}
+
+impl BoundIdentity {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        out.extend_from_slice(&IDENTITY_MAGIC);
+        out.extend_from_slice(&FORMAT.to_le_bytes());
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(self.identity.store.as_bytes());
+        out.extend_from_slice(self.identity.incarnation.as_bytes());
+        out.extend_from_slice(&self.file.inode.to_le_bytes());
+        out.extend_from_slice(&self.file.birth_ns.to_le_bytes());
+        let node = self.identity.node.as_str();
+        out.push(node.len() as u8);
+        out.extend_from_slice(node.as_bytes());
+        push_crc(&mut out);
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Result<Self, u16>> {
+        let mut fields = Fields(bytes);
+        let _fixed = fields.bytes(56)?;
+        let node_len = usize::from(fields.u8()?);
+        let mut fields = Fields(check_crc(bytes, 57 + node_len)?);
+        if fields.array()? != IDENTITY_MAGIC {
+            return None;
+        }
+        let format = fields.u16()?;
+        if format != FORMAT {
+            return Some(Err(format));
+        }
+        let _zero = fields.u16()?;
+        let store = StoreId::from_bytes(fields.array()?);
+        let incarnation = Incarnation::from_bytes(fields.array()?);
+        let file = FileIdentity { inode: fields.u64()?, birth_ns: fields.u64()? };
+        let name = fields.bytes(node_len + 1)?.get(1..)?;
+        let node = NodeName::new(std::str::from_utf8(name).ok()?).ok()?;
+        Some(Ok(Self { identity: Identity { node, store, incarnation }, file }))
+    }
+
+    /// Writes both copies, one after the other, each flushed, so that a crash leaves one whole.
+    pub(crate) fn write(&self, file: &dyn VfsFile) -> io::Result<()> {
+        let encoded = self.encode();
+        for offset in [0, COPY_OFFSET as u64] {
+            write_full(file, &mut [IoSlice::new(&encoded)], offset)?;
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the identity file of a new store, bound to itself.
+    pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, identity: Identity) -> io::Result<Self> {
+        let new_path = dir.join("identity.new");
+        match vfs.remove(&new_path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = vfs.open(&new_path, OpenMode::Create)?;
+        let bound = Self { identity, file: file.identity()? };
+        bound.write(&*file)?;
+        vfs.rename(&new_path, &dir.join(IDENTITY_FILE))?;
+        vfs.sync_dir(dir)?;
+        Ok(bound)
+    }
+
+    /// Reads the identity file; which of two differing copies is the newer does not matter: each was written whole.
+    pub(crate) fn read(file: &dyn VfsFile) -> io::Result<IdentityState> {
+        let mut bytes = vec![0; FILE_LEN];
+        let count = read_full(file, &mut bytes, 0)?;
+        bytes.truncate(count);
+        let first = Self::decode(&bytes);
+        let second = bytes.get(COPY_OFFSET..).and_then(Self::decode);
+        Ok(match (first, second) {
+            (Some(Ok(first)), Some(Ok(second))) if first == second => IdentityState::Whole(first),
+            (Some(Ok(bound)), _) | (_, Some(Ok(bound))) => IdentityState::OneCopy(bound),
+            (Some(Err(format)), _) | (_, Some(Err(format))) => IdentityState::Format(format),
+            (None, None) => IdentityState::Unreadable,
+        })
+    }
+}
+
+fn push_crc(out: &mut Vec<u8>) {
+    let crc = crc32fast::hash(out);
+    out.extend_from_slice(&crc.to_le_bytes());
+}
+
+/// The first `len` bytes, if the CRC-32 after them matches.
+fn check_crc(bytes: &[u8], len: usize) -> Option<&[u8]> {
+    let (summed, rest) = bytes.split_at_checked(len)?;
+    let crc = Fields(rest).u32()?;
+    (crc == crc32fast::hash(summed)).then_some(summed)
+}
+
+/// A place that the journal is known to have reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Extent {
+    pub(crate) segment: SegmentNumber,
+    /// Where the frames of that segment ended, at least.
+    pub(crate) end: u64,
+}
+
+impl Extent {
+    /// Replaces the extent file.
+    pub(crate) fn write(self, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+        let (path, new_path) = (dir.join(EXTENT_FILE), dir.join("extent.new"));
+        match vfs.remove(&new_path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut bytes = EXTENT_MAGIC.to_vec();
+        bytes.extend_from_slice(&self.segment.0.to_le_bytes());
+        bytes.extend_from_slice(&self.end.to_le_bytes());
+        push_crc(&mut bytes);
+        let file = vfs.open(&new_path, OpenMode::Create)?;
+        write_full(&*file, &mut [IoSlice::new(&bytes)], 0)?;
+        file.sync_data()?;
+        vfs.rename(&new_path, &path)?;
+        vfs.sync_dir(dir)
+    }
+
+    /// Reads the extent file; `None` if there is none or it is damaged: it only ever adds suspicion.
+    pub(crate) fn read(vfs: &dyn Vfs, dir: &Path) -> io::Result<Option<Self>> {
+        let file = match vfs.open(&dir.join(EXTENT_FILE), OpenMode::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mut bytes = [0; 24];
+        read_full(&*file, &mut bytes, 0)?;
+        let decode = || {
+            let mut fields = Fields(check_crc(&bytes, 20)?);
+            let magic: [u8; 4] = fields.array()?;
+            let extent = Self { segment: SegmentNumber(fields.u64()?), end: fields.u64()? };
+            (magic == EXTENT_MAGIC).then_some(extent)
+        };
+        Ok(decode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::Memory;
+
+    fn identity() -> Identity {
+        Identity {
+            node: NodeName::new("practice-12").unwrap(),
+            store: StoreId::from_bytes([1; 16]),
+            incarnation: Incarnation::from_bytes([2; 16]),
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_of_the_identity_leaves_the_other_copy() {
+        let vfs = Memory::default();
+        let bound = BoundIdentity::create(&vfs, Path::new("s"), identity()).unwrap();
+        let file = vfs.open(&Path::new("s").join(IDENTITY_FILE), OpenMode::Write).unwrap();
+        assert_eq!(BoundIdentity::read(&*file).unwrap(), IdentityState::Whole(bound.clone()));
+        let len = bound.encode().len();
+        for byte in (0..len).chain(COPY_OFFSET..COPY_OFFSET + len) {
+            let mut old = [0];
+            read_full(&*file, &mut old, byte as u64).unwrap();
+            write_full(&*file, &mut [IoSlice::new(&[old[0] ^ 4])], byte as u64).unwrap();
+            assert_eq!(BoundIdentity::read(&*file).unwrap(), IdentityState::OneCopy(bound.clone()), "byte {byte}");
+            write_full(&*file, &mut [IoSlice::new(&old)], byte as u64).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_extent_reads_back_and_a_damaged_one_says_nothing() {
+        let vfs = Memory::default();
+        let extent = Extent { segment: SegmentNumber(3), end: 99 };
+        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), None);
+        extent.write(&vfs, Path::new("s")).unwrap();
+        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), Some(extent));
+        let file = vfs.open(&Path::new("s").join(EXTENT_FILE), OpenMode::Write).unwrap();
+        write_full(&*file, &mut [IoSlice::new(&[0xff])], 5).unwrap();
+        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), None);
+    }
+}

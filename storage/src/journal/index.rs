@@ -1,0 +1,440 @@
+//! The index of one segment: where each batch is, by log and by arrival; and its form on disk, the footer.
+//!
+//! A *run* is the batches of one log in one segment. Runs of a log are linked backwards: each knows
+//! the run before it and a *path* of earlier runs whose depths clear one low bit after the other
+//! (depth 13 = 1101₂ → 12 → 8 → 0), so that a record is found in logarithmically many steps
+//! however many segments there are, without any index that grows with the store.
+//!
+//! # Bytes of a footer
+//!
+//! Little-endian, at the first multiple of 8 after the last frame of a sealed segment:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 4 | magic and version, `CFI1` |
+//! | 4 | flags: bit 0, the rows are all logs of the store (else those of this segment) |
+//! | 8 | length of the footer |
+//! | 4 | number of rows |
+//! | 4 | number of entries |
+//! | 4 | zero |
+//! | 4 | CRC-32 of the footer with these four bytes zero |
+//!
+//! Then the rows, ascending by log id: length of the genesis (4), genesis, next sequence number (8),
+//! digest (32), time of the last record (8), bytes in the store (8), number of entries here (4),
+//! segment of the run before + 1 or 0 (8), nodes of the path (4), each: depth (4), segment (8),
+//! first sequence number (8). Then the entries in order of arrival, each: row (4), number of
+//! records (4), first sequence number (8), arrival number (8), offset (8), length (4).
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::frame::{FRAME_HEADER_LEN, Frame, FrameEntry};
+use crate::{
+    field::Fields,
+    genesis::{Genesis, MAX_GENESIS_LEN},
+    ids::{Arrival, Digest, Head, LogId, SegmentNumber, Seq},
+    time::Hlc,
+};
+
+const MAGIC: [u8; 4] = *b"CFI1";
+const FOOTER_HEADER_LEN: usize = 32;
+const CRC_OFFSET: usize = 28;
+const ENTRY_LEN: usize = 36;
+const FLAG_ALL_LOGS: u32 = 1;
+
+/// The longest footer, in bytes: bounds what is read before the checksum is known to match.
+pub(crate) const MAX_FOOTER_LEN: usize = 256 << 20;
+
+/// Where one batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Index of its run.
+    run: u32,
+    pub(crate) record_count: u32,
+    pub(crate) first_seq: Seq,
+    pub(crate) arrival: Arrival,
+    /// Bytes from the start of the segment.
+    pub(crate) offset: u64,
+    /// Length of the batch, in bytes.
+    pub(crate) len: u32,
+}
+
+impl Entry {
+    pub(crate) fn next_seq(&self) -> Seq {
+        Seq(self.first_seq.0 + u64::from(self.record_count))
+    }
+}
+
+/// A run on the path of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PathNode {
+    /// How many runs of the log came before.
+    pub(crate) depth: u32,
+    pub(crate) segment: SegmentNumber,
+    pub(crate) first_seq: Seq,
+}
+
+/// Where a run stands among the runs of its log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RunLinks {
+    /// The run itself first, then ever earlier ones. Empty: the log has no run yet.
+    pub(crate) path: Arc<[PathNode]>,
+    /// The segment of the run right before.
+    pub(crate) previous: Option<SegmentNumber>,
+}
+
+impl RunLinks {
+    /// The links of the run that begins in `segment` with `first_seq`, after this one.
+    pub(crate) fn next(&self, segment: SegmentNumber, first_seq: Seq) -> Self {
+        let Some(last) = self.path.first() else {
+            return Self { path: [PathNode { depth: 0, segment, first_seq }].into(), previous: None };
+        };
+        let depth = last.depth + 1;
+        let jump = depth & (depth - 1);
+        let earlier = self.path.iter().skip_while(|node| node.depth > jump).copied();
+        let path = std::iter::once(PathNode { depth, segment, first_seq }).chain(earlier).collect();
+        Self { path, previous: Some(last.segment) }
+    }
+}
+
+/// The batches of one log in one segment.
+#[derive(Debug, Clone)]
+struct Run {
+    log: LogId,
+    links: RunLinks,
+    /// Indices of entries, ascending by sequence number.
+    entries: Vec<u32>,
+}
+
+/// What the index says of a sequence number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// The batch that holds it.
+    Found(Entry),
+    /// Not in this segment's run, which goes on at this sequence number after it, if at all.
+    Missing { resumes_at: Option<Seq> },
+}
+
+/// The index of one segment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SegmentIndex {
+    entries: Vec<Entry>,
+    runs: Vec<Run>,
+    by_log: HashMap<LogId, u32>,
+}
+
+impl SegmentIndex {
+    /// The links of a log's run here, if it has one.
+    pub(crate) fn links(&self, log: LogId) -> Option<&RunLinks> {
+        self.by_log.get(&log).map(|&run| &self.runs[run as usize].links)
+    }
+
+    /// Begins a log's run.
+    pub(crate) fn begin_run(&mut self, log: LogId, links: RunLinks) {
+        debug_assert!(!self.by_log.contains_key(&log), "one run of a log in a segment");
+        self.by_log.insert(log, self.runs.len() as u32);
+        self.runs.push(Run { log, links, entries: Vec::new() });
+    }
+
+    /// Adds a batch of a log whose run has begun; batches come in order of arrival.
+    pub(crate) fn push(
+        &mut self,
+        log: LogId,
+        first_seq: Seq,
+        record_count: u32,
+        arrival: Arrival,
+        offset: u64,
+        len: u32,
+    ) {
+        let run = self.by_log[&log];
+        self.runs[run as usize].entries.push(self.entries.len() as u32);
+        self.entries.push(Entry { run, record_count, first_seq, arrival, offset, len });
+    }
+
+    /// Adds the batches of a frame that lies at `offset`, beginning runs without links where need be.
+    pub(crate) fn add_frame(&mut self, frame: &Frame, offset: u64) {
+        let mut arrival = frame.header.first_arrival;
+        let mut offset = offset + FRAME_HEADER_LEN as u64;
+        for entry in &frame.entries {
+            let len = entry.bytes().len() as u32;
+            if let FrameEntry::Batch(batch) = entry {
+                let header = batch.header();
+                if !self.by_log.contains_key(&header.log) {
+                    self.begin_run(header.log, RunLinks::default());
+                }
+                self.push(header.log, header.first_seq, header.record_count, arrival, offset, len);
+                arrival.0 += 1;
+            }
+            offset += u64::from(len);
+        }
+    }
+
+    /// The batch of `log` that holds `seq`.
+    pub(crate) fn find(&self, log: LogId, seq: Seq) -> Lookup {
+        let Some(&run) = self.by_log.get(&log) else { return Lookup::Missing { resumes_at: None } };
+        let entries = &self.runs[run as usize].entries;
+        let after = entries.partition_point(|&entry| self.entries[entry as usize].first_seq <= seq);
+        if let Some(before) = after.checked_sub(1) {
+            let entry = self.entries[entries[before] as usize];
+            if seq < entry.next_seq() {
+                return Lookup::Found(entry);
+            }
+        }
+        Lookup::Missing { resumes_at: entries.get(after).map(|&entry| self.entries[entry as usize].first_seq) }
+    }
+
+    /// Up to `limit` batches of `log` from the one that holds `seq`.
+    pub(crate) fn run_from(&self, log: LogId, seq: Seq, limit: usize) -> Vec<Entry> {
+        let Some(&run) = self.by_log.get(&log) else { return Vec::new() };
+        let entries = &self.runs[run as usize].entries;
+        let from = entries.partition_point(|&entry| self.entries[entry as usize].next_seq() <= seq);
+        entries[from..].iter().take(limit).map(|&entry| self.entries[entry as usize]).collect()
+    }
+
+    /// Up to `limit` batches with their logs, from `arrival` on.
+    pub(crate) fn arrivals_from(&self, arrival: Arrival, limit: usize) -> Vec<(LogId, Entry)> {
+        let from = self.entries.partition_point(|entry| entry.arrival < arrival);
+        let entries = self.entries[from..].iter().take(limit);
+        entries.map(|entry| (self.runs[entry.run as usize].log, *entry)).collect()
+    }
+
+    /// Memory that it takes, in bytes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.entries.len() * (size_of::<Entry>() + 4) + self.runs.len() * (size_of::<Run>() + 160) + 256
+    }
+}
+
+/// A log as of the end of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogRow {
+    pub(crate) genesis: Arc<Genesis>,
+    pub(crate) head: Head,
+    pub(crate) last_time: Hlc,
+    pub(crate) bytes: u64,
+    pub(crate) links: RunLinks,
+}
+
+/// What a sealed segment ends in.
+#[derive(Debug, Clone)]
+pub(crate) struct Footer {
+    /// The rows are all logs of the store, not only those of this segment.
+    pub(crate) all_logs: bool,
+    pub(crate) rows: Vec<(LogId, LogRow)>,
+    pub(crate) index: Arc<SegmentIndex>,
+}
+
+impl Footer {
+    /// The length that a footer announces, given its first bytes; `None` if they can't begin a footer.
+    pub(crate) fn announced_len(bytes: &[u8]) -> Option<usize> {
+        let mut fields = Fields(bytes);
+        let magic = fields.array()?;
+        let _flags = fields.u32()?;
+        let len = usize::try_from(fields.u64()?).ok()?;
+        (magic == MAGIC && (FOOTER_HEADER_LEN..=MAX_FOOTER_LEN).contains(&len)).then_some(len)
+    }
+
+    /// How many bytes [`announced_len`](Self::announced_len) needs.
+    pub(crate) const PREFIX_LEN: usize = 16;
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        debug_assert!(self.rows.is_sorted_by(|(a, _), (b, _)| a < b), "rows ascend by log");
+        let mut out = vec![0; FOOTER_HEADER_LEN];
+        let mut row_of_run = vec![0_u32; self.index.runs.len()];
+        for (number, (log, row)) in self.rows.iter().enumerate() {
+            let run = self.index.by_log.get(log).copied();
+            if let Some(run) = run {
+                row_of_run[run as usize] = number as u32;
+            }
+            let entries = run.map_or(0, |run| self.index.runs[run as usize].entries.len());
+            encode_row(&mut out, row, entries as u32);
+        }
+        for entry in &self.index.entries {
+            out.extend_from_slice(&row_of_run[entry.run as usize].to_le_bytes());
+            out.extend_from_slice(&entry.record_count.to_le_bytes());
+            out.extend_from_slice(&entry.first_seq.0.to_le_bytes());
+            out.extend_from_slice(&entry.arrival.0.to_le_bytes());
+            out.extend_from_slice(&entry.offset.to_le_bytes());
+            out.extend_from_slice(&entry.len.to_le_bytes());
+        }
+        let len = out.len() as u64;
+        out[0..4].copy_from_slice(&MAGIC);
+        out[4..8].copy_from_slice(&if self.all_logs { FLAG_ALL_LOGS } else { 0 }.to_le_bytes());
+        out[8..16].copy_from_slice(&len.to_le_bytes());
+        out[16..20].copy_from_slice(&(self.rows.len() as u32).to_le_bytes());
+        out[20..24].copy_from_slice(&(self.index.entries.len() as u32).to_le_bytes());
+        let crc = crc32fast::hash(&out);
+        out[CRC_OFFSET..FOOTER_HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads a footer; `None` if any byte of it is not as it was written.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (header, rest) = bytes.split_at_checked(FOOTER_HEADER_LEN)?;
+        let crc = u32::from_le_bytes(header[CRC_OFFSET..].try_into().ok()?);
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&header[..CRC_OFFSET]);
+        hasher.update(&[0; 4]);
+        hasher.update(rest);
+        if Self::announced_len(header)? != bytes.len() || hasher.finalize() != crc {
+            return None;
+        }
+        let mut fields = Fields(&header[4..]);
+        let flags = fields.u32()?;
+        let _len = fields.u64()?;
+        let row_count = fields.u32()?;
+        let entry_count = fields.u32()? as usize;
+        let mut fields = Fields(rest);
+        let mut rows = Vec::new();
+        let mut index = SegmentIndex::default();
+        let mut run_of_row = Vec::new();
+        for _ in 0..row_count {
+            let (row, entries) = decode_row(&mut fields)?;
+            let log = row.genesis.log_id();
+            run_of_row.push((entries > 0).then_some(index.runs.len() as u32));
+            if entries > 0 {
+                index.begin_run(log, row.links.clone());
+            }
+            rows.push((log, row));
+        }
+        if fields.0.len() != entry_count.checked_mul(ENTRY_LEN)? {
+            return None;
+        }
+        index.entries.reserve_exact(entry_count);
+        for number in 0..entry_count {
+            let run = (*run_of_row.get(fields.u32()? as usize)?)?;
+            index.runs[run as usize].entries.push(number as u32);
+            index.entries.push(decode_entry(run, &mut fields)?);
+        }
+        Some(Self { all_logs: flags & FLAG_ALL_LOGS != 0, rows, index: Arc::new(index) })
+    }
+}
+
+fn encode_row(out: &mut Vec<u8>, row: &LogRow, entries: u32) {
+    let genesis = row.genesis.encode();
+    out.extend_from_slice(&(genesis.len() as u32).to_le_bytes());
+    out.extend_from_slice(&genesis);
+    out.extend_from_slice(&row.head.next_seq.0.to_le_bytes());
+    out.extend_from_slice(row.head.digest.as_bytes());
+    out.extend_from_slice(&row.last_time.to_bits().to_le_bytes());
+    out.extend_from_slice(&row.bytes.to_le_bytes());
+    out.extend_from_slice(&entries.to_le_bytes());
+    out.extend_from_slice(&row.links.previous.map_or(0, |segment| segment.0 + 1).to_le_bytes());
+    out.extend_from_slice(&(row.links.path.len() as u32).to_le_bytes());
+    for node in row.links.path.iter() {
+        out.extend_from_slice(&node.depth.to_le_bytes());
+        out.extend_from_slice(&node.segment.0.to_le_bytes());
+        out.extend_from_slice(&node.first_seq.0.to_le_bytes());
+    }
+}
+
+fn decode_row(fields: &mut Fields<'_>) -> Option<(LogRow, u32)> {
+    let len = fields.u32()? as usize;
+    if len > MAX_GENESIS_LEN {
+        return None;
+    }
+    let genesis = Arc::new(Genesis::decode(fields.bytes(len)?).ok()?);
+    let next_seq = Seq(fields.u64()?);
+    let digest = Digest::from_bytes(fields.array()?);
+    let last_time = Hlc::from_bits(fields.u64()?);
+    let bytes = fields.u64()?;
+    let entries = fields.u32()?;
+    let previous = fields.u64()?.checked_sub(1).map(SegmentNumber);
+    let path_len = fields.u32()?;
+    let path = (0..path_len)
+        .map(|_| {
+            let depth = fields.u32()?;
+            let segment = SegmentNumber(fields.u64()?);
+            let first_seq = Seq(fields.u64()?);
+            Some(PathNode { depth, segment, first_seq })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    let links = RunLinks { path: path.into(), previous };
+    Some((LogRow { genesis, head: Head { next_seq, digest }, last_time, bytes, links }, entries))
+}
+
+fn decode_entry(run: u32, fields: &mut Fields<'_>) -> Option<Entry> {
+    let record_count = fields.u32()?;
+    let first_seq = Seq(fields.u64()?);
+    let arrival = Arrival(fields.u64()?);
+    let offset = fields.u64()?;
+    let len = fields.u32()?;
+    first_seq.0.checked_add(record_count.into())?;
+    Some(Entry { run, record_count, first_seq, arrival, offset, len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{NodeName, SpaceName};
+
+    fn genesis(number: u8) -> Arc<Genesis> {
+        Arc::new(Genesis::new(SpaceName::new("s").unwrap(), NodeName::new("n").unwrap(), [number; 16]))
+    }
+
+    fn footer() -> Footer {
+        let mut rows: Vec<_> = (0..3)
+            .map(|number| {
+                let genesis = genesis(number);
+                let links =
+                    if number == 2 { RunLinks::default() } else { RunLinks::default().next(SegmentNumber(4), Seq(0)) };
+                (
+                    genesis.log_id(),
+                    LogRow { head: genesis.head(), genesis, last_time: Hlc::from_bits(9), bytes: 77, links },
+                )
+            })
+            .collect();
+        rows.sort_by_key(|(log, _)| *log);
+        let mut index = SegmentIndex::default();
+        for (log, row) in rows.iter().filter(|(_, row)| !row.links.path.is_empty()) {
+            index.begin_run(*log, row.links.clone());
+        }
+        for number in 0..10_u64 {
+            let log = genesis((number % 2) as u8).log_id();
+            index.push(log, Seq(number / 2 * 3), 3, Arrival(100 + number), 8192 + number * 400, 400);
+        }
+        Footer { all_logs: true, rows, index: Arc::new(index) }
+    }
+
+    #[test]
+    fn a_footer_reads_back_and_every_flipped_bit_is_noticed() {
+        let footer = footer();
+        let bytes = footer.encode();
+        let read = Footer::decode(&bytes).unwrap();
+        assert_eq!(read.rows, footer.rows);
+        assert!(read.all_logs);
+        let log = genesis(1).log_id();
+        for seq in 0..15 {
+            assert_eq!(
+                format!("{:?}", read.index.run_from(log, Seq(seq), 1)[0].offset),
+                format!("{:?}", footer.index.run_from(log, Seq(seq), 1)[0].offset)
+            );
+        }
+        assert_eq!(read.index.find(log, Seq(15)), Lookup::Missing { resumes_at: None });
+        for bit in 0..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Footer::decode(&bytes).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_footer_are_fixed_for_ever() {
+        assert_eq!(
+            Digest::of(&footer().encode()).to_string(),
+            "b0bbb9de810ee7cf77173ae8ed998cb32572b4ef17740e55d4d3b61cab56e6aa"
+        );
+    }
+
+    #[test]
+    fn the_path_of_a_run_is_logarithmically_long_and_clears_one_bit_a_step() {
+        let mut links = RunLinks::default();
+        for depth in 0..1000_u32 {
+            links = links.next(SegmentNumber(u64::from(depth)), Seq(u64::from(depth) * 10));
+            let mut expected = vec![depth];
+            while let Some(&last) = expected.last().filter(|&&last| last > 0) {
+                expected.push(last & (last - 1));
+            }
+            assert_eq!(links.path.iter().map(|node| node.depth).collect::<Vec<_>>(), expected);
+            assert_eq!(links.previous, depth.checked_sub(1).map(|depth| SegmentNumber(u64::from(depth))));
+        }
+    }
+}

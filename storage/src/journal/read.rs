@@ -1,0 +1,489 @@
+//! Reading what is durable: by log and sequence number, or by arrival.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::Arc,
+};
+
+use super::{
+    commit::Shared,
+    error::{Place, ReadError},
+    frame::align,
+    index::{Entry, Footer, Lookup, RunLinks, SegmentIndex},
+    scan::{FrameAt, Scanner},
+    segment::{self, HeaderState, SegmentHeader, Window},
+    view::SealedSegment,
+};
+use crate::{
+    batch::Batch,
+    ids::{Arrival, LogId, SegmentNumber, Seq},
+    vfs::{OpenMode, VfsFile, read_full},
+};
+
+/// How many batches are looked up at a time.
+const LOOKUP_BATCHES: usize = 64;
+
+/// Bytes read ahead where batches lie close together.
+const READ_AHEAD: usize = 256 << 10;
+
+/// A segment with its index in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadedSegment {
+    number: SegmentNumber,
+    file: Arc<dyn VfsFile>,
+    index: Arc<SegmentIndex>,
+}
+
+/// Segments used of late, with their indexes; bounded in bytes.
+#[derive(Debug)]
+pub(crate) struct IndexCache {
+    segments: HashMap<SegmentNumber, (LoadedSegment, u64)>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Counts uses, to tell which was longest ago.
+    uses: u64,
+}
+
+impl IndexCache {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { segments: HashMap::new(), bytes: 0, bytes_max, uses: 0 }
+    }
+
+    fn find(&mut self, number: SegmentNumber) -> Option<LoadedSegment> {
+        self.uses += 1;
+        let (segment, used) = self.segments.get_mut(&number)?;
+        *used = self.uses;
+        Some(segment.clone())
+    }
+
+    fn insert(&mut self, segment: &LoadedSegment) {
+        self.bytes += segment.index.size_bytes();
+        if let Some((old, _)) = self.segments.insert(segment.number, (segment.clone(), self.uses)) {
+            self.bytes -= old.index.size_bytes();
+        }
+        while self.bytes > self.bytes_max && self.segments.len() > 1 {
+            let oldest = self.segments.iter().min_by_key(|(_, (_, used))| *used).map(|(number, _)| *number);
+            let Some((removed, _)) = oldest.and_then(|oldest| self.segments.remove(&oldest)) else { break };
+            self.bytes -= removed.index.size_bytes();
+        }
+    }
+}
+
+/// Some batches of one segment that are to be read next.
+#[derive(Debug)]
+struct Extract {
+    segment: SegmentNumber,
+    file: Arc<dyn VfsFile>,
+    entries: VecDeque<(LogId, Entry, Option<Batch>)>,
+}
+
+/// Where a sequence number is.
+enum Located {
+    /// In these batches, or before the first of them.
+    Extract(Extract),
+    /// In no batch that can be found; the log goes on here.
+    Hole { resumes_at: Seq },
+    /// The log durably ends before it.
+    End,
+}
+
+impl Shared {
+    fn disk_error(segment: SegmentNumber, offset: u64, error: io::Error) -> ReadError {
+        ReadError::Disk { place: Place { segment, offset }, error: error.into() }
+    }
+
+    /// A sealed segment with its index, from the cache or its footer.
+    fn load(&self, sealed: &SealedSegment) -> Result<LoadedSegment, ReadError> {
+        if let Some(loaded) = self.cache().find(sealed.number) {
+            return Ok(loaded);
+        }
+        let loaded = self.load_uncached(sealed).map_err(|error| Self::disk_error(sealed.number, 0, error))?;
+        self.cache().insert(&loaded);
+        Ok(loaded)
+    }
+
+    fn load_uncached(&self, sealed: &SealedSegment) -> io::Result<LoadedSegment> {
+        let path = segment::path(&self.dir, sealed.number);
+        let file = self.options.vfs.open(&path, OpenMode::Read)?;
+        let index = match &sealed.pinned {
+            Some(index) => Arc::clone(index),
+            None => match read_footer(&*file, sealed.end)? {
+                Some(footer) => footer.index,
+                None => {
+                    tracing::warn!(segment = %sealed.number, "the footer is damaged: reading the whole segment");
+                    Arc::new(index_by_scan(&file, sealed, self)?)
+                }
+            },
+        };
+        Ok(LoadedSegment { number: sealed.number, file, index })
+    }
+
+    fn load_number(&self, number: SegmentNumber) -> Result<Option<LoadedSegment>, ReadError> {
+        let sealed = self.view().sealed_segment(number).cloned();
+        sealed.map(|sealed| self.load(&sealed)).transpose()
+    }
+
+    /// The batches of `log` from the one that holds `seq`.
+    fn locate(&self, log: LogId, seq: Seq) -> Result<Located, ReadError> {
+        let (links, mut resumes_at) = {
+            let view = self.view();
+            let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
+            if seq >= state.row.head.next_seq {
+                return Ok(Located::End);
+            }
+            let mut resumes_at = state.row.head.next_seq;
+            if let Some(active) = &view.active {
+                let entries = active.index.run_from(log, seq, LOOKUP_BATCHES);
+                let run_begins_before = active.index.links(log).is_some_and(|links| links.path[0].first_seq <= seq);
+                if let Some(first) = entries.first() {
+                    if run_begins_before || first.first_seq <= seq {
+                        let with_ring = |entry: Entry| (log, entry, view.ring.batch(entry.arrival).cloned());
+                        let entries = entries.into_iter().map(with_ring).collect();
+                        let extract = Extract { segment: active.number, file: Arc::clone(&active.file), entries };
+                        return Ok(Located::Extract(extract));
+                    }
+                    resumes_at = first.first_seq;
+                }
+            }
+            (state.row.links.clone(), resumes_at)
+        };
+        // Where a segment on the way can't be read, all are looked at.
+        let target = match self.walk(log, seq, links).unwrap_or_default() {
+            None => self.search(log, seq)?,
+            found => found,
+        };
+        let Some(segment) = target else { return Ok(Located::Hole { resumes_at }) };
+        let entries = segment.index.run_from(log, seq, LOOKUP_BATCHES);
+        if entries.is_empty() {
+            if let Some(next) = self.run_after(log, seq) {
+                resumes_at = resumes_at.min(next);
+            }
+            return Ok(Located::Hole { resumes_at });
+        }
+        let entries = entries.into_iter().map(|entry| (log, entry, None)).collect();
+        Ok(Located::Extract(Extract { segment: segment.number, file: segment.file, entries }))
+    }
+
+    /// Follows the links of runs to the last one that begins at or before `seq`.
+    fn walk(&self, log: LogId, seq: Seq, mut links: RunLinks) -> Result<Option<LoadedSegment>, ReadError> {
+        loop {
+            let Some(index) = links.path.iter().position(|node| node.first_seq <= seq) else { return Ok(None) };
+            let node = links.path[index];
+            let later = index.checked_sub(1).map(|later| links.path[later]);
+            let Some(later) = later.filter(|later| later.depth > node.depth + 1) else {
+                return self.load_number(node.segment);
+            };
+            let Some(previous) = self.links_at(log, later.segment)?.and_then(|links| links.previous) else {
+                return Ok(None);
+            };
+            match self.links_at(log, previous)? {
+                // Depths fall at every step, so the walk ends.
+                Some(found) if found.path.first().is_some_and(|first| first.depth < later.depth) => links = found,
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// The links of a log's run in a segment, which may be the active one.
+    fn links_at(&self, log: LogId, number: SegmentNumber) -> Result<Option<RunLinks>, ReadError> {
+        {
+            let view = self.view();
+            if let Some(active) = view.active.as_ref().filter(|active| active.number == number) {
+                return Ok(active.index.links(log).cloned());
+            }
+        }
+        Ok(self.load_number(number)?.and_then(|segment| segment.index.links(log).cloned()))
+    }
+
+    /// Looks at all sealed segments, newest first, for the last run that begins at or before `seq`.
+    fn search(&self, log: LogId, seq: Seq) -> Result<Option<LoadedSegment>, ReadError> {
+        let sealed: Vec<_> = self.view().sealed.iter().rev().cloned().collect();
+        let mut failure = None;
+        for segment in sealed {
+            match self.load(&segment) {
+                Ok(loaded) => {
+                    let first = loaded.index.run_from(log, Seq::ZERO, 1);
+                    if first.first().is_some_and(|entry| entry.first_seq <= seq) {
+                        return Ok(Some(loaded));
+                    }
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
+    /// Where the first run behind `seq` begins, among the sealed segments that can be read.
+    fn run_after(&self, log: LogId, seq: Seq) -> Option<Seq> {
+        let sealed: Vec<_> = self.view().sealed.clone();
+        let firsts = sealed.iter().filter_map(|segment| {
+            let loaded = self.load(segment).ok()?;
+            loaded.index.run_from(log, seq, 1).first().map(|entry| entry.first_seq)
+        });
+        firsts.filter(|first| *first > seq).min()
+    }
+
+    /// The batches from `arrival` on; `None` if none has arrived.
+    fn locate_arrival(&self, arrival: Arrival) -> Result<Option<Extract>, ReadError> {
+        let sealed = {
+            let view = self.view();
+            let first_behind = view.sealed.partition_point(|segment| segment.first_arrival <= arrival);
+            let candidates: Vec<_> = view.sealed[first_behind.saturating_sub(1)..].to_vec();
+            if let Some(active) = view.active.as_ref().filter(|active| active.first_arrival <= arrival) {
+                let entries = active.index.arrivals_from(arrival, LOOKUP_BATCHES);
+                let with_ring = |(log, entry): (LogId, Entry)| (log, entry, view.ring.batch(entry.arrival).cloned());
+                let entries: VecDeque<_> = entries.into_iter().map(with_ring).collect();
+                let extract = Extract { segment: active.number, file: Arc::clone(&active.file), entries };
+                return Ok((!extract.entries.is_empty()).then_some(extract));
+            }
+            candidates
+        };
+        for segment in sealed {
+            let loaded = self.load(&segment)?;
+            let entries = loaded.index.arrivals_from(arrival, LOOKUP_BATCHES);
+            if !entries.is_empty() {
+                let entries = entries.into_iter().map(|(log, entry)| (log, entry, None)).collect();
+                return Ok(Some(Extract { segment: loaded.number, file: loaded.file, entries }));
+            }
+        }
+        let first_active = self.view().active.as_ref().map(|active| active.first_arrival);
+        match first_active {
+            Some(first) if first > arrival => self.locate_arrival(first),
+            _ => Ok(None),
+        }
+    }
+
+    /// The durable batch that holds `seq`.
+    pub(crate) fn read_batch(self: &Arc<Self>, log: LogId, seq: Seq) -> Result<Option<Batch>, ReadError> {
+        let found = {
+            let view = self.view();
+            let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
+            if seq >= state.row.head.next_seq {
+                return Ok(None);
+            }
+            view.active.as_ref().and_then(|active| match active.index.find(log, seq) {
+                Lookup::Found(entry) => {
+                    Some((active.number, Arc::clone(&active.file), entry, view.ring.batch(entry.arrival).cloned()))
+                }
+                Lookup::Missing { .. } => None,
+            })
+        };
+        if let Some((segment, file, entry, batch)) = found {
+            return batch.map_or_else(|| read_entry(&mut Window::new(file), segment, log, &entry, 0), Ok).map(Some);
+        }
+        LogReader::new(Arc::clone(self), log, seq).single().next().transpose()
+    }
+}
+
+/// The footer behind the frames of a segment; `None` if it is missing or damaged.
+pub(crate) fn read_footer(file: &dyn VfsFile, end: u64) -> io::Result<Option<Footer>> {
+    let offset = align(end);
+    let mut prefix = [0; Footer::PREFIX_LEN];
+    read_full(file, &mut prefix, offset)?;
+    let Some(len) = Footer::announced_len(&prefix) else { return Ok(None) };
+    if file.len()? < offset + len as u64 {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; len];
+    let count = read_full(file, &mut bytes, offset)?;
+    Ok(Footer::decode(&bytes[..count]))
+}
+
+/// The index of a segment whose footer is damaged. Its runs have no links.
+fn index_by_scan(file: &Arc<dyn VfsFile>, sealed: &SealedSegment, shared: &Shared) -> io::Result<SegmentIndex> {
+    let store = shared.identity.store;
+    let (HeaderState::Whole(header) | HeaderState::OneCopy(header)) =
+        SegmentHeader::read(&**file, store, sealed.number)?
+    else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "both copies of the segment's header are damaged"));
+    };
+    let mut scanner = Scanner::new(Arc::clone(file), header, Some(sealed.end))?;
+    let mut index = SegmentIndex::default();
+    loop {
+        let offset = scanner.offset;
+        let (frame, offset) = match scanner.next_frame()? {
+            FrameAt::Frame(frame) => (frame, offset),
+            FrameAt::Nothing => return Ok(index),
+            FrameAt::Invalid(_) => match scanner.resume()? {
+                Some(found) => found,
+                None => return Ok(index),
+            },
+        };
+        index.add_frame(&frame, offset);
+    }
+}
+
+/// Reads a batch from its segment and checks that it is the one that the index means.
+fn read_entry(
+    window: &mut Window,
+    segment: SegmentNumber,
+    log: LogId,
+    entry: &Entry,
+    ahead: usize,
+) -> Result<Batch, ReadError> {
+    let place = Place { segment, offset: entry.offset };
+    let damaged = |what: String| {
+        let (first_seq, next_seq) = (entry.first_seq, entry.next_seq());
+        ReadError::Damaged { log, first_seq, next_seq, place, what }
+    };
+    let bytes = window
+        .slice(entry.offset, entry.len as usize, ahead)
+        .map_err(|error| ReadError::Disk { place, error: error.into() })?;
+    let batch = Batch::parse(bytes).map_err(|error| damaged(error.to_string()))?;
+    if batch.log() == log && batch.first_seq() == entry.first_seq {
+        Ok(batch)
+    } else {
+        Err(damaged("another batch is stored there".to_owned()))
+    }
+}
+
+/// Reads the extracts of a journal one after the other.
+#[derive(Debug, Default)]
+struct Cursor {
+    window: Option<(SegmentNumber, Window)>,
+    segment: SegmentNumber,
+    entries: VecDeque<(LogId, Entry, Option<Batch>)>,
+}
+
+impl Cursor {
+    fn fill(&mut self, extract: Extract) {
+        let Extract { segment, file, entries } = extract;
+        if self.window.as_ref().is_none_or(|(number, _)| *number != segment) {
+            self.window = Some((segment, Window::new(file)));
+        }
+        (self.segment, self.entries) = (segment, entries);
+    }
+
+    /// Reads the batch that comes next, and ahead as far as what follows is known to be durable and near.
+    fn read(&mut self, log: LogId, entry: &Entry, batch: Option<Batch>) -> Result<Batch, ReadError> {
+        if let Some(batch) = batch {
+            return Ok(batch);
+        }
+        let mut end = entry.offset + u64::from(entry.len);
+        for (_, next, _) in &self.entries {
+            let near = next.offset >= end && next.offset < end + 4096;
+            if !near || next.offset + u64::from(next.len) > entry.offset + READ_AHEAD as u64 {
+                break;
+            }
+            end = next.offset + u64::from(next.len);
+        }
+        let Some((_, window)) = &mut self.window else {
+            return Err(ReadError::UnknownLog { log });
+        };
+        read_entry(window, self.segment, log, entry, (end - entry.offset) as usize)
+    }
+}
+
+/// Iterates over the durable batches of one log, the first of which may begin before what was asked for.
+///
+/// Owned: it borrows nothing. At the end of the log it returns `None` and may be asked again later:
+/// it goes on with what has become durable since. After an error the next item is what follows the
+/// range that can't be served, except after [`ReadError::Disk`], which may pass and is tried again.
+#[derive(Debug)]
+pub struct LogReader {
+    shared: Arc<Shared>,
+    log: LogId,
+    next: Seq,
+    cursor: Cursor,
+    /// Only one batch is wanted: nothing is looked up or read ahead.
+    single: bool,
+}
+
+impl LogReader {
+    pub(crate) fn new(shared: Arc<Shared>, log: LogId, from: Seq) -> Self {
+        Self { shared, log, next: from, cursor: Cursor::default(), single: false }
+    }
+
+    fn single(mut self) -> Self {
+        self.single = true;
+        self
+    }
+
+    /// Sequence number of the next record that it has not returned.
+    pub fn next_seq(&self) -> Seq {
+        self.next
+    }
+
+    fn hole_until(&mut self, next_seq: Seq) -> ReadError {
+        let first_seq = std::mem::replace(&mut self.next, next_seq);
+        ReadError::Hole { log: self.log, first_seq, next_seq }
+    }
+}
+
+impl Iterator for LogReader {
+    type Item = Result<Batch, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.cursor.entries.is_empty() {
+            match self.shared.locate(self.log, self.next) {
+                Err(error) => return Some(Err(error)),
+                Ok(Located::End) => return None,
+                Ok(Located::Hole { resumes_at }) => return Some(Err(self.hole_until(resumes_at))),
+                Ok(Located::Extract(extract)) => self.cursor.fill(extract),
+            }
+            if self.single {
+                self.cursor.entries.truncate(1);
+            }
+        }
+        let (log, entry, batch) = self.cursor.entries.pop_front()?;
+        if entry.first_seq > self.next {
+            let error = self.hole_until(entry.first_seq);
+            self.cursor.entries.push_front((log, entry, batch));
+            return Some(Err(error));
+        }
+        let result = self.cursor.read(log, &entry, batch);
+        if matches!(result, Err(ReadError::Disk { .. })) {
+            self.cursor.entries.clear();
+        } else {
+            self.next = entry.next_seq();
+        }
+        Some(result)
+    }
+}
+
+/// Iterates over the durable batches of all logs in order of arrival. Like [`LogReader`] otherwise.
+#[derive(Debug)]
+pub struct ArrivalReader {
+    shared: Arc<Shared>,
+    next: Arrival,
+    cursor: Cursor,
+}
+
+impl ArrivalReader {
+    pub(crate) fn new(shared: Arc<Shared>, from: Arrival) -> Self {
+        Self { shared, next: from, cursor: Cursor::default() }
+    }
+
+    /// Arrival number of the next batch that it has not returned.
+    pub fn next_arrival(&self) -> Arrival {
+        self.next
+    }
+}
+
+impl Iterator for ArrivalReader {
+    type Item = Result<(Arrival, Batch), ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.cursor.entries.is_empty() {
+            match self.shared.locate_arrival(self.next) {
+                Err(error) => return Some(Err(error)),
+                Ok(None) => return None,
+                Ok(Some(extract)) => self.cursor.fill(extract),
+            }
+        }
+        let (log, entry, batch) = self.cursor.entries.pop_front()?;
+        if entry.arrival > self.next {
+            let first_arrival = std::mem::replace(&mut self.next, entry.arrival);
+            self.cursor.entries.push_front((log, entry, batch));
+            return Some(Err(ReadError::MissingArrivals { first_arrival, next_arrival: entry.arrival }));
+        }
+        let result = self.cursor.read(log, &entry, batch);
+        if matches!(result, Err(ReadError::Disk { .. })) {
+            self.cursor.entries.clear();
+        } else {
+            self.next = Arrival(entry.arrival.0 + 1);
+        }
+        Some(result.map(|batch| (entry.arrival, batch)))
+    }
+}

@@ -1,0 +1,597 @@
+//! Opening a store: what is on disk becomes what readers see, and where writing goes on.
+//!
+//! # The decision table
+//!
+//! For each segment file, in order:
+//!
+//! | header copies | is the last | outcome |
+//! |---|---|---|
+//! | whole | | used |
+//! | one | | used; damage reported |
+//! | all zero | yes | space made ready: ignored, taken when needed |
+//! | all zero or unreadable | no | damage: what it held is missing, the rest is served |
+//! | unreadable | yes | its first write never finished: set aside, reported as torn |
+//! | (file missing) | no | damage reported |
+//!
+//! For each segment but the last, whose end its successor's header records:
+//!
+//! | footer | outcome |
+//! |---|---|
+//! | valid | its rows are taken; the segment is not read |
+//! | missing or damaged | read frame by frame; a bad frame is damage: never cut, the scan goes on behind it; the footer is written anew |
+//!
+//! For the last segment, read frame by frame to the first offset without a valid frame:
+//!
+//! | there | last valid frame | outcome |
+//! |---|---|---|
+//! | zeros | closing mark | clean: an opening mark is written, then writing goes on there |
+//! | zeros | mark, or none | writing goes on in a new segment |
+//! | zeros | commit | the frame is unproven: copied to a new segment and flushed before it is served |
+//! | bytes, and a valid frame behind them | | damage: the scan goes on behind it; then as above |
+//! | bytes, and none behind | | torn tail: kept aside, reported; then as for zeros |
+//!
+//! Shorter than the extent file records: damage. Damage to frames read here, or an identity file
+//! that is not the one it was bound to: a new incarnation, since own logs may go on elsewhere.
+//! A crash during any of this leaves the same table to be applied again: the copy of an unproven
+//! frame is flushed before the header that makes it count is written.
+
+use std::{
+    io::{self, IoSlice},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{
+    Options,
+    commit::{Shared, begin_active},
+    error::{OpenError, Place},
+    fill::SealJob,
+    frame::{Frame, FrameEntry, FrameHeader, FrameKind},
+    identity::{BoundIdentity, Extent, IDENTITY_FILE, Identity, IdentityState},
+    read::read_footer,
+    report::{Damage, Finding, Recovery},
+    scan::{FrameAt, Scanner},
+    segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader},
+    tail::{NewSegment, TailStart},
+    view::{SealedSegment, View},
+};
+use crate::{
+    ids::{Arrival, Incarnation, SegmentNumber, StoreId, random_bytes},
+    vfs::{OpenMode, Vfs, VfsFile, write_full},
+};
+
+/// How many torn tails are kept; older ones are removed.
+const TORN_TAILS_KEPT: usize = 8;
+
+/// A segment file with a header that can be used.
+#[derive(Debug, Clone)]
+struct Found {
+    header: SegmentHeader,
+    file: Arc<dyn VfsFile>,
+}
+
+/// The end of the scanned part of the last segment.
+#[derive(Debug)]
+pub(crate) struct Frontier {
+    pub(crate) scanner: Scanner,
+    /// The last valid frame, while no later one proves it, and its offset.
+    pub(crate) unproven: Option<(Frame, u64)>,
+}
+
+/// What opening makes of a store's files.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) view: View,
+    pub(crate) recovery: Recovery,
+    pub(crate) identity: Identity,
+    /// Footers that are missing.
+    pub(crate) seals: Vec<SealJob>,
+    /// Where writing goes on; none when opened to read only.
+    pub(crate) tail: Option<TailStart>,
+    /// Where reading goes on when opened to read only; none while there is no segment.
+    pub(crate) frontier: Option<Frontier>,
+}
+
+/// An operation on files under a store's folder, with its name for the error.
+fn failed<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OpenError + 'a {
+    move |error| OpenError::Disk { operation, path: path.to_owned(), error }
+}
+
+/// Reads the identity of the store in `dir`.
+pub(crate) fn read_identity(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    mode: OpenMode,
+) -> Result<(Arc<dyn VfsFile>, IdentityState), OpenError> {
+    let path = dir.join(IDENTITY_FILE);
+    let file = match vfs.open(&path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OpenError::NoStore { path: dir.to_owned() });
+        }
+        opened => opened.map_err(failed("opening", &path))?,
+    };
+    let state = BoundIdentity::read(&*file).map_err(failed("reading", &path))?;
+    Ok((file, state))
+}
+
+/// Applies the decision table.
+pub(crate) fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
+    let mut opening = Opening::begin(dir, options)?;
+    let found = opening.find_segments()?;
+    opening.check_extent(&found)?;
+    let Some((last, sealed)) = found.split_last() else { return opening.finish_empty() };
+    opening.restore_sealed(sealed, last)?;
+    opening.finish(last)
+}
+
+/// An opening under way.
+struct Opening<'a> {
+    dir: &'a Path,
+    options: &'a Options,
+    vfs: &'a dyn Vfs,
+    identity_file: Arc<dyn VfsFile>,
+    bound: BoundIdentity,
+    view: View,
+    recovery: Recovery,
+    seals: Vec<SealJob>,
+    /// Frames are missing: own logs may have been longer than they are now.
+    frames_lost: bool,
+    next_segment: SegmentNumber,
+}
+
+impl<'a> Opening<'a> {
+    fn begin(dir: &'a Path, options: &'a Options) -> Result<Self, OpenError> {
+        let vfs = &*options.vfs;
+        let mode = if options.read_only { OpenMode::Read } else { OpenMode::Write };
+        let (identity_file, state) = read_identity(vfs, dir, mode)?;
+        let path = dir.join(IDENTITY_FILE);
+        let mut recovery = Recovery::default();
+        let bound = match state {
+            IdentityState::Whole(bound) => bound,
+            IdentityState::OneCopy(bound) => {
+                if !options.read_only {
+                    bound.write(&*identity_file).map_err(failed("writing", &path))?;
+                }
+                recovery.findings.push(Finding::Damage(Damage::of_identity("one of two copies is damaged")));
+                bound
+            }
+            IdentityState::Unreadable => return Err(OpenError::Identity { path }),
+            IdentityState::Format(found) => return Err(OpenError::Format { path, found, known: 1 }),
+        };
+        let view = View::new(options.ring_bytes);
+        let next_segment = SegmentNumber::ZERO;
+        let (seals, frames_lost) = (Vec::new(), false);
+        Ok(Self { dir, options, vfs, identity_file, bound, view, recovery, seals, frames_lost, next_segment })
+    }
+
+    fn damage(&mut self, segment: SegmentNumber, offset: u64, what: impl Into<String>) {
+        let damage = Damage::new(Place { segment, offset }, what);
+        tracing::warn!(dir = %self.dir.display(), %damage, "damage found while opening");
+        self.recovery.findings.push(Finding::Damage(damage));
+    }
+
+    /// The segments with a usable header, ascending; what is wrong with the others is reported.
+    fn find_segments(&mut self) -> Result<Vec<Found>, OpenError> {
+        let names = self.vfs.list(self.dir).map_err(failed("listing", self.dir))?;
+        let mut numbers: Vec<_> = names.iter().filter_map(|name| segment::number_of(name)).collect();
+        numbers.sort_unstable();
+        let mut found: Vec<Found> = Vec::new();
+        let mut unusable = Vec::new();
+        for number in numbers {
+            let path = segment::path(self.dir, number);
+            let mode = if self.options.read_only { OpenMode::Read } else { OpenMode::Write };
+            let file = self.vfs.open(&path, mode).map_err(failed("opening", &path))?;
+            let state =
+                SegmentHeader::read(&*file, self.bound.identity.store, number).map_err(failed("reading", &path))?;
+            match state {
+                HeaderState::Whole(header) => found.push(Found { header, file }),
+                HeaderState::OneCopy(header) => {
+                    self.damage(number, 0, "one of two copies of the segment's header is damaged");
+                    found.push(Found { header, file });
+                }
+                HeaderState::Unused => unusable.push((number, None)),
+                HeaderState::Unreadable => unusable.push((number, Some(file))),
+            }
+        }
+        let last = found.last().map(|found| found.header.number);
+        for (number, file) in unusable {
+            if last.is_some_and(|last| number < last) {
+                self.damage(number, 0, "both copies of the segment's header are damaged: what it held is missing");
+                self.frames_lost = true;
+            } else if let Some(file) = file {
+                self.set_aside(number, &*file)?;
+            }
+        }
+        self.report_missing(&found, &numbers_of(&names));
+        self.next_segment = last.map_or(SegmentNumber::ZERO, |last| SegmentNumber(last.0 + 1));
+        Ok(found)
+    }
+
+    fn report_missing(&mut self, found: &[Found], present: &[SegmentNumber]) {
+        let Some(last) = found.last() else { return };
+        for number in (0..last.header.number.0).map(SegmentNumber) {
+            if present.binary_search(&number).is_err() {
+                self.damage(number, 0, "the segment file is missing");
+                self.frames_lost = true;
+            }
+        }
+    }
+
+    /// The last segment's first write never finished.
+    fn set_aside(&mut self, number: SegmentNumber, file: &dyn VfsFile) -> Result<(), OpenError> {
+        let path = segment::path(self.dir, number);
+        let len_bytes = file.len().map_err(failed("reading", &path))?;
+        let place = Place { segment: number, offset: 0 };
+        let kept_in = if self.options.read_only {
+            None
+        } else {
+            let name = format!("torn-{:016x}-{:016x}", number.0, 0);
+            self.vfs.rename(&path, &self.dir.join(&name)).map_err(failed("renaming", &path))?;
+            self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))?;
+            Some(name)
+        };
+        self.recovery.findings.push(Finding::TornTail { place, len_bytes, kept_in, possibly_acknowledged: true });
+        Ok(())
+    }
+
+    /// The journal must reach at least as far as it is recorded to have.
+    fn check_extent(&mut self, found: &[Found]) -> Result<(), OpenError> {
+        let extent = Extent::read(self.vfs, self.dir).map_err(failed("reading the extent in", self.dir))?;
+        let Some(extent) = extent else { return Ok(()) };
+        let last = found.last().map(|found| found.header.number);
+        if last.is_none_or(|last| last < extent.segment) {
+            self.damage(extent.segment, 0, "the segment file is missing, or both copies of its header are damaged");
+            self.frames_lost = true;
+            // Its number is not given to another: what it held may turn up again.
+            self.next_segment = SegmentNumber(extent.segment.0 + 1);
+        } else if let Some(found) = found.iter().find(|found| found.header.number == extent.segment) {
+            let path = segment::path(self.dir, extent.segment);
+            let len = found.file.len().map_err(failed("reading", &path))?;
+            if len < extent.end {
+                self.damage(extent.segment, len, format!("the file was cut off: frames once ended at {}", extent.end));
+                self.frames_lost = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Restores what all segments but the last hold: from footers where they are valid.
+    fn restore_sealed(&mut self, sealed: &[Found], last: &Found) -> Result<(), OpenError> {
+        let ends: Vec<_> = sealed.iter().skip(1).chain([last]).map(|next| next.header.previous_end).collect();
+        // Footers are needed back to one that lists all logs.
+        let mut footers = Vec::new();
+        for (found, end) in sealed.iter().zip(&ends).rev() {
+            let path = segment::path(self.dir, found.header.number);
+            let footer = read_footer(&*found.file, *end).map_err(failed("reading", &path))?;
+            let all_logs = footer.as_ref().is_some_and(|footer| footer.all_logs);
+            footers.push(footer);
+            if all_logs {
+                break;
+            }
+        }
+        footers.resize_with(sealed.len(), || None);
+        footers.reverse();
+        let all_logs_at = footers.iter().position(|footer| footer.as_ref().is_some_and(|footer| footer.all_logs));
+        for (index, ((found, end), footer)) in sealed.iter().zip(ends).zip(footers).enumerate() {
+            match footer {
+                Some(footer) => {
+                    footer.rows.into_iter().for_each(|(id, row)| self.view.restore_log(id, row));
+                    self.push_sealed(found, end);
+                }
+                None if all_logs_at.is_some_and(|at| index < at) => self.push_sealed(found, end),
+                None => self.scan_sealed(found, end)?,
+            }
+            self.view.bytes_since_all_logs += end;
+        }
+        if let Some(at) = all_logs_at {
+            self.view.bytes_since_all_logs = sealed[at + 1..].iter().map(|found| found.header.previous_end).sum();
+        }
+        self.view.next_arrival = last.header.first_arrival;
+        Ok(())
+    }
+
+    fn push_sealed(&mut self, found: &Found, end: u64) {
+        let SegmentHeader { number, first_arrival, .. } = found.header;
+        self.view.sealed.push(SealedSegment { number, first_arrival, end, pinned: None });
+    }
+
+    /// Reads a segment whose footer is missing.
+    fn scan_sealed(&mut self, found: &Found, end: u64) -> Result<(), OpenError> {
+        let path = segment::path(self.dir, found.header.number);
+        let scanner =
+            Scanner::new(Arc::clone(&found.file), found.header, Some(end)).map_err(failed("reading", &path))?;
+        self.begin_segment(found);
+        let mut frontier = Frontier { scanner, unproven: None };
+        let torn = self.scan(&mut frontier)?;
+        if let Some((frame, offset)) = frontier.unproven.take() {
+            self.view.apply(&frame, offset);
+        }
+        let reached = frontier.scanner.offset;
+        if torn || reached < end {
+            self.damage(found.header.number, reached, format!("frames are damaged or missing up to offset {end}"));
+            self.frames_lost = true;
+        }
+        if let Some(active) = &mut self.view.active {
+            active.end = end;
+        }
+        Ok(())
+    }
+
+    /// Makes a segment the active one of the view; what was active is sealed and gets its footer.
+    fn begin_segment(&mut self, found: &Found) {
+        let segment = NewSegment { header: found.header, file: Arc::clone(&found.file) };
+        if let Some(job) = begin_active(&mut self.view, segment) {
+            self.seals.push(job);
+        }
+    }
+
+    /// Reads frames up to the end, over damaged ones; whether bytes that are no frame stand at the end.
+    ///
+    /// The last valid frame is held back: nothing proves it yet.
+    fn scan(&mut self, frontier: &mut Frontier) -> Result<bool, OpenError> {
+        let number = frontier.scanner.header.number;
+        let path = segment::path(self.dir, number);
+        loop {
+            let offset = frontier.scanner.offset;
+            let (frame, offset) = match frontier.scanner.next_frame().map_err(failed("reading", &path))? {
+                FrameAt::Frame(frame) => (frame, offset),
+                FrameAt::Nothing => return Ok(false),
+                FrameAt::Invalid(what) => match frontier.scanner.resume().map_err(failed("reading", &path))? {
+                    None => return Ok(true),
+                    Some((frame, resumed)) => {
+                        self.damage(number, offset, format!("{what}; commits up to offset {resumed} are not served"));
+                        self.frames_lost = true;
+                        (frame, resumed)
+                    }
+                },
+            };
+            if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
+                self.view.apply(&proven, at);
+            }
+        }
+    }
+
+    fn finish_empty(mut self) -> Result<Opened, OpenError> {
+        self.recovery.clean = self.recovery.findings.is_empty();
+        self.renew_incarnation()?;
+        let start = TailStart {
+            next_commit: crate::ids::CommitNumber::ZERO,
+            next_arrival: Arrival::ZERO,
+            next_segment: self.next_segment,
+            journal_bytes: 0,
+            previous_end: 0,
+            current: None,
+        };
+        let tail = (!self.options.read_only).then_some(start);
+        Ok(self.opened(tail, None))
+    }
+
+    /// Reads the last segment and decides where writing goes on.
+    fn finish(mut self, last: &Found) -> Result<Opened, OpenError> {
+        let path = segment::path(self.dir, last.header.number);
+        let scanner = Scanner::new(Arc::clone(&last.file), last.header, None).map_err(failed("reading", &path))?;
+        self.begin_segment(last);
+        let mut frontier = Frontier { scanner, unproven: None };
+        let torn = self.scan(&mut frontier)?;
+        let kind = frontier.unproven.as_ref().map(|(frame, _)| frame.header.kind);
+        self.recovery.clean = !torn && kind == Some(FrameKind::ClosingMark);
+        if torn {
+            self.keep_torn_tail(&mut frontier)?;
+        }
+        if self.options.read_only {
+            return Ok(self.opened(None, Some(frontier)));
+        }
+        self.renew_incarnation()?;
+        let tail = self.resume_writing(last, frontier)?;
+        Ok(self.opened(Some(tail), None))
+    }
+
+    /// Where writing goes on: behind a closing mark, or in a new segment.
+    fn resume_writing(&mut self, last: &Found, frontier: Frontier) -> Result<TailStart, OpenError> {
+        let Frontier { scanner, unproven } = frontier;
+        let mut start = TailStart {
+            next_commit: scanner.next_commit,
+            next_arrival: self.view.next_arrival,
+            next_segment: self.next_segment,
+            journal_bytes: self.view.sealed.iter().map(|segment| segment.end).sum(),
+            previous_end: FRAMES_OFFSET,
+            current: None,
+        };
+        let Some((frame, offset)) = unproven else { return Ok(start) };
+        start.previous_end = offset + u64::from(frame.header.len);
+        match frame.header.kind {
+            FrameKind::ClosingMark if self.recovery.clean => {
+                self.view.apply(&frame, offset);
+                let segment = NewSegment { header: last.header, file: Arc::clone(&last.file) };
+                start.current = Some((segment, start.previous_end));
+            }
+            FrameKind::Mark | FrameKind::ClosingMark => self.view.apply(&frame, offset),
+            FrameKind::Commit => {
+                let (segment, end) = self.copy_unproven(&frame, offset)?;
+                let place = Place { segment: last.header.number, offset };
+                self.recovery.findings.push(Finding::CopiedLastFrame { place });
+                if let Some(job) = begin_active(&mut self.view, segment.clone()) {
+                    self.seals.push(job);
+                }
+                self.view.apply(&frame, FRAMES_OFFSET);
+                start.next_arrival = self.view.next_arrival;
+                start.next_segment = SegmentNumber(segment.header.number.0 + 1);
+                start.current = Some((segment, end));
+            }
+        }
+        Ok(start)
+    }
+
+    /// Writes an unproven frame to a new segment: first the frame, flushed; then the header, which
+    /// says that the segment before ends where the frame was.
+    fn copy_unproven(&mut self, frame: &Frame, offset: u64) -> Result<(NewSegment, u64), OpenError> {
+        let number = self.next_segment;
+        let path = segment::path(self.dir, number);
+        let salt = random_bytes().map_err(failed("asking for random bytes for", &path))?;
+        let FrameHeader { kind, commit, first_arrival, .. } = frame.header;
+        let header = SegmentHeader {
+            store: self.bound.identity.store,
+            number,
+            salt,
+            first_commit: commit,
+            first_arrival,
+            previous_end: offset,
+        };
+        let copy = FrameHeader::new(kind, commit, first_arrival, &frame.entries, &salt);
+        let file = match self.vfs.open(&path, OpenMode::Create) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.vfs.open(&path, OpenMode::Write),
+            opened => opened,
+        };
+        let file = file.map_err(failed("creating", &path))?;
+        let encoded = copy.encode();
+        let mut slices = vec![IoSlice::new(&encoded)];
+        slices.extend(frame.entries.iter().map(FrameEntry::bytes).map(|bytes| IoSlice::new(bytes)));
+        write_full(&*file, &mut slices, FRAMES_OFFSET).map_err(failed("writing", &path))?;
+        file.sync_data().map_err(failed("flushing", &path))?;
+        write_full(&*file, &mut [IoSlice::new(&header.encode_block())], 0).map_err(failed("writing", &path))?;
+        file.sync_data().map_err(failed("flushing", &path))?;
+        self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))?;
+        Ok((NewSegment { header, file }, FRAMES_OFFSET + u64::from(copy.len)))
+    }
+
+    /// Copies the bytes that nothing proves to a file of their own.
+    fn keep_torn_tail(&mut self, frontier: &mut Frontier) -> Result<(), OpenError> {
+        let number = frontier.scanner.header.number;
+        let path = segment::path(self.dir, number);
+        let begin = frontier.scanner.offset;
+        let end = frontier.scanner.last_byte_end().map_err(failed("reading", &path))?.unwrap_or(begin);
+        let len = (end - begin).min(super::frame::MAX_FRAME_LEN as u64) as usize;
+        let bytes = frontier.scanner.bytes(begin, len).map_err(failed("reading", &path))?;
+        let next_commit = frontier.scanner.next_commit;
+        let possibly_acknowledged = FrameHeader::decode(&bytes).is_some_and(|header| header.commit == next_commit);
+        let kept_in = if self.options.read_only { None } else { Some(self.write_torn_tail(number, begin, &bytes)?) };
+        let place = Place { segment: number, offset: begin };
+        let len_bytes = end - begin;
+        self.recovery.findings.push(Finding::TornTail { place, len_bytes, kept_in, possibly_acknowledged });
+        Ok(())
+    }
+
+    fn write_torn_tail(&self, number: SegmentNumber, offset: u64, bytes: &[u8]) -> Result<String, OpenError> {
+        let name = format!("torn-{:016x}-{offset:016x}", number.0);
+        let path = self.dir.join(&name);
+        match self.vfs.open(&path, OpenMode::Create) {
+            // A recovery before this one came as far as this; it was not finished.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => {
+                let file = opened.map_err(failed("creating", &path))?;
+                write_full(&*file, &mut [IoSlice::new(bytes)], 0).map_err(failed("writing", &path))?;
+                file.sync_data().map_err(failed("flushing", &path))?;
+                self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))?;
+            }
+        }
+        let mut kept = self.vfs.list(self.dir).map_err(failed("listing", self.dir))?;
+        kept.retain(|name| name.starts_with("torn-"));
+        kept.sort_unstable();
+        for old in &kept[..kept.len().saturating_sub(TORN_TAILS_KEPT)] {
+            let path = self.dir.join(old);
+            self.vfs.remove(&path).map_err(failed("removing", &path))?;
+        }
+        Ok(name)
+    }
+
+    /// Takes a new incarnation where own logs may go on elsewhere than here.
+    fn renew_incarnation(&mut self) -> Result<(), OpenError> {
+        let path = self.dir.join(IDENTITY_FILE);
+        let file = self.identity_file.identity().map_err(failed("reading", &path))?;
+        let why = if file != self.bound.file {
+            "the store is a copy of another, or was restored from a backup"
+        } else if self.frames_lost {
+            "commits are damaged, and the newest records of this node's logs may be among them"
+        } else {
+            return Ok(());
+        };
+        if self.options.read_only {
+            return Ok(());
+        }
+        self.bound.file = file;
+        self.bound.identity.incarnation =
+            Incarnation::random().map_err(failed("asking for random bytes for", &path))?;
+        self.bound.write(&*self.identity_file).map_err(failed("writing", &path))?;
+        self.recovery.findings.push(Finding::NewIncarnation { why });
+        Ok(())
+    }
+
+    fn opened(self, tail: Option<TailStart>, frontier: Option<Frontier>) -> Opened {
+        let Self { view, recovery, bound, seals, .. } = self;
+        Opened { view, recovery, identity: bound.identity, seals, tail, frontier }
+    }
+}
+
+fn numbers_of(names: &[String]) -> Vec<SegmentNumber> {
+    let mut numbers: Vec<_> = names.iter().filter_map(|name| segment::number_of(name)).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// A store's identity file may have been copied while it was open to read only; its id stays.
+pub(crate) fn store_id_of(vfs: &dyn Vfs, dir: &Path) -> Result<StoreId, OpenError> {
+    match read_identity(vfs, dir, OpenMode::Read)?.1 {
+        IdentityState::Whole(bound) | IdentityState::OneCopy(bound) => Ok(bound.identity.store),
+        IdentityState::Unreadable => Err(OpenError::Identity { path: dir.join(IDENTITY_FILE) }),
+        IdentityState::Format(found) => Err(OpenError::Format { path: dir.join(IDENTITY_FILE), found, known: 1 }),
+    }
+}
+
+/// Takes notice of what a writer beside has made durable since `frontier`; whether there was anything.
+pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Result<bool, OpenError> {
+    if !shared.options.read_only {
+        return Ok(false);
+    }
+    let arrivals = shared.view().next_arrival;
+    let vfs = &*shared.options.vfs;
+    loop {
+        if let Some(frontier) = frontier.as_mut() {
+            read_on(shared, frontier)?;
+        }
+        let next = match frontier.as_ref() {
+            Some(frontier) => SegmentNumber(frontier.scanner.header.number.0 + 1),
+            None => SegmentNumber::ZERO,
+        };
+        let path = segment::path(&shared.dir, next);
+        let file = match vfs.open(&path, OpenMode::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            opened => opened.map_err(failed("opening", &path))?,
+        };
+        let state = SegmentHeader::read(&*file, shared.identity.store, next).map_err(failed("reading", &path))?;
+        let (HeaderState::Whole(header) | HeaderState::OneCopy(header)) = state else { break };
+        if let Some(frontier) = frontier.as_mut() {
+            // What was written between the look at the last segment and at this one; then all of it counts.
+            read_on(shared, frontier)?;
+            if let Some((frame, offset)) = frontier.unproven.take().filter(|(_, at)| *at < header.previous_end) {
+                shared.view_mut().apply(&frame, offset);
+            }
+        }
+        let scanner = Scanner::new(Arc::clone(&file), header, None).map_err(failed("reading", &path))?;
+        // The footer is the writer's to write.
+        drop(begin_active(&mut shared.view_mut(), NewSegment { header, file }));
+        *frontier = Some(Frontier { scanner, unproven: None });
+    }
+    let view = shared.view();
+    let grown = view.next_arrival != arrivals;
+    let signals = if grown { view.all_signals() } else { Vec::new() };
+    drop(view);
+    signals.iter().for_each(|signal| signal.raise());
+    Ok(grown)
+}
+
+/// Reads the frames written since; the last one is held back until a later one proves it.
+fn read_on(shared: &Shared, frontier: &mut Frontier) -> Result<(), OpenError> {
+    let path = segment::path(&shared.dir, frontier.scanner.header.number);
+    let file = shared.options.vfs.open(&path, OpenMode::Read).map_err(failed("opening", &path))?;
+    frontier.scanner.refresh(file).map_err(failed("reading", &path))?;
+    loop {
+        let offset = frontier.scanner.offset;
+        // A frame that is being written looks damaged; it is looked at again the next time.
+        let FrameAt::Frame(frame) = frontier.scanner.next_frame().map_err(failed("reading", &path))? else {
+            return Ok(());
+        };
+        if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
+            shared.view_mut().apply(&proven, at);
+        }
+    }
+}

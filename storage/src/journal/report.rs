@@ -1,0 +1,140 @@
+//! What opening and verifying a store found.
+
+use std::fmt;
+
+use super::error::Place;
+use crate::ids::{LogId, SegmentNumber, Seq};
+
+/// Bytes that are not as they were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The segment file; none if it is the identity.
+    pub segment: Option<SegmentNumber>,
+    /// Bytes from the start of that file.
+    pub offset: u64,
+    /// The log whose records are concerned, where that can be told.
+    pub log: Option<LogId>,
+    /// The first record concerned.
+    pub first_seq: Option<Seq>,
+    /// The last record concerned.
+    pub last_seq: Option<Seq>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl Damage {
+    pub(crate) fn new(place: Place, what: impl Into<String>) -> Self {
+        let Place { segment, offset } = place;
+        Self { segment: Some(segment), offset, log: None, first_seq: None, last_seq: None, what: what.into() }
+    }
+
+    pub(crate) fn of_identity(what: impl Into<String>) -> Self {
+        Self { segment: None, offset: 0, log: None, first_seq: None, last_seq: None, what: what.into() }
+    }
+
+    /// Damage that concerns the records from `first_seq` to before `next_seq`.
+    pub(crate) fn of_records(place: Place, log: LogId, first_seq: Seq, next_seq: Seq, what: impl Into<String>) -> Self {
+        let last_seq = Some(Seq(next_seq.0.saturating_sub(1).max(first_seq.0)));
+        Self { log: Some(log), first_seq: Some(first_seq), last_seq, ..Self::new(place, what) }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.segment {
+            Some(segment) => write!(f, "segment {segment} at offset {}: {}", self.offset, self.what)?,
+            None => write!(f, "identity file at offset {}: {}", self.offset, self.what)?,
+        }
+        match (self.log, self.first_seq, self.last_seq) {
+            (Some(log), Some(first), Some(last)) => write!(f, " (log {log}, records {first} to {last})"),
+            (Some(log), ..) => write!(f, " (log {log})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One thing that opening found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finding {
+    /// Bytes are not as they were written. What they held is not served; the rest is.
+    Damage(Damage),
+    /// Bytes behind the last valid frame that nothing proves. They were kept aside.
+    TornTail {
+        /// Where they begin.
+        place: Place,
+        /// How many, up to the last that is not zero.
+        len_bytes: u64,
+        /// The file in the store's folder that they were copied to; none when opened to read only.
+        kept_in: Option<String>,
+        /// They begin like the next frame. A crash in the middle of a commit leaves such bytes; so
+        /// would damage to the very last commit before its mark was written, which can't be told apart.
+        possibly_acknowledged: bool,
+    },
+    /// The last frame was valid but not proven durable: it was written anew before being served.
+    CopiedLastFrame {
+        /// Where it was.
+        place: Place,
+    },
+    /// The store is a copy, or its own newest records may be missing: it writes new logs from here on.
+    NewIncarnation {
+        /// Why.
+        why: &'static str,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damage(damage) => damage.fmt(f),
+            Self::TornTail { place, len_bytes, kept_in, possibly_acknowledged } => {
+                write!(f, "{place}: {len_bytes} bytes of an unfinished commit were cut out")?;
+                if let Some(name) = kept_in {
+                    write!(f, " and kept in {name}")?;
+                }
+                if *possibly_acknowledged { write!(f, " (possibly acknowledged)") } else { Ok(()) }
+            }
+            Self::CopiedLastFrame { place } => write!(f, "{place}: the last commit was written anew"),
+            Self::NewIncarnation { why } => write!(f, "new incarnation: {why}; this node writes new logs from here on"),
+        }
+    }
+}
+
+/// What opening found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The store had been closed, or was new.
+    pub clean: bool,
+    /// What was found, in the order of the journal.
+    pub findings: Vec<Finding>,
+}
+
+impl Recovery {
+    /// The damage among the findings.
+    pub fn damage(&self) -> impl Iterator<Item = &Damage> {
+        self.findings.iter().filter_map(|finding| match finding {
+            Finding::Damage(damage) => Some(damage),
+            _ => None,
+        })
+    }
+}
+
+/// What verifying a whole store found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Segments read.
+    pub segments: u64,
+    /// Frames whose checksums match.
+    pub commits: u64,
+    /// Batches whose checksums match.
+    pub batches: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes of segments read.
+    pub bytes: u64,
+    /// All damage found.
+    pub damage: Vec<Damage>,
+}

@@ -1,0 +1,283 @@
+//! The end of the journal: where frames are written and flushed, and segments roll over.
+
+use std::{
+    io::{self, IoSlice},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+};
+
+use bytes::Bytes;
+
+use super::{
+    error::DiskError,
+    fill::Filler,
+    frame::{Frame, FrameEntry, FrameHeader, FrameKind, align},
+    segment::{self, FRAMES_OFFSET, Salt, SegmentHeader},
+};
+use crate::{
+    ids::{Arrival, CommitNumber, SegmentNumber, StoreId, random_bytes},
+    vfs::{OpenMode, Vfs, VfsFile, write_full},
+};
+
+/// From so many batches on, digests are computed on another core while the flush runs.
+const PARALLEL_HASH_MIN: usize = 64;
+
+/// A frame could not be made durable.
+#[derive(Debug, Clone)]
+pub(crate) enum WriteError {
+    /// No space; nothing of the frame counts, and it may be tried again.
+    Full,
+    /// The disk failed; what it holds is not known.
+    Disk(DiskError),
+}
+
+impl WriteError {
+    fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::Full,
+            _ => Self::Disk(error.into()),
+        }
+    }
+}
+
+/// A segment that has been begun.
+#[derive(Debug, Clone)]
+pub(crate) struct NewSegment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) file: Arc<dyn VfsFile>,
+}
+
+/// A frame that is durable.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) frame: Frame,
+    /// Where it begins in its segment.
+    pub(crate) offset: u64,
+    /// The segment, if it is the first frame in it.
+    pub(crate) begun: Option<NewSegment>,
+}
+
+/// The segment that is written.
+#[derive(Debug)]
+struct Current {
+    segment: NewSegment,
+    /// Where the last frame ends.
+    offset: u64,
+    /// Beyond this, a further frame goes into the next segment.
+    capacity: u64,
+    /// Both copies of the header, until they are durable.
+    header_block: Option<Bytes>,
+    /// The directory entry is not known to be durable.
+    entry_unsynced: bool,
+}
+
+/// The end of the journal. Whoever leads a commit holds it.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) dir: PathBuf,
+    pub(crate) store: StoreId,
+    pub(crate) next_commit: CommitNumber,
+    pub(crate) next_arrival: Arrival,
+    /// The last frame is not yet proven durable by a later one.
+    pub(crate) uncovered: bool,
+    current: Option<Current>,
+    /// Where the frames of the segment before the first one begun here end.
+    previous_end: u64,
+    /// Number that the next segment gets.
+    next_segment: SegmentNumber,
+    segment_bytes_min: u64,
+    segment_bytes_max: u64,
+    /// Bytes in segments so far, for the size of the next.
+    journal_bytes: u64,
+    /// Whether files are filled ahead in the background.
+    filler: Option<Arc<Filler>>,
+}
+
+/// What recovery found out about the end of the journal.
+#[derive(Debug)]
+pub(crate) struct TailStart {
+    pub(crate) next_commit: CommitNumber,
+    pub(crate) next_arrival: Arrival,
+    pub(crate) next_segment: SegmentNumber,
+    pub(crate) journal_bytes: u64,
+    /// Where the frames of the last segment end, if writing goes on in a new one.
+    pub(crate) previous_end: u64,
+    /// A segment to go on in, and where its frames end.
+    pub(crate) current: Option<(NewSegment, u64)>,
+}
+
+impl Tail {
+    pub(crate) fn new(
+        vfs: Arc<dyn Vfs>,
+        dir: PathBuf,
+        store: StoreId,
+        start: TailStart,
+        segment_bytes: (u64, u64),
+        filler: Option<Arc<Filler>>,
+    ) -> io::Result<Self> {
+        let current = match start.current {
+            Some((segment, offset)) => {
+                let capacity = segment.file.len()?;
+                Some(Current { segment, offset, capacity, header_block: None, entry_unsynced: false })
+            }
+            None => None,
+        };
+        let tail = Self {
+            vfs,
+            dir,
+            store,
+            next_commit: start.next_commit,
+            next_arrival: start.next_arrival,
+            uncovered: false,
+            current,
+            previous_end: start.previous_end,
+            next_segment: start.next_segment,
+            segment_bytes_min: segment_bytes.0,
+            segment_bytes_max: segment_bytes.1,
+            journal_bytes: start.journal_bytes,
+            filler,
+        };
+        tail.request_spare();
+        Ok(tail)
+    }
+
+    /// Where the journal ends: segment and offset.
+    pub(crate) fn position(&self) -> Option<(SegmentNumber, u64)> {
+        self.current.as_ref().map(|current| (current.segment.header.number, current.offset))
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        let grown = (self.journal_bytes / 8).checked_next_power_of_two().unwrap_or(u64::MAX);
+        grown.clamp(self.segment_bytes_min, self.segment_bytes_max)
+    }
+
+    fn request_spare(&self) {
+        if let Some(filler) = &self.filler {
+            filler.request_spare(self.next_segment, self.segment_bytes());
+        }
+    }
+
+    /// Writes a frame, flushes it, and only then returns.
+    ///
+    /// **Durability**: on `Ok` the frame, and all that is needed to find it, survives power loss.
+    pub(crate) fn write(&mut self, kind: FrameKind, entries: Vec<FrameEntry>) -> Result<Written, WriteError> {
+        let len = super::frame::FRAME_HEADER_LEN + entries.iter().map(|entry| entry.bytes().len()).sum::<usize>();
+        let current = self.current_with_room(len as u64)?;
+        let offset = align(current.offset);
+        let salt = current.segment.header.salt;
+        let header_block = current.header_block.clone();
+        let header = FrameHeader::new(kind, self.next_commit, self.next_arrival, &entries, &salt);
+        let frame = Frame { header, entries };
+        let current = self.current.as_mut().expect("a segment was just found or made");
+        write_frame(&*current.segment.file, offset, header_block.as_ref(), &frame).map_err(WriteError::of)?;
+        flush(&*current.segment.file, &frame.entries).map_err(|error| WriteError::Disk(error.into()))?;
+        if current.entry_unsynced {
+            self.vfs.sync_dir(&self.dir).map_err(|error| WriteError::Disk(error.into()))?;
+            current.entry_unsynced = false;
+        }
+        let begun = current.header_block.take().map(|_| current.segment.clone());
+        current.offset = offset + len as u64;
+        self.next_commit.0 += 1;
+        self.next_arrival.0 += frame.batch_count();
+        self.uncovered = kind == FrameKind::Commit;
+        Ok(Written { frame, offset, begun })
+    }
+
+    /// The current segment if it has room for a frame of `len` bytes, else a new one.
+    ///
+    /// Once a new segment has been begun the old one is never written again: the new one's header,
+    /// which says where the old one ends, may be on disk even if writing it failed.
+    fn current_with_room(&mut self, len: u64) -> Result<&mut Current, WriteError> {
+        let fits = |current: &Current| {
+            let start = align(current.offset);
+            start == FRAMES_OFFSET || start + len <= current.capacity
+        };
+        if !self.current.as_ref().is_some_and(fits) {
+            let next = self.begin_segment().map_err(WriteError::of)?;
+            self.current = Some(next);
+            self.request_spare();
+        }
+        Ok(self.current.as_mut().expect("was just set"))
+    }
+
+    fn begin_segment(&mut self) -> io::Result<Current> {
+        let number = self.next_segment;
+        let salt: Salt = random_bytes()?;
+        let spare = self.filler.as_ref().and_then(|filler| filler.take_spare(number));
+        let entry_unsynced = spare.is_none();
+        let (file, capacity) = match spare {
+            Some(spare) => spare,
+            None => {
+                let path = segment::path(&self.dir, number);
+                let file = match self.vfs.open(&path, OpenMode::Create) {
+                    // Left by an attempt that found no space for its content.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        self.vfs.open(&path, OpenMode::Write)?
+                    }
+                    opened => opened?,
+                };
+                (file, 0)
+            }
+        };
+        let previous_end = self.current.as_ref().map_or(self.previous_end, |current| current.offset);
+        let header = SegmentHeader {
+            store: self.store,
+            number,
+            salt,
+            first_commit: self.next_commit,
+            first_arrival: self.next_arrival,
+            previous_end,
+        };
+        self.next_segment.0 += 1;
+        self.journal_bytes += previous_end;
+        Ok(Current {
+            segment: NewSegment { header, file },
+            offset: FRAMES_OFFSET,
+            capacity: capacity.max(self.segment_bytes()),
+            header_block: Some(header.encode_block()),
+            entry_unsynced,
+        })
+    }
+}
+
+impl Frame {
+    /// How many arrival numbers it takes.
+    pub(crate) fn batch_count(&self) -> u64 {
+        self.entries.iter().filter(|entry| matches!(entry, FrameEntry::Batch(_))).count() as u64
+    }
+}
+
+/// Writes a frame, behind the header of its segment if that is not written yet.
+fn write_frame(file: &dyn VfsFile, offset: u64, header_block: Option<&Bytes>, frame: &Frame) -> io::Result<()> {
+    let header = frame.header.encode();
+    let mut slices = Vec::with_capacity(frame.entries.len() + 2);
+    let mut start = offset;
+    if let Some(block) = header_block {
+        debug_assert_eq!(offset, block.len() as u64, "the first frame follows the header");
+        slices.push(IoSlice::new(block));
+        start = 0;
+    }
+    slices.push(IoSlice::new(&header));
+    slices.extend(frame.entries.iter().map(|entry| IoSlice::new(entry.bytes())));
+    write_full(file, &mut slices, start)
+}
+
+/// Flushes while the digests of many batches are computed beside it.
+fn flush(file: &dyn VfsFile, entries: &[FrameEntry]) -> io::Result<()> {
+    let hash = || {
+        for entry in entries {
+            if let FrameEntry::Batch(batch) = entry {
+                batch.digest();
+            }
+        }
+    };
+    if entries.len() < PARALLEL_HASH_MIN {
+        return file.sync_data();
+    }
+    thread::scope(|scope| {
+        scope.spawn(hash);
+        file.sync_data()
+    })
+}

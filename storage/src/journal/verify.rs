@@ -1,0 +1,252 @@
+//! Reading everything and checking every checksum and chain.
+
+use std::{collections::HashMap, io, path::Path, sync::Arc};
+
+use super::{
+    LOCK_FILE, Options,
+    error::{OpenError, Place},
+    frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameKind, align},
+    identity::{Extent, IDENTITY_FILE, IdentityState},
+    read::read_footer,
+    recovery::read_identity,
+    report::{Damage, VerifyReport},
+    scan::{FrameAt, Scanner},
+    segment::{self, HeaderState, SegmentHeader},
+};
+use crate::{
+    batch::Batch,
+    ids::{Head, LogId, SegmentNumber, StoreId},
+    vfs::{OpenMode, Vfs, VfsFile, read_full},
+};
+
+/// Reads the whole store in `dir` and checks every checksum and every chain. Never changes a byte.
+///
+/// May run beside a writer: what it is writing at that moment is not judged. `progress` is told
+/// bytes read and bytes in all. Memory: the heads of all logs, and one frame at a time.
+pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> Result<VerifyReport, OpenError> {
+    let vfs = &*options.vfs;
+    let mut report = VerifyReport::default();
+    let (_, state) = read_identity(vfs, dir, OpenMode::Read)?;
+    let path = dir.join(IDENTITY_FILE);
+    let store = match state {
+        IdentityState::Whole(bound) => bound.identity.store,
+        IdentityState::OneCopy(bound) => {
+            report.damage.push(Damage::of_identity("one of two copies is damaged"));
+            bound.identity.store
+        }
+        IdentityState::Unreadable => return Err(OpenError::Identity { path }),
+        IdentityState::Format(found) => return Err(OpenError::Format { path, found, known: 1 }),
+    };
+    // The lock is taken and given back only to learn whether a writer is at work.
+    let live = matches!(vfs.lock(&dir.join(LOCK_FILE)), Ok(None));
+    let verification = Verification { dir, vfs, store, live, heads: HashMap::new(), report, progress, bytes_total: 0 };
+    verification.run()
+}
+
+struct Verification<'a, P> {
+    dir: &'a Path,
+    vfs: &'a dyn Vfs,
+    store: StoreId,
+    /// A writer is at work.
+    live: bool,
+    heads: HashMap<LogId, Head>,
+    report: VerifyReport,
+    progress: P,
+    bytes_total: u64,
+}
+
+/// A segment file with what its header says.
+struct Segment {
+    number: SegmentNumber,
+    file: Arc<dyn VfsFile>,
+    state: HeaderState,
+}
+
+impl<P: FnMut(u64, u64)> Verification<'_, P> {
+    fn run(mut self) -> Result<VerifyReport, OpenError> {
+        let disk = |error| OpenError::Disk { operation: "reading", path: self.dir.to_owned(), error };
+        let segments = self.segments().map_err(disk)?;
+        let extent = Extent::read(self.vfs, self.dir).map_err(disk)?;
+        let used: Vec<_> = segments.iter().filter(|segment| header_of(segment.state).is_some()).collect();
+        let last = used.last().map(|segment| segment.number);
+        let known_end = last.max(extent.map(|extent| extent.segment));
+        for number in (0..known_end.map_or(0, |end| end.0 + 1)).map(SegmentNumber) {
+            let what = match segments.iter().find(|segment| segment.number == number).map(|segment| segment.state) {
+                None => "the segment file is missing",
+                Some(HeaderState::OneCopy(_)) => "one of two copies of the segment's header is damaged",
+                Some(HeaderState::Unused | HeaderState::Unreadable) => {
+                    "both copies of the segment's header are damaged"
+                }
+                Some(HeaderState::Whole(_)) => continue,
+            };
+            self.damage(number, 0, what);
+        }
+        for (index, segment) in used.iter().enumerate() {
+            let end = used.get(index + 1).and_then(|next| header_of(next.state)).map(|next| next.previous_end);
+            self.segment(segment, end).map_err(|error| OpenError::Disk {
+                operation: "reading",
+                path: segment::path(self.dir, segment.number),
+                error,
+            })?;
+        }
+        let reached = used.last().map(|segment| (segment.number, segment.file.len()));
+        if let (Some(extent), Some((number, Ok(len)))) = (extent, reached)
+            && number == extent.segment
+            && len < extent.end
+        {
+            self.damage(number, len, "the file was cut off");
+        }
+        Ok(self.report)
+    }
+
+    fn damage(&mut self, segment: SegmentNumber, offset: u64, what: impl Into<String>) {
+        self.report.damage.push(Damage::new(Place { segment, offset }, what));
+    }
+
+    fn segments(&mut self) -> io::Result<Vec<Segment>> {
+        let mut numbers: Vec<_> = self.vfs.list(self.dir)?.iter().filter_map(|name| segment::number_of(name)).collect();
+        numbers.sort_unstable();
+        let mut segments = Vec::new();
+        for number in numbers {
+            let file = self.vfs.open(&segment::path(self.dir, number), OpenMode::Read)?;
+            self.bytes_total += file.len()?;
+            let state = SegmentHeader::read(&*file, self.store, number)?;
+            segments.push(Segment { number, file, state });
+        }
+        Ok(segments)
+    }
+
+    /// Reads one segment; `end` is where its frames end, if a later segment says so.
+    fn segment(&mut self, segment: &Segment, end: Option<u64>) -> io::Result<()> {
+        let Some(header) = header_of(segment.state) else { return Ok(()) };
+        let number = segment.number;
+        let bytes_before = self.report.bytes;
+        let mut scanner = Scanner::new(Arc::clone(&segment.file), header, end)?;
+        let mut last_kind = None;
+        loop {
+            let offset = scanner.offset;
+            match scanner.next_frame()? {
+                FrameAt::Frame(frame) => {
+                    last_kind = Some(frame.header.kind);
+                    self.frame(number, offset, &frame);
+                }
+                FrameAt::Nothing => break,
+                FrameAt::Invalid(what) => match scanner.resume()? {
+                    Some((frame, resumed)) => {
+                        self.bad_frame(number, offset, resumed, what, &*segment.file)?;
+                        last_kind = Some(frame.header.kind);
+                        self.frame(number, resumed, &frame);
+                    }
+                    None if self.live && end.is_none() => break,
+                    None => {
+                        let what = format!("{what}: an unfinished commit, or damage to the last one");
+                        let reached = end.unwrap_or(scanner.limit);
+                        self.bad_frame(number, offset, reached, &what, &*segment.file)?;
+                        scanner.offset = reached;
+                        break;
+                    }
+                },
+            }
+            self.report.bytes = bytes_before + scanner.offset;
+            (self.progress)(self.report.bytes, self.bytes_total);
+        }
+        if let Some(end) = end {
+            if align(scanner.offset) < align(end) {
+                self.damage(number, scanner.offset, format!("frames are missing up to offset {end}"));
+            }
+            self.footer(number, &*segment.file, end)?;
+        } else if last_kind != Some(FrameKind::ClosingMark) {
+            tracing::debug!(segment = %number, "the store was not closed");
+        }
+        self.report.segments += 1;
+        self.report.bytes = bytes_before + segment.file.len()?;
+        (self.progress)(self.report.bytes, self.bytes_total);
+        Ok(())
+    }
+
+    fn footer(&mut self, number: SegmentNumber, file: &dyn VfsFile, end: u64) -> io::Result<()> {
+        let mut start = [0; 16];
+        let count = read_full(file, &mut start, align(end))?;
+        let written = start[..count].iter().any(|&byte| byte != 0);
+        if written && !self.live && read_footer(file, end)?.is_none() {
+            self.damage(number, align(end), "the segment's footer is damaged; it is rebuilt when the store is opened");
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, number: SegmentNumber, offset: u64, frame: &Frame) {
+        self.report.commits += 1;
+        let mut offset = offset + FRAME_HEADER_LEN as u64;
+        for entry in &frame.entries {
+            match entry {
+                FrameEntry::Announcement(announcement) => {
+                    let genesis = &announcement.genesis;
+                    self.heads.entry(genesis.log_id()).or_insert_with(|| genesis.head());
+                }
+                FrameEntry::Batch(batch) => self.batch(number, offset, batch),
+            }
+            offset += entry.bytes().len() as u64;
+        }
+    }
+
+    fn batch(&mut self, segment: SegmentNumber, offset: u64, batch: &Batch) {
+        self.report.batches += 1;
+        self.report.records += u64::from(batch.header().record_count);
+        let place = Place { segment, offset };
+        let (log, first, next) = (batch.log(), batch.first_seq(), batch.next_seq());
+        let what = match self.heads.get(&log) {
+            None => Some((first, next, "the log was never announced".to_owned())),
+            Some(head) if first > head.next_seq => {
+                Some((head.next_seq, first, "records are missing before this batch".to_owned()))
+            }
+            Some(head) if *head != (Head { next_seq: first, digest: batch.header().previous }) => {
+                Some((first, next, "the batch does not continue its log's chain".to_owned()))
+            }
+            Some(_) => batch.check_records().err().map(|error| (first, next, error.to_string())),
+        };
+        if let Some((first, next, what)) = what {
+            self.report.damage.push(Damage::of_records(place, log, first, next, what));
+        }
+        self.heads.insert(log, batch.head());
+    }
+
+    /// A bad frame: names the batches in it whose own checksums tell which is damaged, where they can be told.
+    fn bad_frame(
+        &mut self,
+        segment: SegmentNumber,
+        offset: u64,
+        end: u64,
+        what: &str,
+        file: &dyn VfsFile,
+    ) -> io::Result<()> {
+        let named = self.report.damage.len();
+        let len = (end.saturating_sub(offset)).min(super::frame::MAX_FRAME_LEN as u64) as usize;
+        let mut bytes = vec![0; len];
+        let count = read_full(file, &mut bytes, offset)?;
+        let bytes = bytes::Bytes::from(bytes).slice(..count);
+        let mut at = FRAME_HEADER_LEN.min(count);
+        while let Ok(header) = crate::batch::BatchHeader::decode(&bytes[at..]) {
+            let stop = at.saturating_add(header.batch_len());
+            if stop > count {
+                break;
+            }
+            if let Err(error) = Batch::parse(bytes.slice(at..stop)) {
+                let place = Place { segment, offset: offset + at as u64 };
+                let (first, next) = (header.first_seq, header.next_seq());
+                self.report.damage.push(Damage::of_records(place, header.log, first, next, error.to_string()));
+            }
+            at = stop;
+        }
+        if self.report.damage.len() == named {
+            self.damage(segment, offset, format!("{what} (up to offset {end})"));
+        }
+        Ok(())
+    }
+}
+
+fn header_of(state: HeaderState) -> Option<SegmentHeader> {
+    match state {
+        HeaderState::Whole(header) | HeaderState::OneCopy(header) => Some(header),
+        HeaderState::Unused | HeaderState::Unreadable => None,
+    }
+}
