@@ -1,11 +1,8 @@
 //! Who gets through the handshake, and what the others are told.
-#![cfg(feature = "net")]
-
-mod authority;
 
 use std::{fs, sync::Arc, time::Duration};
 
-use authority::{Authority, DAY, now, uri};
+use crate::authority::{Authority, DAY, now, uri};
 use counterfoil_replication::net::{CA_FILE, CERT_FILE, KEY_FILE, NodeNameError, Rejection, Tls, TlsError};
 use counterfoil_storage::NodeName;
 use rcgen::{ExtendedKeyUsagePurpose, IsCa, SanType};
