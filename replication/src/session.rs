@@ -1,10 +1,11 @@
 //! The session: one connection's protocol, as a machine.
 //!
-//! Code map: [`state`] is what is known of spaces and logs; [`source`] streams, [`target`] stores and
-//! acknowledges; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
+//! Code map: [`state`] is what is known of spaces and logs; [`source`] finds where each log stands at the
+//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
 
 mod liveness;
 mod permission;
+mod sending;
 mod source;
 mod state;
 mod status;
@@ -22,7 +23,7 @@ use counterfoil_storage::{Batch, Genesis, Head, Incarnation, LogId, Seq, SpaceNa
 
 use self::{
     liveness::{Liveness, Timer},
-    source::SourceQueues,
+    sending::SourceQueues,
     state::{Log, Space},
     target::TargetQueues,
 };
@@ -136,7 +137,7 @@ struct PeerHello {
     batch_len_max_bytes: u32,
 }
 
-/// A bound on windows that keeps sums of them within an `i64`.
+/// What a peer may claim as a window: far more than any, and sums of them don't overflow.
 const WINDOW_BYTES_MAX: u64 = 1 << 40;
 
 impl Session {
@@ -188,8 +189,14 @@ impl Session {
                 return Err(SessionError::ClosedByPeer { node: self.config.peer.clone(), reason });
             }
             _ if self.peer.is_none() => Err(PeerMisbehaved::NoHello),
-            Message::Want(want) => self.handle_want(want),
-            Message::Offer(offer) => self.handle_offer(offer),
+            Message::Want(want) => {
+                self.handle_want(want);
+                Ok(())
+            }
+            Message::Offer(offer) => {
+                self.handle_offer(offer);
+                Ok(())
+            }
             Message::Equal(answer) => self.handle_equal(now, &answer),
             Message::Heads(heads) => self.handle_heads(now, &heads),
             Message::Refuse(refuse) => self.handle_refuse(refuse),
@@ -197,7 +204,10 @@ impl Session {
             Message::Ack(ack) => self.handle_ack(&ack),
             Message::Credit(credit) => self.handle_credit(&credit),
             Message::Rewind(rewind) => self.handle_rewind(&rewind),
-            Message::Park(park) => self.handle_park(park),
+            Message::Park(park) => {
+                self.handle_park(park);
+                Ok(())
+            }
             Message::Heartbeat(heartbeat) => self.handle_heartbeat(&heartbeat),
             Message::Batch(batch) => self.handle_batch(now, batch),
             Message::DamagedBatch { log, first_seq, len_bytes } => self.handle_damaged_batch(log, first_seq, len_bytes),
@@ -311,10 +321,6 @@ impl Session {
             session_window_bytes: hello.session_window_bytes,
             batch_len_max_bytes: hello.batch_len_max_bytes,
         });
-        self.source.credit = hello.session_window_bytes as i64;
-        for space in &mut self.spaces {
-            space.credit = hello.space_window_bytes as i64;
-        }
         let (node, incarnation) = (self.config.peer.clone(), hello.incarnation);
         self.events.push_back(Event::PeerReady { node, incarnation, protocol });
         Ok(())
@@ -334,9 +340,8 @@ impl Session {
             return index;
         }
         let index = self.spaces.len();
-        let window = self.peer.map_or(0, |peer| peer.space_window_bytes as i64);
         self.space_index.insert(name.clone(), index);
-        self.spaces.push(Space::new(name, brought, window));
+        self.spaces.push(Space::new(name, brought));
         index
     }
 

@@ -57,10 +57,9 @@ impl Session {
     }
 
     /// The peer asks for a space.
-    pub(super) fn handle_want(&mut self, want: Want) -> Result<(), PeerMisbehaved> {
+    pub(super) fn handle_want(&mut self, want: Want) {
         let Some(index) = self.space_or_add(&want.space) else {
-            self.refuse(want.space, Flow::Outgoing, Refusal::TooManySpaces);
-            return Ok(());
+            return self.refuse(want.space, Flow::Outgoing, Refusal::TooManySpaces);
         };
         self.spaces[index].wanted = true;
         if !self.rights(index).read {
@@ -69,7 +68,6 @@ impl Session {
             self.spaces[index].offer_due = true;
             self.load(index);
         }
-        Ok(())
     }
 
     /// The peer refuses or ends a flow.

@@ -1,39 +1,20 @@
 //! The end that streams: offers, finding the target's heads on the chains here, reading ahead, sending
 //! within credit in fair rotation, and believing acknowledgements only of what was sent.
 
-use std::{collections::VecDeque, time::Instant};
+use std::time::Instant;
 
 use counterfoil_storage::{Batch, Head, LogId, Seq};
 
 use super::{
-    FetchFailure, FetchRequest, LogState, Session,
-    state::{Boundary, IN_FLIGHT_MAX, Local, Log, Outflow, Outgoing, Streaming},
+    LogState, Session,
+    state::{Local, Log, Outflow, Outgoing, Streaming},
 };
 use crate::{
     error::PeerMisbehaved,
     event::{By, Event},
     frontier::{FrontierHash, LogHead},
-    message::{
-        Ack, Announce, Credit, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope,
-    },
+    message::{Ack, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope},
 };
-
-/// What is waiting to be read and sent, over all spaces.
-#[derive(Debug, Default)]
-pub(super) struct SourceQueues {
-    /// Bytes that may be sent; one batch may overdraw it.
-    pub(super) credit: i64,
-    /// Spaces with logs ready to send and credit, in rotation.
-    send_order: VecDeque<usize>,
-    /// Spaces with logs that want to be read and credit, in rotation.
-    fetch_order: VecDeque<usize>,
-    /// Logs in which the target's head is to be looked for.
-    checks: VecDeque<LogId>,
-    /// Reads under way.
-    fetches: usize,
-    /// Bytes of batches read and not sent.
-    ready_bytes: usize,
-}
 
 impl Session {
     /// Hash over those logs of a space that `carries` picks.
@@ -182,7 +163,7 @@ impl Session {
     }
 
     /// Streams a log from a head of the target's that is on the chain here.
-    fn stream_from(&mut self, id: LogId, head: Head, announce: bool) {
+    pub(super) fn stream_from(&mut self, id: LogId, head: Head, announce: bool) {
         self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head, announce)));
         self.note_peer_head(id, head);
         self.want_fetch(id);
@@ -213,25 +194,20 @@ impl Session {
     }
 
     /// Stops a log at this end and tells both.
-    fn park_outgoing(&mut self, id: LogId, reason: ParkReason) {
+    pub(super) fn park_outgoing(&mut self, id: LogId, reason: ParkReason) {
         self.set_outgoing(id, Outgoing::Parked(reason.clone()));
         self.control.push_back(Message::Park(Park { log: id, flow: Flow::Outgoing, reason: reason.clone() }));
         self.events.push_back(Event::Parked { log: id, reason, by: By::Local });
     }
 
     /// The peer stopped a log.
-    pub(super) fn handle_park(&mut self, park: Park) -> Result<(), PeerMisbehaved> {
-        if !self.logs.contains_key(&park.log) {
-            // The peer names a log that only it has: nothing flows that could stop.
-            self.events.push_back(Event::Parked { log: park.log, reason: park.reason, by: By::Peer });
-            return Ok(());
-        }
+    pub(super) fn handle_park(&mut self, park: Park) {
+        // A log that only the peer has is not known here: then there is nothing to stop.
         match park.flow {
             Flow::Incoming => self.set_outgoing(park.log, Outgoing::Parked(park.reason.clone())),
             Flow::Outgoing => self.stop_incoming(park.log, park.reason.clone()),
         }
         self.events.push_back(Event::Parked { log: park.log, reason: park.reason, by: By::Peer });
-        Ok(())
     }
 
     /// Takes a log of a space as it durably is here.
@@ -256,10 +232,11 @@ impl Session {
             Outgoing::Ahead { remote } if log.head().next_seq >= remote.next_seq => self.classify(id, remote),
             Outgoing::Checking { fetching: false, .. } => self.want_check(id),
             Outgoing::Streaming(_) => self.want_fetch(id),
-            Outgoing::Idle if log.has_records() => {
-                if self.spaces[index].out_scope().is_some_and(|scope| self.source_carries(scope, log)) {
-                    self.stream_from_start(id);
-                }
+            Outgoing::Idle
+                if log.has_records()
+                    && self.spaces[index].out_scope().is_some_and(|scope| self.source_carries(scope, log)) =>
+            {
+                self.stream_from_start(id);
             }
             _ => {}
         }
@@ -331,252 +308,8 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn handle_credit(&mut self, credit: &Credit) -> Result<(), PeerMisbehaved> {
-        let Some(&index) = self.space_index.get(&credit.space) else {
-            return Err(PeerMisbehaved::UnknownSpace { space: credit.space.clone() });
-        };
-        let Some(peer) = self.peer else { return Err(PeerMisbehaved::NoHello) };
-        let overflow = PeerMisbehaved::CreditOverflow { bytes: credit.bytes };
-        let bytes = i64::try_from(credit.bytes).map_err(|_| overflow.clone())?;
-        let raise = |credit: i64, window: u64| credit.checked_add(bytes).filter(|credit| *credit <= window as i64);
-        self.source.credit = raise(self.source.credit, peer.session_window_bytes).ok_or_else(|| overflow.clone())?;
-        let space = &mut self.spaces[index];
-        space.credit = raise(space.credit, peer.space_window_bytes).ok_or(overflow)?;
-        self.enqueue_space(index);
-        Ok(())
-    }
-
-    /// Puts a space in the rotations that it belongs to.
-    fn enqueue_space(&mut self, index: usize) {
-        let space = &mut self.spaces[index];
-        if space.credit <= 0 {
-            return;
-        }
-        if !space.ready.is_empty() && !std::mem::replace(&mut space.in_send_order, true) {
-            self.source.send_order.push_back(index);
-        }
-        if !space.fetch.is_empty() && !std::mem::replace(&mut space.in_fetch_order, true) {
-            self.source.fetch_order.push_back(index);
-        }
-    }
-
-    /// Puts a log in its space's list of logs to read, if there is something to read.
-    fn want_fetch(&mut self, id: LogId) {
-        let watermark = self.config.limits.fetch_bytes / 2;
-        let Some(log) = self.logs.get_mut(&id) else { return };
-        let wants = log.wants_fetch(watermark);
-        if wants && !std::mem::replace(&mut log.in_fetch, true) {
-            let index = log.space;
-            self.spaces[index].fetch.push_back(id);
-            self.enqueue_space(index);
-        }
-    }
-
-    /// Puts a log in its space's list of logs ready to send, if it is.
-    fn want_send(&mut self, id: LogId) {
-        let Some(log) = self.logs.get_mut(&id) else { return };
-        let wants = matches!(&log.outgoing, Outgoing::Streaming(streaming) if streaming.can_send());
-        if wants && !std::mem::replace(&mut log.in_ready, true) {
-            let index = log.space;
-            self.spaces[index].ready.push_back(id);
-            self.enqueue_space(index);
-        }
-    }
-
-    /// The next range to be read; give the result to [`handle_fetched`](Self::handle_fetched).
-    pub fn poll_fetch(&mut self) -> Option<FetchRequest> {
-        if self.source.fetches >= self.config.limits.fetches_max {
-            return None;
-        }
-        let request = self.next_check().or_else(|| self.next_read())?;
-        self.source.fetches += 1;
-        Some(request)
-    }
-
-    fn next_check(&mut self) -> Option<FetchRequest> {
-        while let Some(id) = self.source.checks.pop_front() {
-            let bytes_max = self.fetch_bytes_max(0);
-            let Some(log) = self.logs.get_mut(&id) else { continue };
-            log.in_checks = false;
-            if let Outgoing::Checking { remote, fetching } = &mut log.outgoing
-                && !std::mem::replace(fetching, true)
-            {
-                return Some(FetchRequest { log: id, from: remote.next_seq, bytes_max, generation: log.generation });
-            }
-        }
-        None
-    }
-
-    fn next_read(&mut self) -> Option<FetchRequest> {
-        let watermark = self.config.limits.fetch_bytes / 2;
-        while let Some(&index) = self.source.fetch_order.front() {
-            let bytes_max = self.fetch_bytes_max(index);
-            let space = &mut self.spaces[index];
-            let id = if space.credit > 0 { space.fetch.pop_front() } else { None };
-            let Some(id) = id else {
-                space.in_fetch_order = false;
-                self.source.fetch_order.pop_front();
-                continue;
-            };
-            let Some(log) = self.logs.get_mut(&id) else { continue };
-            log.in_fetch = false;
-            if !log.wants_fetch(watermark) {
-                continue;
-            }
-            let generation = log.generation;
-            if let Outgoing::Streaming(streaming) = &mut log.outgoing {
-                if bytes_max == 0 && !streaming.ready.is_empty() {
-                    // Over the budget: it is read again once it has sent what it has.
-                    continue;
-                }
-                streaming.fetching = true;
-                self.source.fetch_order.rotate_left(1);
-                return Some(FetchRequest { log: id, from: streaming.read.next_seq, bytes_max, generation });
-            }
-        }
-        None
-    }
-
-    /// How much to read for a space at present; 0, that is one batch, when enough has been read ahead.
-    fn fetch_bytes_max(&self, index: usize) -> usize {
-        let limits = &self.config.limits;
-        if self.source.ready_bytes >= limits.ready_bytes_max {
-            return 0;
-        }
-        let credit = self.spaces.get(index).map_or(0, |space| usize::try_from(space.credit).unwrap_or(0));
-        limits.fetch_bytes.min(credit)
-    }
-
-    /// Takes what was read: batches in order, the first of them the one that holds the record asked for;
-    /// or why there is none.
-    pub fn handle_fetched(&mut self, now: Instant, request: FetchRequest, result: Result<Vec<Batch>, FetchFailure>) {
-        self.source.fetches = self.source.fetches.saturating_sub(1);
-        self.liveness.flowing(now);
-        let Some(log) = self.logs.get_mut(&request.log) else { return };
-        if log.generation != request.generation {
-            return;
-        }
-        let index = log.space;
-        let source_head = log.head();
-        match (&mut log.outgoing, result) {
-            (Outgoing::Checking { .. }, Err(failure)) => self.park_outgoing(request.log, failure.into()),
-            (Outgoing::Checking { remote, fetching }, Ok(batches)) => {
-                let remote = *remote;
-                *fetching = false;
-                // Nothing yet: looked for again when more is durable.
-                let Some(first) = batches.first() else { return };
-                if first.first_seq() == remote.next_seq && first.header().previous == remote.digest {
-                    self.stream_from(request.log, remote, false);
-                    self.take_ready(request.log, batches);
-                } else {
-                    let reason = ParkReason::Diverged { source_head, target_head: remote };
-                    self.park_outgoing(request.log, reason);
-                }
-            }
-            (Outgoing::Streaming(streaming), Err(failure)) => {
-                streaming.fetching = false;
-                self.block(request.log, failure.into());
-            }
-            (Outgoing::Streaming(streaming), Ok(batches)) => {
-                streaming.fetching = false;
-                self.take_ready(request.log, batches);
-            }
-            _ => {}
-        }
-        self.check_in_sync(index);
-    }
-
-    /// Makes batches ready to send, as far as they continue the chain.
-    fn take_ready(&mut self, id: LogId, batches: Vec<Batch>) {
-        let limit_bytes = self.peer.map_or(0, |peer| u64::from(peer.batch_len_max_bytes));
-        let Some(Log { outgoing: Outgoing::Streaming(streaming), .. }) = self.logs.get_mut(&id) else { return };
-        let mut blocked = None;
-        let taken_any = !batches.is_empty();
-        for batch in batches {
-            let (first_seq, len_bytes) = (batch.first_seq(), batch.bytes().len() as u64);
-            if first_seq != streaming.read.next_seq || batch.header().previous != streaming.read.digest {
-                blocked = Some(ParkReason::Chain { first_seq, target_head: streaming.read });
-            } else if len_bytes > limit_bytes {
-                blocked = Some(ParkReason::BatchTooLong { first_seq, len_bytes, limit_bytes });
-            }
-            if blocked.is_some() {
-                break;
-            }
-            streaming.read = batch.head();
-            streaming.ready_bytes += batch.bytes().len();
-            self.source.ready_bytes += batch.bytes().len();
-            streaming.ready.push_back(batch);
-        }
-        self.want_send(id);
-        if let Some(reason) = blocked {
-            self.block(id, reason);
-        } else if taken_any {
-            self.want_fetch(id);
-        }
-    }
-
-    /// Stops a log once what is ready has been sent.
-    fn block(&mut self, id: LogId, reason: ParkReason) {
-        let Some(Log { outgoing: Outgoing::Streaming(streaming), .. }) = self.logs.get_mut(&id) else { return };
-        if streaming.ready.is_empty() {
-            self.park_outgoing(id, reason);
-        } else {
-            streaming.blocked = Some(reason);
-        }
-    }
-
-    /// The next batch, or the announcement of its log, as far as there is credit.
-    pub(super) fn next_batch(&mut self) -> Option<Message> {
-        while self.source.credit > 0 {
-            let &index = self.source.send_order.front()?;
-            let space = &mut self.spaces[index];
-            let id = if space.credit > 0 { space.ready.front().copied() } else { None };
-            let Some(id) = id else {
-                space.in_send_order = false;
-                self.source.send_order.pop_front();
-                continue;
-            };
-            if let Some(message) = self.send_from(index, id) {
-                return Some(message);
-            }
-        }
-        None
-    }
-
-    /// One message of a log that is at the front of its space's list; `None` if it leaves the list without.
-    fn send_from(&mut self, index: usize, id: LogId) -> Option<Message> {
-        let space = &mut self.spaces[index];
-        let log = self.logs.get_mut(&id)?;
-        let head = log.head();
-        let Outgoing::Streaming(streaming) = &mut log.outgoing else {
-            space.ready.pop_front();
-            log.in_ready = false;
-            return None;
-        };
-        if streaming.can_send() && std::mem::take(&mut streaming.announce) {
-            return Some(Message::Announce(Announce { genesis: (*log.genesis).clone(), head }));
-        }
-        space.ready.pop_front();
-        log.in_ready = false;
-        let batch = streaming.send()?;
-        let len = batch.bytes().len();
-        self.source.ready_bytes -= len;
-        self.source.credit -= len as i64;
-        space.credit -= len as i64;
-        let blocked = if streaming.ready.is_empty() { streaming.blocked.take() } else { None };
-        self.source.send_order.rotate_left(1);
-        match blocked {
-            Some(reason) => self.park_outgoing(id, reason),
-            None => {
-                self.want_send(id);
-                self.want_fetch(id);
-            }
-        }
-        Some(Message::Batch(batch))
-    }
-
     /// Tells when all that is durable here of a space has become durable at the peer.
-    fn check_in_sync(&mut self, index: usize) {
+    pub(super) fn check_in_sync(&mut self, index: usize) {
         let space = &self.spaces[index];
         let Some(scope) = space.out_scope() else { return };
         if space.in_sync {
@@ -590,53 +323,5 @@ impl Session {
             space.behind_since = None;
             self.events.push_back(Event::InSync { space: space.name.clone() });
         }
-    }
-}
-
-impl Log {
-    /// Whether more of it should be read, given how many bytes ready to send are enough.
-    fn wants_fetch(&self, watermark: usize) -> bool {
-        matches!(&self.outgoing, Outgoing::Streaming(streaming)
-            if !streaming.fetching
-                && streaming.blocked.is_none()
-                && streaming.ready_bytes <= watermark
-                && streaming.read.next_seq < self.head().next_seq)
-    }
-}
-
-impl Streaming {
-    fn can_send(&self) -> bool {
-        !self.ready.is_empty() && self.in_flight.len() < IN_FLIGHT_MAX
-    }
-
-    /// Takes the next batch to send.
-    fn send(&mut self) -> Option<Batch> {
-        if !self.can_send() {
-            return None;
-        }
-        let batch = self.ready.pop_front()?;
-        assert_eq!(batch.header().previous, self.sent.digest, "what is ready continues what was sent");
-        let len_bytes = batch.bytes().len() as u64;
-        self.ready_bytes -= batch.bytes().len();
-        self.sent = batch.head();
-        self.in_flight.push_back(Boundary { head: self.sent, len_bytes });
-        self.in_flight_bytes += len_bytes;
-        Some(batch)
-    }
-
-    /// Whether a head is one that was sent and not yet acknowledged: then all up to it is.
-    fn acknowledge(&mut self, head: Head) -> bool {
-        let found = self.in_flight.binary_search_by_key(&head.next_seq, |boundary| boundary.head.next_seq);
-        let Some(position) = found.ok().filter(|position| self.in_flight[*position].head == head) else {
-            return false;
-        };
-        self.in_flight_bytes -= self.in_flight.drain(..=position).map(|boundary| boundary.len_bytes).sum::<u64>();
-        true
-    }
-}
-
-impl From<FetchFailure> for ParkReason {
-    fn from(failure: FetchFailure) -> Self {
-        Self::Gap { first_seq: failure.first_seq, next_seq: failure.next_seq, cause: failure.cause }
     }
 }

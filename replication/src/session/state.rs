@@ -33,8 +33,8 @@ pub(super) struct Space {
     pub(super) wanted: bool,
     /// It is to be offered once the logs are here.
     pub(super) offer_due: bool,
-    /// Bytes that may be sent; one batch may overdraw it.
-    pub(super) credit: i64,
+    /// Bytes sent whose credit has not been returned; sending begins only below the peer's window.
+    pub(super) used_bytes: u64,
     /// Logs with batches ready to send, in rotation.
     pub(super) ready: VecDeque<LogId>,
     pub(super) in_send_order: bool,
@@ -63,7 +63,7 @@ pub(super) struct Space {
 }
 
 impl Space {
-    pub(super) fn new(name: SpaceName, brought: Option<Direction>, window: i64) -> Self {
+    pub(super) fn new(name: SpaceName, brought: Option<Direction>) -> Self {
         Self {
             name,
             brought,
@@ -73,7 +73,7 @@ impl Space {
             outflow: Outflow::Closed,
             wanted: false,
             offer_due: false,
-            credit: window,
+            used_bytes: 0,
             ready: VecDeque::new(),
             in_send_order: false,
             fetch: VecDeque::new(),

@@ -52,18 +52,15 @@ impl Session {
         true
     }
 
-    pub(super) fn handle_offer(&mut self, offer: Offer) -> Result<(), PeerMisbehaved> {
+    pub(super) fn handle_offer(&mut self, offer: Offer) {
         let Some(index) = self.space_or_add(&offer.space) else {
-            self.refuse(offer.space, Flow::Incoming, Refusal::TooManySpaces);
-            return Ok(());
+            return self.refuse(offer.space, Flow::Incoming, Refusal::TooManySpaces);
         };
         if self.permitted_scope(index).is_none() {
-            self.refuse_inflow(index);
-            return Ok(());
+            return self.refuse_inflow(index);
         }
         self.spaces[index].offered = Some(offer);
         self.load(index);
-        Ok(())
     }
 
     /// Answers the offer of a space whose logs are here, if there is one.
