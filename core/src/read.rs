@@ -196,7 +196,7 @@ pub struct Follow {
 
 impl Follow {
     pub(crate) fn new(inner: Arc<Inner>, space: SpaceName, cursor: Cursor) -> Self {
-        let watch = inner.journal.watch(Some(space.clone()));
+        let watch = inner.journal.watch(Some(&space));
         let mut follow = Self { inner, space, watch, cursor, logs: VecDeque::new() };
         follow.find_logs();
         follow

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -34,7 +34,7 @@ pub(crate) struct Practice {
     line: Line,
     tls: PathBuf,
     seconds: u16,
-    process: Option<Child>,
+    process: Option<(Child, JoinHandle<()>)>,
 }
 
 /// After this long without an end something hangs.
@@ -80,7 +80,9 @@ fn begin(phase: Phase, practices: &mut [Practice], hub: &mut Hub) -> Result<()> 
         Phase::HubBack => hub.start()?,
         Phase::SiteKilled => practices[0].kill()?,
     }
-    practices.iter().for_each(|practice| practice.ledger().begin(phase, began_at));
+    for practice in practices.iter() {
+        practice.ledger().begin(phase, began_at);
+    }
     if phase == Phase::SiteKilled {
         practices[0].start()?;
     }
@@ -154,30 +156,32 @@ impl Practice {
             .stdout(Stdio::piped())
             .spawn()?;
         let news = process.stdout.take().ok_or("the practice's process has no output")?;
-        self.process = Some(process);
         let ledger = Arc::clone(&self.ledger);
-        thread::spawn(move || {
+        let listener = thread::spawn(move || {
             for line in BufReader::new(news).lines().map_while(std::io::Result::ok) {
                 if let Some(news) = News::parse(&line) {
                     ledger.lock().unwrap_or_else(PoisonError::into_inner).hear(news, now());
                 }
             }
         });
+        self.process = Some((process, listener));
         Ok(())
     }
 
     /// SIGKILL: the process has no say in it.
     fn kill(&mut self) -> Result<()> {
-        if let Some(mut process) = self.process.take() {
+        if let Some((mut process, listener)) = self.process.take() {
             process.kill()?;
             process.wait()?;
+            // What it said before it died is heard before what the next one says.
+            listener.join().map_err(|_| "a thread panicked")?;
         }
         Ok(())
     }
 
     /// An error if the process has ended before its time.
     fn check(&mut self) -> Result<()> {
-        let Some(process) = &mut self.process else { return Ok(()) };
+        let Some((process, _)) = &mut self.process else { return Ok(()) };
         match process.try_wait()? {
             Some(status) if !status.success() => Err(format!("the process of {} ended: {status}", self.name).into()),
             _ => Ok(()),

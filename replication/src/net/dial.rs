@@ -351,7 +351,7 @@ impl Shared {
         };
         let policy = config.policy.clone();
         let watch = journal.watch(match spaces.as_slice() {
-            [(space, _)] => Some(space.clone()),
+            [(space, _)] => Some(space),
             _ => None,
         });
         let endpoint = Endpoint::new(journal.clone(), config, now());

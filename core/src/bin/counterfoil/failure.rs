@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use counterfoil::certificates::CertificateError;
+use counterfoil::{TlsError, certificates::CertificateError};
 use thiserror::Error;
 
 /// What a command that did its work has to say.
@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     Open(#[from] counterfoil_storage::OpenError),
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The options don't go together, or name something that is not there.
     #[error("{0}")]
     Usage(String),

@@ -9,8 +9,8 @@ use crate::failure::Failure;
 /// Opens for writing, as the only process that does; what recovery found is logged.
 pub(crate) fn open_to_write(path: &Path) -> Result<Store, Failure> {
     let store = Store::open(path)?;
-    for damage in store.recovery().damage() {
-        tracing::warn!("{damage}");
+    for finding in &store.recovery().findings {
+        tracing::warn!("{finding}");
     }
     Ok(store)
 }

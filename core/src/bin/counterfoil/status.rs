@@ -71,7 +71,9 @@ impl From<&LogInfo> for LogReport {
 /// What opening the store just now found.
 #[derive(Serialize)]
 struct RecoveryReport {
-    damage: Vec<String>,
+    /// The store had been closed, or was new.
+    clean: bool,
+    findings: Vec<String>,
 }
 
 impl Status {
@@ -85,7 +87,7 @@ impl Status {
             report.print(&mut output)?;
         }
         output.flush()?;
-        Ok(if report.recovery.damage.is_empty() { Answer::Done } else { Answer::BadNews(None) })
+        Ok(if store.recovery().damage().next().is_none() { Answer::Done } else { Answer::BadNews(None) })
     }
 
     fn report(&self, store: &Store) -> Result<Report, Failure> {
@@ -107,7 +109,10 @@ impl Status {
                 path: self.store.clone(),
                 error,
             })?,
-            recovery: RecoveryReport { damage: store.recovery().damage().iter().map(ToString::to_string).collect() },
+            recovery: RecoveryReport {
+                clean: store.recovery().clean,
+                findings: store.recovery().findings.iter().map(ToString::to_string).collect(),
+            },
         })
     }
 
@@ -149,8 +154,8 @@ impl Report {
                 output.line(format!("    digest {digest}"))?;
             }
         }
-        for damage in &self.recovery.damage {
-            output.line(format!("damage: {damage}"))?;
+        for finding in &self.recovery.findings {
+            output.line(format!("found: {finding}"))?;
         }
         Ok(())
     }

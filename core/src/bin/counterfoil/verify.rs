@@ -28,7 +28,8 @@ pub(crate) struct Verify {
 /// A damage as `--json` shows it. The names of the fields stay as they are.
 #[derive(Serialize)]
 struct Line<'a> {
-    segment: u64,
+    /// None if it is the identity.
+    segment: Option<u64>,
     offset: u64,
     log: Option<String>,
     first_seq: Option<u64>,
@@ -39,7 +40,7 @@ struct Line<'a> {
 impl<'a> From<&'a Damage> for Line<'a> {
     fn from(damage: &'a Damage) -> Self {
         Self {
-            segment: damage.segment.0,
+            segment: damage.segment.map(|segment| segment.0),
             offset: damage.offset,
             log: damage.log.map(|log| log.to_string()),
             first_seq: damage.first_seq.map(|seq| seq.0),
