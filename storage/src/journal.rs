@@ -323,14 +323,17 @@ impl Journal {
     pub fn create_log(&self, genesis: Genesis) -> Result<LogId, AppendError> {
         let id = genesis.log_id();
         let mut queue = self.shared.make_room(self.shared.queue_for_writing()?, true)?;
-        if let Some(slot) = queue.slot(id) {
-            queue.announce(slot);
+        let slot = match queue.slot(id) {
+            Some(slot) => slot,
+            None => {
+                let own = self.shared.is_own(&genesis);
+                let head = genesis.head();
+                queue.add_log(id, Arc::new(genesis), own, head, false)
+            }
+        };
+        if !queue.announce(slot) {
             return Ok(id);
         }
-        let own = self.shared.is_own(&genesis);
-        let head = genesis.head();
-        let slot = queue.add_log(id, Arc::new(genesis), own, head, false);
-        queue.announce(slot);
         self.shared.queued(queue)?;
         Ok(id)
     }
@@ -418,6 +421,17 @@ impl Journal {
         }
         drop(queue);
         self.shared.wait_for(&group, None).unwrap_or(Ok(()))
+    }
+
+    /// Asks the background committer to commit what is queued at once. Never waits.
+    ///
+    /// For those who are told of the outcome by a [`Watch`]. Without background threads it does nothing.
+    pub fn nudge(&self) {
+        let mut queue = self.shared.queue();
+        if !queue.is_empty() && !queue.nudged {
+            queue.nudged = true;
+            self.shared.work.notify_one();
+        }
     }
 
     /// All logs, or those of one space, as far as they are durable; ascending by id.

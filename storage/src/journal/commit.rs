@@ -161,6 +161,9 @@ impl Shared {
             }
             Err(error) => self.fail(&mut queue, &error),
         };
+        if queue.nudged && !queue.is_empty() {
+            self.work.notify_one();
+        }
         drop(queue);
         wakers.into_iter().for_each(Waker::wake);
         self.queue()

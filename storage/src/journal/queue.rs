@@ -150,14 +150,16 @@ impl Queue {
         slot
     }
 
-    /// Queues the announcement of a log unless that has been done.
-    pub(crate) fn announce(&mut self, slot: usize) {
+    /// Queues the announcement of a log unless that has been done; whether it did.
+    pub(crate) fn announce(&mut self, slot: usize) -> bool {
         let log = &mut self.logs[slot];
-        if !log.announced {
-            log.announced = true;
-            self.items.push(Item::Announcement(Announcement::new((*log.genesis).clone())));
-            self.bytes += 256;
+        if log.announced {
+            return false;
         }
+        log.announced = true;
+        self.items.push(Item::Announcement(Announcement::new((*log.genesis).clone())));
+        self.bytes += 256;
+        true
     }
 
     /// Queues a record of an own log; its sequence number.

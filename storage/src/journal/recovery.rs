@@ -42,7 +42,7 @@ use std::{
 };
 
 use super::{
-    Options,
+    LOCK_FILE, Options,
     commit::{Shared, begin_active},
     error::{OpenError, Place},
     fill::SealJob,
@@ -134,7 +134,10 @@ struct Opening<'a> {
     view: View,
     recovery: Recovery,
     seals: Vec<SealJob>,
-    /// Frames are missing: own logs may have been longer than they are now.
+    /// Segments whose frames are missing.
+    lost: Vec<SegmentNumber>,
+    /// Own logs may have been longer than they are now: frames are missing, and nothing later says how
+    /// far the logs reached.
     frames_lost: bool,
     next_segment: SegmentNumber,
 }
@@ -160,8 +163,8 @@ impl<'a> Opening<'a> {
         };
         let view = View::new(options.ring_bytes);
         let next_segment = SegmentNumber::ZERO;
-        let (seals, frames_lost) = (Vec::new(), false);
-        Ok(Self { dir, options, vfs, identity_file, bound, view, recovery, seals, frames_lost, next_segment })
+        let (seals, lost, frames_lost) = (Vec::new(), Vec::new(), false);
+        Ok(Self { dir, options, vfs, identity_file, bound, view, recovery, seals, lost, frames_lost, next_segment })
     }
 
     fn damage(&mut self, segment: SegmentNumber, offset: u64, what: impl Into<String>) {
@@ -197,7 +200,7 @@ impl<'a> Opening<'a> {
         for (number, file) in unusable {
             if last.is_some_and(|last| number < last) {
                 self.damage(number, 0, "both copies of the segment's header are damaged: what it held is missing");
-                self.frames_lost = true;
+                self.lost.push(number);
             } else if let Some(file) = file {
                 self.set_aside(number, &*file)?;
             }
@@ -212,7 +215,7 @@ impl<'a> Opening<'a> {
         for number in (0..last.header.number.0).map(SegmentNumber) {
             if present.binary_search(&number).is_err() {
                 self.damage(number, 0, "the segment file is missing");
-                self.frames_lost = true;
+                self.lost.push(number);
             }
         }
     }
@@ -269,6 +272,9 @@ impl<'a> Opening<'a> {
                 break;
             }
         }
+        let listed = footers.last().and_then(Option::as_ref).filter(|footer| footer.all_logs);
+        let listed_at = listed.map(|_| sealed[sealed.len() - footers.len()].header.number);
+        self.frames_lost |= self.lost.iter().any(|lost| listed_at.is_none_or(|listed| *lost > listed));
         footers.resize_with(sealed.len(), || None);
         footers.reverse();
         let all_logs_at = footers.iter().position(|footer| footer.as_ref().is_some_and(|footer| footer.all_logs));
@@ -352,6 +358,7 @@ impl<'a> Opening<'a> {
     }
 
     fn finish_empty(mut self) -> Result<Opened, OpenError> {
+        self.frames_lost |= !self.lost.is_empty();
         self.recovery.clean = self.recovery.findings.is_empty();
         self.renew_incarnation()?;
         let start = TailStart {
@@ -457,6 +464,10 @@ impl<'a> Opening<'a> {
     /// Copies the bytes that nothing proves to a file of their own.
     fn keep_torn_tail(&mut self, frontier: &mut Frontier) -> Result<(), OpenError> {
         let number = frontier.scanner.header.number;
+        if self.options.read_only && writer_at_work(self.vfs, self.dir) {
+            // What it is writing at this moment.
+            return Ok(());
+        }
         let path = segment::path(self.dir, number);
         let begin = frontier.scanner.offset;
         let end = frontier.scanner.last_byte_end().map_err(failed("reading", &path))?.unwrap_or(begin);
@@ -520,6 +531,12 @@ impl<'a> Opening<'a> {
         let Self { view, recovery, bound, seals, .. } = self;
         Opened { view, recovery, identity: bound.identity, seals, tail, frontier }
     }
+}
+
+/// Whether another has the store open for writing. The lock is taken for a moment to learn this, so
+/// it is asked only where it decides what a tail of unproven bytes means.
+pub(crate) fn writer_at_work(vfs: &dyn Vfs, dir: &Path) -> bool {
+    matches!(vfs.lock(&dir.join(LOCK_FILE)), Ok(None))
 }
 
 fn numbers_of(names: &[String]) -> Vec<SegmentNumber> {

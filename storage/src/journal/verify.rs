@@ -3,12 +3,12 @@
 use std::{collections::HashMap, io, path::Path, sync::Arc};
 
 use super::{
-    LOCK_FILE, Options,
+    Options,
     error::{OpenError, Place},
     frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameKind, align},
     identity::{Extent, IDENTITY_FILE, IdentityState},
     read::read_footer,
-    recovery::read_identity,
+    recovery::{read_identity, writer_at_work},
     report::{Damage, VerifyReport},
     scan::{FrameAt, Scanner},
     segment::{self, HeaderState, SegmentHeader},
@@ -37,9 +37,7 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         IdentityState::Unreadable => return Err(OpenError::Identity { path }),
         IdentityState::Format(found) => return Err(OpenError::Format { path, found, known: 1 }),
     };
-    // The lock is taken and given back only to learn whether a writer is at work.
-    let live = matches!(vfs.lock(&dir.join(LOCK_FILE)), Ok(None));
-    let verification = Verification { dir, vfs, store, live, heads: HashMap::new(), report, progress, bytes_total: 0 };
+    let verification = Verification { dir, vfs, store, heads: HashMap::new(), report, progress, bytes_total: 0 };
     verification.run()
 }
 
@@ -47,8 +45,6 @@ struct Verification<'a, P> {
     dir: &'a Path,
     vfs: &'a dyn Vfs,
     store: StoreId,
-    /// A writer is at work.
-    live: bool,
     heads: HashMap<LogId, Head>,
     report: VerifyReport,
     progress: P,
@@ -137,7 +133,8 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                         last_kind = Some(frame.header.kind);
                         self.frame(number, resumed, &frame);
                     }
-                    None if self.live && end.is_none() => break,
+                    // What a writer beside is writing at this moment.
+                    None if end.is_none() && writer_at_work(self.vfs, self.dir) => break,
                     None => {
                         let what = format!("{what}: an unfinished commit, or damage to the last one");
                         let reached = end.unwrap_or(scanner.limit);
@@ -168,7 +165,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         let mut start = [0; 16];
         let count = read_full(file, &mut start, align(end))?;
         let written = start[..count].iter().any(|&byte| byte != 0);
-        if written && !self.live && read_footer(file, end)?.is_none() {
+        if written && read_footer(file, end)?.is_none() && !writer_at_work(self.vfs, self.dir) {
             self.damage(number, align(end), "the segment's footer is damaged; it is rebuilt when the store is opened");
         }
         Ok(())
