@@ -238,12 +238,14 @@ impl Pump {
                 }
                 Wish::Up => {
                     self.shared.set_state(LinkState::Connecting);
-                    let reason = match self.session() {
-                        Ok(()) => "the line was cut".to_owned(),
-                        Err(error) => error.to_string(),
+                    let ended = self.session();
+                    let state = match self.control.wish() {
+                        Wish::Up => LinkState::Connecting,
+                        Wish::Cut => LinkState::Cut,
+                        Wish::Stopped => break,
                     };
-                    let is_cut = self.control.wish() == Wish::Cut;
-                    self.shared.set_state(if is_cut { LinkState::Cut } else { LinkState::Connecting });
+                    self.shared.set_state(state);
+                    let reason = ended.map_or_else(|error| error.to_string(), |()| "the line was cut".to_owned());
                     self.shared.tell(LinkEvent::Disconnected { reason });
                     if self.control.wish() == Wish::Up {
                         thread::park_timeout(RETRY);
