@@ -127,6 +127,7 @@ struct Link {
 enum Happening {
     Append { machine: usize },
     Commit { machine: usize, life: u64 },
+    Poisoned { machine: usize, life: u64 },
     Arrive { connection: u64, to: usize, bytes: Vec<u8> },
     Gone { connection: u64, side: usize },
     Timer { connection: u64, side: usize },
@@ -301,7 +302,11 @@ impl World {
         match happening {
             Happening::Append { machine } => self.append(machine),
             Happening::Commit { machine, life } if self.lives[machine] == life => self.commit(machine),
-            Happening::Commit { .. } => Ok(()),
+            Happening::Poisoned { machine, life } if self.lives[machine] == life => {
+                self.stop(machine, false);
+                Ok(())
+            }
+            Happening::Commit { .. } | Happening::Poisoned { .. } => Ok(()),
             Happening::Arrive { connection, to, bytes } => self.arrive(connection, to, &bytes),
             Happening::Gone { connection, side } => {
                 self.close(connection, side);
@@ -471,6 +476,11 @@ impl World {
             unexpected => return Err(format!("an honest end was accused: {unexpected}")),
         }
         self.trace(4, side as u64);
+        if let (SessionError::Store(_), Some(state)) = (error, self.connections.get(&connection)) {
+            let machine = state.ends[side].machine;
+            let life = self.lives[machine];
+            self.plan_in(Duration::ZERO, Happening::Poisoned { machine, life });
+        }
         if let Some(reason) = error.close_reason() {
             self.send(connection, side, &Message::Close(reason));
         }

@@ -350,13 +350,9 @@ impl Shared {
             limits: limits.clone(),
         };
         let policy = config.policy.clone();
-        let watch = journal.watch(match spaces.as_slice() {
-            [(space, _)] => Some(space),
-            _ => None,
-        });
         let endpoint = Endpoint::new(journal.clone(), config, now());
         let shared = self.clone();
-        let (handle, session) = drive(stream, endpoint, watch, move |event| shared.tell(event));
+        let (handle, session) = drive(stream, endpoint, move |event| shared.tell(event));
         self.begin(&handle, &policy);
         let ended = session.await;
         if !matches!(ended, Ended::Stopped) {

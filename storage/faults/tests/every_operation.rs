@@ -69,7 +69,7 @@ fn played(program: &[Step], faults: &[Injection]) -> Player {
 fn tail(disk: &FaultVfs) -> String {
     let trace = disk.trace();
     let lines: Vec<&str> = trace.iter().map(|(_, line)| line.as_str()).collect();
-    lines[lines.len().saturating_sub(25)..].join("\n")
+    lines[lines.len().saturating_sub(60)..].join("\n") + "\n"
 }
 
 fn without_kills(program: Vec<Step>) -> Vec<Step> {
@@ -144,8 +144,16 @@ fn explore(fault: Fault) {
             for injection in [Injection::at(number, fault), Injection::at(number, fault).for_ever()] {
                 let player = played(&program, &[injection]);
                 for disk in [player.disk.snapshot().kill(), player.disk.snapshot().crash(number)] {
-                    let outcome = player.on_disk(player.disk.clone()).prove_sound(disk);
-                    assert_eq!(outcome, Ok(()), "{name}: {injection:?} ({operation:?})\n{}", tail(&player.disk));
+                    let mut after = player.on_disk(disk.clone());
+                    let outcome = after.prove_sound(disk.clone());
+                    assert_eq!(
+                        outcome,
+                        Ok(()),
+                        "{name}: {injection:?} ({operation:?})\n{}then\n{}then\n{}",
+                        tail(&player.disk),
+                        tail(&disk),
+                        tail(&after.disk)
+                    );
                     explored += 1;
                 }
             }

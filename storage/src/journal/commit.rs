@@ -17,7 +17,7 @@ use super::{
     fill::{Filler, SealJob},
     frame::FrameKind,
     identity::{Extent, Identity},
-    queue::{self, Group, Queue, QueueState},
+    queue::{self, Group, Queue, QueueState, SealedItems},
     read::IndexCache,
     tail::{NewSegment, Tail, WriteError, Written},
     view::{ActiveSegment, View},
@@ -25,12 +25,16 @@ use super::{
 };
 use crate::{ids::SegmentNumber, vfs::VfsLock};
 
+/// From so many entries on, a commit is part of a bulk load.
+const BULK_ENTRIES: usize = 8;
+
 /// When so many bytes are queued the background committer is told at once.
 pub(crate) const NUDGE_BYTES: usize = 1 << 20;
 
 /// What all handles of a journal share.
 ///
-/// Locks are taken in this order: queue, tail, view, cache; the tail is locked by the leader only.
+/// The tail is locked by the leader only, who holds no other lock when taking it, and may take the
+/// queue, the view or the cache for a moment while holding it.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
@@ -194,9 +198,20 @@ impl Shared {
     fn write(&self, kind: FrameKind, items: Vec<queue::Item>) -> Result<(), WriteError> {
         let mut tail = locked(&self.tail);
         let Some(tail) = tail.as_mut() else { return Err(WriteError::Full) };
-        let entries = queue::seal(items, |log| self.view().head(log));
+        let (entries, last) = queue::seal(items, |log| self.view().head(log)).into_parts();
+        // In a bulk load those who append seal their batches themselves: they are told at once where
+        // the log ends. Else that can wait until after the flush.
+        let bulk = last.len() <= 8 && entries.len() >= BULK_ENTRIES;
+        if bulk {
+            let heads = SealedItems::heads(&last, &entries);
+            self.queue().sealed(&heads);
+        }
         let written = tail.write(kind, entries)?;
+        let heads = if bulk { Vec::new() } else { SealedItems::heads(&last, &written.frame.entries) };
         self.publish(written);
+        if !heads.is_empty() {
+            self.queue().sealed(&heads);
+        }
         self.write_footers(tail);
         Ok(())
     }
@@ -288,9 +303,11 @@ impl Shared {
         while !queue.is_empty() || queue.in_flight.is_some() {
             let group = Arc::clone(queue.in_flight.as_ref().unwrap_or(&queue.filling));
             drop(queue);
-            // A failure is kept in the queue's state.
-            let _ = self.wait_for(&group, None);
+            let outcome = self.wait_for(&group, None);
             queue = self.queue();
+            if let Some(Err(error)) = outcome {
+                queue.close_error = Some(error);
+            }
         }
         let open = matches!(queue.state, QueueState::Open);
         drop(queue);
@@ -323,8 +340,7 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         // Damage at the end is not part of any frame, but of the segment.
         active.end = active.end.max(segment.header.previous_end);
     }
-    let file = view.active.as_ref().map(|active| Arc::clone(&active.file));
-    let sealed = view.seal_active();
+    let sealed = end_active(view);
     let NewSegment { header, file: new_file } = segment;
     view.active = Some(ActiveSegment {
         number: header.number,
@@ -334,7 +350,13 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         announced: std::collections::HashSet::new(),
         end: super::segment::FRAMES_OFFSET,
     });
-    let (number, footer) = sealed?;
+    sealed
+}
+
+/// Seals the segment that grows, if there is one; the footer that it is to get.
+pub(crate) fn end_active(view: &mut View) -> Option<SealJob> {
+    let file = Arc::clone(&view.active.as_ref()?.file);
+    let (number, footer) = view.seal_active()?;
     let end = view.sealed_segment(number)?.end;
-    Some(SealJob { number, end, file: file?, footer })
+    Some(SealJob { number, end, file, footer })
 }
