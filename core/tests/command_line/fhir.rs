@@ -46,7 +46,7 @@ fn practices_that_mirror_at_the_same_time_are_byte_for_byte_equal_at_both_ends()
                 let mirror = format!("--mirror-to hub@{address} --tls tls-{practice} --durability mirrored --ack");
                 let input = fs::read(path).unwrap();
                 let ended = sandbox.run_with(&format!("append {practice}.store {mirror}"), &input).expect_status(0);
-                let lines = input.iter().filter(|byte| **byte == b'\n').count();
+                let lines = std::str::from_utf8(&input).unwrap().lines().count();
                 assert_eq!(ended.text().lines().count(), lines, "acks of {practice}");
             });
         }

@@ -41,7 +41,7 @@ impl Feed {
             let mut number = first;
             while !feeding.load(Ordering::Relaxed) && stdin.write_all(line(number).as_bytes()).is_ok() {
                 number += 1;
-                if number % 8 == 0 {
+                if number.is_multiple_of(8) {
                     thread::sleep(pause);
                 }
             }
@@ -81,7 +81,7 @@ fn check(sandbox: &Sandbox, words: &str) -> u64 {
     let printed = String::from_utf8(sandbox.cat(words)).unwrap();
     let mut count = 0;
     for record in printed.lines() {
-        assert!(line(count).trim_end() == record, "{record:?} at {count} of {words}");
+        assert!(line(count).trim_end_matches('\n') == record, "{record:?} at {count} of {words}");
         count += 1;
     }
     count

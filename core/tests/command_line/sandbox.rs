@@ -5,7 +5,10 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -125,7 +128,8 @@ impl Sandbox {
         Running {
             words: words.to_owned(),
             stdin: process.stdin.take(),
-            stdout: process.stdout.take().map(BufReader::new),
+            stdout: process.stdout.take(),
+            lines: None,
             process,
             errors,
             listener: Some(listener),
@@ -166,7 +170,9 @@ pub(crate) struct Running {
     words: String,
     process: Child,
     pub(crate) stdin: Option<ChildStdin>,
-    stdout: Option<BufReader<ChildStdout>>,
+    stdout: Option<ChildStdout>,
+    /// Lines of standard output, once somebody wants them one by one.
+    lines: Option<Receiver<String>>,
     errors: Arc<Mutex<String>>,
     listener: Option<JoinHandle<()>>,
 }
@@ -177,15 +183,26 @@ impl Running {
     }
 
     /// The next line of standard output without LF; empty at the end.
+    #[track_caller]
     pub(crate) fn read_line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.as_mut().unwrap().read_line(&mut line).unwrap();
-        line.trim_end_matches('\n').to_owned()
+        if let Some(stdout) = self.stdout.take() {
+            let (tell, lines) = mpsc::channel();
+            // Ends with the process, or when nobody wants more.
+            thread::spawn(move || {
+                BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+            });
+            self.lines = Some(lines);
+        }
+        match self.lines.as_ref().expect("standard output was taken").recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => String::new(),
+            Err(RecvTimeoutError::Timeout) => panic!("{} prints nothing: {}", self.words, self.errors()),
+        }
     }
 
     /// Its end of standard output, to be read elsewhere.
     pub(crate) fn take_stdout(&mut self) -> BufReader<ChildStdout> {
-        self.stdout.take().unwrap()
+        BufReader::new(self.stdout.take().expect("nobody has read it"))
     }
 
     /// What is on standard error so far.

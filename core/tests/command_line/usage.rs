@@ -14,7 +14,7 @@ fn a_mistake_ends_with_2_and_is_told_in_one_line_that_says_what_to_do() {
         ("append practice.store --durability mirrored", "--mirror-to"),
         ("append practice.store --mirror-to hub@127.0.0.1:1", "--tls"),
         ("append practice.store --batch 0", "--batch"),
-        ("append practice.store --timeout -1", "--timeout"),
+        ("append practice.store --timeout=-1", "--timeout"),
         ("append practice.store --space ../x", "can't be a name"),
         ("append practice.store --mirror-to nobody --tls .", "ca.pem"),
         ("cat practice.store --log 12", "hexadecimal"),
@@ -23,7 +23,7 @@ fn a_mistake_ends_with_2_and_is_told_in_one_line_that_says_what_to_do() {
         ("init practice.store --node practice-1", "holds a store already"),
         ("init other.store --node a/b", "can't be a name"),
         ("cert node nowhere --node a --out b", "nowhere"),
-        ("cert node . --node a --out b --days 0", "--help"),
+        ("cert node . --node a --out b --days 0", "choose 1 to"),
         ("serve practice.store --listen 127.0.0.1:0 --tls nowhere", "nowhere"),
         ("mirror practice.store --to hub@127.0.0.1:1 --tls nowhere", "nowhere"),
     ] {

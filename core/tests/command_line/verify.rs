@@ -16,8 +16,11 @@ fn records() -> Vec<u8> {
 
 fn small_store() -> Sandbox {
     let sandbox = Sandbox::with_practice();
-    // Many commits, so that there are many frames.
-    sandbox.run_with("append practice.store --batch 20", &records()).expect_status(0);
+    let records = records();
+    // Several commits, so that there are several frames.
+    for some in records.chunks(records.len() / 10) {
+        sandbox.run_with("append practice.store", some).expect_status(0);
+    }
     sandbox
 }
 
@@ -40,9 +43,9 @@ fn damage_is_told_with_its_place_and_is_bad_news() {
     fs::write(&segment, bytes).unwrap();
 
     let ended = sandbox.run("verify practice.store").expect_status(1);
-    assert_eq!(ended.text().lines().count(), 1, "{}", ended.text());
     let json = sandbox.run("verify practice.store --json").expect_status(1);
-    let damage: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json.text().lines().count(), ended.text().lines().count(), "{}", ended.text());
+    let damage: serde_json::Value = serde_json::from_str(json.text().lines().next().unwrap()).unwrap();
     let log = sandbox.run("status practice.store --json");
     let status: serde_json::Value = serde_json::from_slice(&log.stdout).unwrap();
     assert_eq!(damage["log"], status["logs"][0]["id"]);
@@ -50,9 +53,9 @@ fn damage_is_told_with_its_place_and_is_bad_news() {
     assert!(range.contains(&200), "{damage}");
     assert!(damage["segment"].is_u64() && damage["offset"].is_u64() && damage["what"].is_string(), "{damage}");
 
-    let cat = sandbox.run("cat practice.store").expect_status(2);
+    let cat = sandbox.run("cat practice.store").expect_status(1);
     assert!(cat.stdout.len() < records().len() && records().starts_with(&cat.stdout));
-    assert!(cat.only_error().contains("damaged") || cat.only_error().contains("can't be read"), "{}", cat.stderr);
+    assert!(cat.only_error().contains("repair it from a mirror"), "{}", cat.stderr);
     // What is sound behind it is still there.
     let after = sandbox.cat(&format!("practice.store --from {}", range.end() + 1));
     assert!(records().ends_with(&after) && !after.is_empty());
@@ -75,7 +78,7 @@ fn a_flipped_bit_anywhere_is_named_or_harmless_and_never_wrong_data() {
             let verify = sandbox.run("verify practice.store");
             let cat = sandbox.run("cat practice.store");
             assert!(records.starts_with(&cat.stdout), "bit {bit}: wrong data");
-            assert!(matches!(cat.status, Some(0 | 2)), "bit {bit}: {cat:?}");
+            assert!(matches!(cat.status, Some(0..=2)), "bit {bit}: {cat:?}");
             assert!(matches!(verify.status, Some(0..=2)), "bit {bit}: {verify:?}");
             let is_whole = cat.status == Some(0) && cat.stdout == records;
             assert!(is_whole || verify.status != Some(0), "bit {bit}: lost and not named: {cat:?} {verify:?}");

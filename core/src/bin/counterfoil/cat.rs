@@ -1,10 +1,16 @@
 //! `counterfoil cat`
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc::RecvTimeoutError,
+    time::{Duration, SystemTime},
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
 use counterfoil::{Cursor, LogId, Record, Seq, Space, SpaceName};
+use counterfoil_storage::Damage;
 use serde::Serialize;
 
 use crate::{
@@ -39,7 +45,7 @@ pub(crate) struct Cat {
     json: bool,
 }
 
-/// How often somebody who follows looks whether to end.
+/// How often somebody who follows looks for more.
 const GLANCE: Duration = Duration::from_millis(50);
 
 impl Cat {
@@ -60,12 +66,17 @@ impl Cat {
         if self.follow {
             self.follow(&space, &logs, &mut printer)?;
         } else {
-            for log in logs {
-                self.print_log(&space, log, &mut printer)?;
+            for log in &logs {
+                self.print_log(&space, *log, &mut printer)?;
             }
         }
         printer.output.flush()?;
-        Ok(Answer::Done)
+        // Without this a log whose last commits are damaged would look as if it ended before them.
+        let concerns = |damage: &&Damage| damage.log.is_none_or(|log| logs.contains(&log));
+        Ok(match store.recovery().damage().find(concerns) {
+            Some(damage) => Answer::BadNews(Some(format!("records may be missing: {damage}; repair it from a mirror"))),
+            None => Answer::Done,
+        })
     }
 
     fn from(&self) -> Seq {
@@ -89,25 +100,70 @@ impl Cat {
         Ok(())
     }
 
+    /// Prints what is there and what comes, in the order in which each log grows.
     fn follow(&self, space: &Space, logs: &[LogId], printer: &mut Printer) -> Result<(), Failure> {
         let signals = signals::receive(false)?;
         let mut cursor = Cursor::start();
         if let [only] = logs {
             cursor.set(*only, self.from());
         }
-        let mut records = space.follow(cursor);
-        while !printer.is_done() && signals.try_recv().is_err() {
-            let mut record = records.next_timeout(Duration::ZERO)?;
-            if record.is_none() {
-                printer.output.flush()?;
-                record = records.next_timeout(GLANCE)?;
+        let is_wanted = |record: &Record| self.log.is_none_or(|log| record.log() == log);
+        let mut changes = Changes::new(&self.store);
+        let mut space = space.clone();
+        loop {
+            let mut records = space.follow(cursor);
+            while let Some(record) = records.next_timeout(Duration::ZERO)? {
+                if is_wanted(&record) {
+                    printer.print(&record)?;
+                }
+                if printer.is_done() {
+                    return Ok(());
+                }
             }
-            let is_wanted = |record: &Record| self.log.is_none_or(|log| record.log() == log);
-            if let Some(record) = record.filter(is_wanted) {
-                printer.print(&record)?;
+            printer.output.flush()?;
+            cursor = records.cursor().clone();
+            // A store opened to read stays as it was then: it is opened anew once its files have changed.
+            while !changes.have_come() {
+                if !matches!(signals.recv_timeout(GLANCE), Err(RecvTimeoutError::Timeout)) {
+                    return Ok(());
+                }
             }
+            space = space_of(&open_to_read(&self.store)?, self.space.as_deref())?;
         }
-        Ok(())
+    }
+}
+
+/// Tells when the files of a store may have changed, by their times and lengths.
+struct Changes {
+    store: PathBuf,
+    seen: Vec<(PathBuf, u64, SystemTime)>,
+    /// Times of files are coarse: a change may hide behind one seen just before, so each is told twice.
+    is_told_once: bool,
+}
+
+impl Changes {
+    fn new(store: &Path) -> Self {
+        Self { store: store.to_owned(), seen: Vec::new(), is_told_once: false }
+    }
+
+    fn have_come(&mut self) -> bool {
+        let now = self.look();
+        let have_come = self.seen != now || self.is_told_once;
+        self.is_told_once = self.seen != now;
+        self.seen = now;
+        have_come
+    }
+
+    fn look(&self) -> Vec<(PathBuf, u64, SystemTime)> {
+        // A file that vanishes meanwhile is a change, and so is a folder that can't be read: opening tells.
+        let entries = fs::read_dir(&self.store).into_iter().flatten().flatten();
+        let file = |entry: fs::DirEntry| {
+            let metadata = entry.metadata().ok()?;
+            Some((entry.path(), metadata.len(), metadata.modified().ok()?))
+        };
+        let mut files: Vec<_> = entries.filter_map(file).collect();
+        files.sort();
+        files
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use counterfoil::{TlsError, certificates::CertificateError};
+use counterfoil::{ErrorKind, TlsError, certificates::CertificateError};
 use thiserror::Error;
 
 /// What a command that did its work has to say.
@@ -38,6 +38,13 @@ pub(crate) enum Failure {
     File { operation: &'static str, path: PathBuf, error: io::Error },
     #[error("{what} failed: {error}")]
     System { what: String, error: io::Error },
+}
+
+impl Failure {
+    /// Whether stored records can't be served, which is an answer.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Counterfoil(error) if error.kind() == ErrorKind::Damaged)
+    }
 }
 
 /// Folds a message onto one line, however it came to have more.

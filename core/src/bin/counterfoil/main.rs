@@ -68,10 +68,12 @@ impl Command {
         }
     }
 
-    /// What is logged unless `COUNTERFOIL_LOG` says otherwise: those that run for long say what happens.
+    /// What is logged unless `COUNTERFOIL_LOG` says otherwise: those that run for long say what
+    /// happens; those that read say themselves what they found.
     fn log_level(&self) -> LevelFilter {
         match self {
             Self::Serve(_) | Self::Mirror(_) => LevelFilter::INFO,
+            Self::Cat(_) | Self::Status(_) | Self::Verify(_) => LevelFilter::ERROR,
             _ => LevelFilter::WARN,
         }
     }
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         // Whoever reads has seen enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Ok(Answer::BadNews(_)) => 1,
+        Err(failure) if failure.is_damage() => 1,
         Err(_) => 2,
     };
     let message = match answer {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use counterfoil::{LogInfo, Space, Store};
+use counterfoil_storage::Finding;
 
 use crate::failure::Failure;
 
@@ -10,7 +11,10 @@ use crate::failure::Failure;
 pub(crate) fn open_to_write(path: &Path) -> Result<Store, Failure> {
     let store = Store::open(path)?;
     for finding in &store.recovery().findings {
-        tracing::warn!("{finding}");
+        // Damage has been logged by the store itself.
+        if !matches!(finding, Finding::Damage(_)) {
+            tracing::warn!("{finding}");
+        }
     }
     Ok(store)
 }

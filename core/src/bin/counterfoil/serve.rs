@@ -67,7 +67,7 @@ impl Serve {
     fn reload(&self, server: &Server) -> Result<(), Failure> {
         let tls = Tls::from_dir(&self.tls)?;
         let policy = self.policy.as_deref().map(read_policy).transpose()?;
-        server.set_tls(tls);
+        server.set_tls(tls)?;
         if let Some(policy) = policy {
             server.set_policy(policy);
         }
