@@ -250,7 +250,8 @@ impl Listener {
         timeout(within, all_left).await.is_ok()
     }
 
-    fn close(&self) {
+    /// Lets nobody in any more and ends all sessions, without waiting for them.
+    pub fn close(&self) {
         self.acceptor.abort();
         let mut places = self.shared.places();
         places.closed = true;

@@ -124,7 +124,8 @@ impl Tls {
     ///
     /// A certificate that has expired or is not valid yet is loaded with a warning in the log: an application must
     /// open its store all the same; the peers refuse the connection and say why.
-    pub fn from_dir(folder: &Path) -> Result<Self, TlsError> {
+    pub fn from_dir(folder: impl AsRef<Path>) -> Result<Self, TlsError> {
+        let folder = folder.as_ref();
         let provider = Arc::new(ring::default_provider());
         let roots = Arc::new(load_roots(&folder.join(CA_FILE))?);
         let cert_path = folder.join(CERT_FILE);
