@@ -17,7 +17,7 @@ use super::{
     fill::{Filler, SealJob},
     frame::FrameKind,
     identity::{Extent, Identity},
-    queue::{self, Group, Queue, QueueState},
+    queue::{self, Group, Queue, QueueState, SealedItems},
     read::IndexCache,
     tail::{NewSegment, Tail, WriteError, Written},
     view::{ActiveSegment, View},
@@ -25,12 +25,16 @@ use super::{
 };
 use crate::{ids::SegmentNumber, vfs::VfsLock};
 
+/// From so many entries on, a commit is part of a bulk load.
+const BULK_ENTRIES: usize = 8;
+
 /// When so many bytes are queued the background committer is told at once.
 pub(crate) const NUDGE_BYTES: usize = 1 << 20;
 
 /// What all handles of a journal share.
 ///
-/// Locks are taken in this order: queue, tail, view, cache; the tail is locked by the leader only.
+/// The tail is locked by the leader only, who holds no other lock when taking it, and may take the
+/// queue, the view or the cache for a moment while holding it.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
@@ -194,11 +198,22 @@ impl Shared {
     fn write(&self, kind: FrameKind, items: Vec<queue::Item>) -> Result<(), WriteError> {
         let mut tail = locked(&self.tail);
         let Some(tail) = tail.as_mut() else { return Err(WriteError::Full) };
-        let entries = queue::seal(items, |log| self.view().head(log));
+        let (entries, last) = queue::seal(items, |log| self.view().head(log)).into_parts();
+        // In a bulk load those who append seal their batches themselves: they are told at once where
+        // the log ends. Else that can wait until after the flush.
+        let bulk = last.len() <= 8 && entries.len() >= BULK_ENTRIES;
+        if bulk {
+            let heads = SealedItems::heads(&last, &entries);
+            self.queue().sealed(&heads);
+        }
         let written = tail.write(kind, entries)?;
         let is_first_segment =
             written.begun.as_ref().is_some_and(|segment| segment.header.number == SegmentNumber::ZERO);
+        let heads = if bulk { Vec::new() } else { SealedItems::heads(&last, &written.frame.entries) };
         self.publish(written);
+        if !heads.is_empty() {
+            self.queue().sealed(&heads);
+        }
         if is_first_segment {
             record_extent(tail);
         }

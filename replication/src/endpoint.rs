@@ -1,0 +1,345 @@
+//! A session tied to a journal.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use counterfoil_storage::{
+    AppendError, Batch, Journal, LogId, LogInfo, LogReader, ReadError, Receipt, Seq, SpaceName, StoreError, Stored,
+    Watch,
+};
+
+use crate::{
+    config::SessionConfig,
+    error::SessionError,
+    event::{Event, SessionStatus},
+    message::{GapCause, Message},
+    policy::Policy,
+    session::{FetchFailure, FetchRequest, LogState, Session, StoreFailure, StoreRequest},
+};
+
+/// Readers kept between fetches, so that following a log does not look up its place each time.
+const READERS_MAX: usize = 64;
+
+/// How long to wait before a full queue is tried again, should the journal's watch say nothing.
+const QUEUE_RETRY: Duration = Duration::from_millis(20);
+
+/// Spaces that a session watches one by one: on a hub a commit for one practice does not wake the sessions of all
+/// others. A session with more spaces watches the whole journal.
+const WATCHES_MAX: usize = 16;
+
+/// A session tied to a journal; still without sockets, clocks and threads.
+///
+/// After each `handle_…`, drain [`poll_event`](Self::poll_event), [`poll_fetch`](Self::poll_fetch) and
+/// [`poll_transmit`](Self::poll_transmit) (as far as the connection takes messages), then wait for whichever
+/// comes first: a message, the journal's watch, a fetch that is done, or [`poll_timeout`](Self::poll_timeout).
+/// An error ends the session: tell the peer [`SessionError::close_reason`], close the connection, drop the endpoint.
+///
+/// **Durability**: what the peer streams is queued in the journal and acknowledged once
+/// [`handle_journal`](Self::handle_journal) finds it durable. Dropping an endpoint loses nothing that was acknowledged.
+#[derive(Debug)]
+pub struct Endpoint {
+    session: Session,
+    journal: Journal,
+    /// Batches that the journal's queue had no room for, in order; their bytes are within the session's window.
+    waiting: VecDeque<StoreRequest>,
+    /// When to try `waiting` again.
+    retry_at: Option<Instant>,
+    /// Promises for batches queued and not yet seen durable, in order; within the session's window.
+    receipts: VecDeque<(LogId, Receipt)>,
+    /// Where earlier fetches stopped; at most [`READERS_MAX`].
+    readers: HashMap<LogId, Reader>,
+    watches: Watches,
+}
+
+/// What tells of news in the journal.
+#[derive(Debug)]
+enum Watches {
+    /// At most [`WATCHES_MAX`].
+    Spaces(Vec<(SpaceName, Watch)>),
+    /// `news`: what the watches before it may not have told yet.
+    All { watch: Watch, news: bool },
+}
+
+/// A reader and the place at which it goes on.
+#[derive(Debug)]
+struct Reader {
+    at: Seq,
+    reader: LogReader,
+}
+
+/// A range to be read from the journal. It may block: run it anywhere.
+#[derive(Debug)]
+pub struct Fetch {
+    request: FetchRequest,
+    reader: LogReader,
+}
+
+/// What a [`Fetch`] brought; give it back to the endpoint.
+#[derive(Debug)]
+pub struct Fetched {
+    request: FetchRequest,
+    result: Result<Vec<Batch>, FetchFailure>,
+    /// The reader that it leaves, unless reading failed.
+    reader: Option<LogReader>,
+}
+
+impl Fetch {
+    /// Reads. Blocks while the disk does.
+    pub fn run(mut self) -> Fetched {
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        let mut failure = None;
+        loop {
+            match self.reader.next() {
+                Some(Ok(batch)) => {
+                    bytes += batch.bytes().len();
+                    batches.push(batch);
+                    if bytes >= self.request.bytes_max {
+                        break;
+                    }
+                }
+                Some(Err(error)) => {
+                    failure = Some(failure_of(&error, self.request.from));
+                    break;
+                }
+                None => break,
+            }
+        }
+        let reader = failure.is_none().then_some(self.reader);
+        // What was read before the failure is of use; the next fetch meets the failure first.
+        let result = match failure {
+            Some(failure) if batches.is_empty() => Err(failure),
+            _ => Ok(batches),
+        };
+        Fetched { request: self.request, result, reader }
+    }
+}
+
+fn failure_of(error: &ReadError, from: Seq) -> FetchFailure {
+    match error {
+        ReadError::Damaged { first_seq, next_seq, .. } => {
+            FetchFailure { first_seq: *first_seq, next_seq: *next_seq, cause: GapCause::Damaged }
+        }
+        ReadError::Hole { first_seq, next_seq, .. } => {
+            FetchFailure { first_seq: *first_seq, next_seq: *next_seq, cause: GapCause::Hole }
+        }
+        _ => FetchFailure { first_seq: from, next_seq: Seq(from.0.saturating_add(1)), cause: GapCause::Unreadable },
+    }
+}
+
+impl Endpoint {
+    /// Begins a session over `journal`.
+    pub fn new(journal: Journal, config: SessionConfig, now: Instant) -> Self {
+        let mut endpoint = Self {
+            session: Session::new(config, now),
+            journal,
+            waiting: VecDeque::new(),
+            retry_at: None,
+            receipts: VecDeque::new(),
+            readers: HashMap::new(),
+            watches: Watches::Spaces(Vec::new()),
+        };
+        endpoint.load(now);
+        endpoint
+    }
+
+    /// Takes a message from the peer.
+    pub fn handle_message(&mut self, now: Instant, message: Message) -> Result<(), SessionError> {
+        self.session.handle_message(now, message)?;
+        self.load(now);
+        self.store(now)
+    }
+
+    /// Ready when the journal has news for this session since it was last ready, else the task is woken by the next:
+    /// call [`handle_journal`](Self::handle_journal). For drivers that have no watch of their own.
+    pub fn poll_journal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_ready = match &mut self.watches {
+            Watches::Spaces(watches) => {
+                watches.iter_mut().fold(false, |ready, (_, watch)| watch.poll_changed(cx).is_ready() || ready)
+            }
+            Watches::All { watch, news } => std::mem::take(news) | watch.poll_changed(cx).is_ready(),
+        };
+        if is_ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Call when the journal's watch says that something became durable, or that the journal failed.
+    pub fn handle_journal(&mut self, now: Instant) -> Result<(), SessionError> {
+        let spaces: Vec<SpaceName> = self.session.spaces().cloned().collect();
+        for space in spaces {
+            self.update(now, &space);
+        }
+        self.check_receipts(now)?;
+        self.store(now)
+    }
+
+    /// Call when [`poll_timeout`](Self::poll_timeout) has come.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), SessionError> {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.store(now)?;
+        }
+        self.session.handle_timeout(now)
+    }
+
+    /// Call when the policy was reloaded. An error (the peer is denied now) ends the session.
+    pub fn handle_policy(&mut self, now: Instant, policy: Arc<Policy>) -> Result<(), SessionError> {
+        self.session.handle_policy(policy)?;
+        self.load(now);
+        Ok(())
+    }
+
+    /// Takes what a fetch brought.
+    pub fn handle_fetched(&mut self, now: Instant, fetched: Fetched) -> Result<(), SessionError> {
+        let Fetched { request, result, reader } = fetched;
+        if let (Some(reader), Ok(batches)) = (reader, &result) {
+            let at = batches.last().map_or(request.from, Batch::next_seq);
+            if self.readers.len() >= READERS_MAX {
+                self.readers.clear();
+            }
+            self.readers.insert(request.log, Reader { at, reader });
+        }
+        self.session.handle_fetched(now, request, result);
+        Ok(())
+    }
+
+    /// The next message to send. Call only when the connection takes one: what can be sent later may be better.
+    pub fn poll_transmit(&mut self) -> Option<Message> {
+        self.session.poll_transmit()
+    }
+
+    /// The next range to be read. Several may be run at once.
+    pub fn poll_fetch(&mut self) -> Option<Fetch> {
+        let request = self.session.poll_fetch()?;
+        let kept = self.readers.remove(&request.log).filter(|kept| kept.at == request.from);
+        let reader = kept.map_or_else(|| self.journal.read(request.log, request.from), |kept| kept.reader);
+        Some(Fetch { request, reader })
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.session.poll_event()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.session.poll_timeout(), self.retry_at].into_iter().flatten().min()
+    }
+
+    /// The longest batch that this end takes, in bytes: for [`codec::decode`](crate::codec::decode).
+    pub fn batch_len_max_bytes(&self) -> u32 {
+        self.session.config().limits.batch_len_max_bytes
+    }
+
+    /// How the session stands.
+    pub fn status(&self) -> SessionStatus {
+        self.session.status()
+    }
+
+    /// Tells the session of the logs that it asks for.
+    fn load(&mut self, now: Instant) {
+        while let Some(space) = self.session.poll_load() {
+            // Before its logs are looked at, so that no change comes between.
+            self.watch(&space);
+            self.update(now, &space);
+        }
+    }
+
+    fn watch(&mut self, space: &SpaceName) {
+        let Watches::Spaces(watches) = &mut self.watches else { return };
+        if watches.iter().any(|(watched, _)| watched == space) {
+            return;
+        }
+        if watches.len() < WATCHES_MAX {
+            watches.push((space.clone(), self.journal.watch(Some(space))));
+        } else {
+            self.watches = Watches::All { watch: self.journal.watch(None), news: true };
+        }
+    }
+
+    fn update(&mut self, now: Instant, space: &SpaceName) {
+        let logs: Vec<LogState> = self.journal.logs(Some(space)).into_iter().map(LogState::from).collect();
+        self.session.handle_logs(now, space, &logs);
+    }
+
+    /// Queues what the session gives to store, as far as the journal's queue takes it.
+    fn store(&mut self, now: Instant) -> Result<(), SessionError> {
+        while let Some(request) = self.session.poll_store() {
+            self.waiting.push_back(request);
+        }
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(AppendError::WouldBlock { .. }) = self.store_one(now, &request)? {
+                self.waiting.push_front(request);
+                self.retry_at = Some(now + QUEUE_RETRY);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The inner error is one after which the batch is to be tried again.
+    fn store_one(&mut self, now: Instant, request: &StoreRequest) -> Result<Result<(), AppendError>, SessionError> {
+        let (log, first_seq) = (request.batch.log(), request.batch.first_seq());
+        let stored = match self.journal.log(log) {
+            Some(_) => Ok(log),
+            None => self.journal.create_log((*request.genesis).clone()),
+        };
+        let stored = stored.map_err(StoreError::from).and_then(|_| self.journal.try_store(request.batch.clone()));
+        let failure = match stored {
+            Ok(Stored::Queued(receipt)) => {
+                // Nobody blocks on it: have the committer begin at once.
+                if let std::task::Poll::Ready(Err(error)) =
+                    receipt.poll_durable(&mut Context::from_waker(Waker::noop()))
+                {
+                    return self.fail(now, log, error).map(Ok);
+                }
+                self.receipts.push_back((log, receipt));
+                return Ok(Ok(()));
+            }
+            Ok(Stored::Duplicate) => return Ok(Ok(())),
+            Err(StoreError::Append(error @ AppendError::WouldBlock { .. })) => return Ok(Err(error)),
+            Err(StoreError::Append(error)) => return self.fail(now, log, error).map(Ok),
+            Err(StoreError::Gap { .. }) => StoreFailure::Retry,
+            Err(StoreError::Diverged { local, .. }) => StoreFailure::Diverged { first_seq, local },
+            Err(_) => StoreFailure::Unsound { first_seq },
+        };
+        self.session.handle_store_failed(now, log, failure);
+        Ok(Ok(()))
+    }
+
+    /// Learns which of the queued batches did not become durable.
+    fn check_receipts(&mut self, now: Instant) -> Result<(), SessionError> {
+        while let Some((log, receipt)) = self.receipts.front() {
+            let log = *log;
+            match receipt.is_durable() {
+                Ok(false) => break,
+                Ok(true) => drop(self.receipts.pop_front()),
+                Err(error) => {
+                    self.receipts.pop_front();
+                    self.fail(now, log, error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A full disk holds back one log until there is room; any other failure of the journal ends the session.
+    fn fail(&mut self, now: Instant, log: LogId, error: AppendError) -> Result<(), SessionError> {
+        match error {
+            AppendError::StorageFull => {
+                self.session.handle_store_failed(now, log, StoreFailure::Retry);
+                Ok(())
+            }
+            error => Err(SessionError::Store(error)),
+        }
+    }
+}
+
+impl From<LogInfo> for LogState {
+    fn from(info: LogInfo) -> Self {
+        Self { id: info.id, genesis: info.genesis, first_seq: info.first_seq, durable: info.durable, bytes: info.bytes }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a session tells the application, and how it stands.
+
+use std::time::Instant;
+
+use counterfoil_storage::{Head, Incarnation, LogId, NodeName, SpaceName};
+
+use crate::message::{Flow, ParkReason, Refusal};
+
+/// Which end noticed or decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum By {
+    /// This one.
+    Local,
+    /// The other one.
+    Peer,
+}
+
+/// Something that the application may act upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The peer has said who it is; its offers may follow.
+    PeerReady {
+        /// The peer.
+        node: NodeName,
+        /// Its present life.
+        incarnation: Incarnation,
+        /// The version of the protocol that both speak.
+        protocol: u16,
+    },
+    /// A node has made a log durable up to a head that is on this node's chain. Cumulative.
+    Acked {
+        /// The log.
+        log: LogId,
+        /// Whose disk.
+        node: NodeName,
+        /// Which life of that node.
+        incarnation: Incarnation,
+        /// Up to where.
+        head: Head,
+    },
+    /// A node no longer holds what it had acknowledged: its disk was restored or is damaged.
+    Withdrawn {
+        /// The log.
+        log: LogId,
+        /// Whose disk.
+        node: NodeName,
+        /// Which life of that node.
+        incarnation: Incarnation,
+        /// What it had acknowledged.
+        from: Head,
+        /// What it holds now.
+        to: Head,
+    },
+    /// All that is durable here of a space that this end streams is durable at the peer.
+    InSync {
+        /// The space.
+        space: SpaceName,
+    },
+    /// The peer durably holds more of a log than this node does; nothing of it is streamed until this
+    /// node has as much. For a log that this node writes it means that this node was rewound.
+    Ahead {
+        /// The log.
+        log: LogId,
+        /// Where it ends here.
+        local: Head,
+        /// Where it ends at the peer.
+        remote: Head,
+    },
+    /// One log has stopped for the rest of the session, or until the policy changes.
+    Parked {
+        /// The log.
+        log: LogId,
+        /// Why.
+        reason: ParkReason,
+        /// Who noticed.
+        by: By,
+    },
+    /// One flow is not permitted, or no more.
+    Refused {
+        /// The space.
+        space: SpaceName,
+        /// The flow, seen from this end.
+        flow: Flow,
+        /// Why.
+        reason: Refusal,
+        /// Who refused.
+        by: By,
+    },
+    /// This node's disk is full: what the peer streams is asked for again when there is room.
+    StorageFull,
+}
+
+/// How a session stands.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SessionStatus {
+    /// The peer.
+    pub peer: NodeName,
+    /// Its present life, once it has said so.
+    pub incarnation: Option<Incarnation>,
+    /// When it was last heard.
+    pub last_heard: Instant,
+    /// Bytes of batches sent and not yet acknowledged.
+    pub in_flight_bytes: u64,
+    /// Each space of the session, by name.
+    pub spaces: Vec<SpaceStatus>,
+}
+
+/// How a space stands in a session.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SpaceStatus {
+    /// The space.
+    pub space: SpaceName,
+    /// Whether this end streams it.
+    pub sends: bool,
+    /// Whether this end receives it.
+    pub receives: bool,
+    /// Whether all that this end streams is durable at the peer. False while a log is parked.
+    pub in_sync: bool,
+    /// Records durable here that the peer has not acknowledged.
+    pub lag_records: u64,
+    /// Bytes of them: exact for what was sent, by the log's average for the rest.
+    pub lag_bytes: u64,
+    /// Since when there have been any.
+    pub behind_since: Option<Instant>,
+    /// Records that the peer says it has durable and that are not durable here yet.
+    pub behind_records: u64,
+    /// Logs that have stopped, with the reason.
+    pub parked: Vec<(LogId, ParkReason)>,
+    /// Heads that the peer has acknowledged.
+    pub acked: Vec<(LogId, Head)>,
+}

@@ -1,0 +1,362 @@
+//! What two sessions say to each other.
+//!
+//! Everything is said per space and flow. A *flow* is one space in one direction: its source streams,
+//! its target stores and acknowledges. A session has up to two flows per space, one each way.
+//!
+//! ```text
+//! both     Hello
+//! target   Want{space}                              asks the other end to be a source (read right needed)
+//! source   Offer{space, hash of its frontier}       asks to stream (write or relay right needed)
+//! target   Equal{space} | Heads{space, heads}…      or Refuse
+//! source   Announce{genesis, head}                  once per log that the target lacks
+//! source   Batch…                                   verbatim, within the credit granted
+//! target   Ack{log, head}, Credit{space, bytes}     once durable there
+//! both     Heartbeat, Park{log, reason}, Close
+//! ```
+
+use counterfoil_storage::{Batch, Genesis, Head, Incarnation, LogId, NodeName, Seq, SpaceName};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    codec,
+    frontier::{FrontierHash, LogHead},
+};
+
+/// The oldest version of the protocol spoken here.
+pub const PROTOCOL_MIN: u16 = 1;
+/// The newest version of the protocol spoken here.
+pub const PROTOCOL_MAX: u16 = 1;
+
+/// One message. Control messages are bounded by [`codec::CONTROL_LEN_MAX`], batches by what `Hello` allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The first message of each end.
+    Hello(Hello),
+    /// The end that says so would like to receive a space.
+    Want(Want),
+    /// The end that says so would like to stream a space.
+    Offer(Offer),
+    /// Answer to an offer: the target holds exactly what the source holds.
+    Equal(Reconciled),
+    /// Answer to an offer: what the target holds.
+    Heads(Heads),
+    /// A flow is not permitted, or no more.
+    Refuse(Refuse),
+    /// A log begins to flow.
+    Announce(Announce),
+    /// A node has made a log durable up to a head.
+    Ack(Ack),
+    /// The target has room for more.
+    Credit(Credit),
+    /// The target lost what it had not made durable: stream this log again from there.
+    Rewind(Rewind),
+    /// One log has stopped.
+    Park(Park),
+    /// The end that says so is alive.
+    Heartbeat(Heartbeat),
+    /// The end that says so ends the session.
+    Close(CloseReason),
+    /// Records, as their writer encoded them. Not a control message: travels verbatim.
+    #[serde(skip)]
+    Batch(Batch),
+    /// A batch whose checksum does not match, in an intact frame. Never sent: made by [`codec::decode`].
+    #[serde(skip)]
+    DamagedBatch {
+        /// The log that its header names.
+        log: LogId,
+        /// The sequence number that its header names.
+        first_seq: Seq,
+        /// Its length, in bytes.
+        len_bytes: u64,
+    },
+}
+
+/// Who speaks, and within what limits. The node's name is not here: TLS has proved it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Oldest version of the protocol that this end speaks.
+    pub protocol_min: u16,
+    /// Newest version of the protocol that this end speaks.
+    pub protocol_max: u16,
+    /// This life of the node.
+    pub incarnation: Incarnation,
+    /// Bytes of batches that the other end may have outstanding in the whole session.
+    pub session_window_bytes: u64,
+    /// Bytes of batches that the other end may have outstanding in one space.
+    pub space_window_bytes: u64,
+    /// The longest batch that this end takes, in bytes.
+    pub batch_len_max_bytes: u32,
+    /// Within how many milliseconds this end will speak again.
+    pub next_ms: u32,
+}
+
+/// Asks for a space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// The space.
+    pub space: SpaceName,
+}
+
+/// Offers a space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The space.
+    pub space: SpaceName,
+    /// Over all logs of the space that the source holds.
+    pub all: FrontierHash,
+    /// Over those of them that the source itself writes.
+    pub own: FrontierHash,
+}
+
+/// Which logs of a space a flow carries: what the target permits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Scope {
+    /// Those that the source itself writes (right `write`).
+    Own,
+    /// All (right `relay`).
+    All,
+}
+
+/// The target holds what the source offered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconciled {
+    /// The space.
+    pub space: SpaceName,
+    /// Which logs this flow carries.
+    pub scope: Scope,
+}
+
+/// What the target holds of a space; as many messages as needed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heads {
+    /// The space.
+    pub space: SpaceName,
+    /// Which logs this flow carries.
+    pub scope: Scope,
+    /// Durable heads of the logs that the target holds; at most [`codec::HEADS_MAX`] in one message.
+    pub heads: Vec<LogHead>,
+    /// Whether this is the first message of the answer.
+    pub first: bool,
+    /// Whether this is the last message of the answer.
+    pub last: bool,
+}
+
+/// Which of a space's two flows is meant, as seen by the end that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Flow {
+    /// The one towards the end that says so.
+    Incoming,
+    /// The one from the end that says so.
+    Outgoing,
+}
+
+/// Why a flow is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Error)]
+pub enum Refusal {
+    /// The node lacks the right.
+    #[error("no right to this space: grant it in the policy of the refusing end")]
+    NoRight,
+    /// The session has as many spaces as it may.
+    #[error("too many spaces in one session: use several links")]
+    TooManySpaces,
+}
+
+/// A flow is refused or ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refuse {
+    /// The space.
+    pub space: SpaceName,
+    /// The flow.
+    pub flow: Flow,
+    /// Why.
+    pub reason: Refusal,
+}
+
+/// Makes a log known to the target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announce {
+    /// What it begins with; names the log, its space and its writer.
+    #[serde(with = "codec::genesis_bytes")]
+    pub genesis: Genesis,
+    /// Where it durably ends at the source.
+    pub head: Head,
+}
+
+/// A named node says durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The log.
+    pub log: LogId,
+    /// Whose disk.
+    pub node: NodeName,
+    /// Which life of that node.
+    pub incarnation: Incarnation,
+    /// Where the log durably ends there.
+    pub head: Head,
+}
+
+/// Returns credit: bytes of batches made durable or dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credit {
+    /// The space that they belonged to.
+    pub space: SpaceName,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// Asks for a log again from a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewind {
+    /// The log.
+    pub log: LogId,
+    /// Where it durably ends at the target.
+    pub head: Head,
+}
+
+/// Why records can't be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Error)]
+pub enum GapCause {
+    /// Retention removed them.
+    #[error("retention removed them")]
+    Trimmed,
+    /// A range of the journal was lost.
+    #[error("they were lost")]
+    Hole,
+    /// They are on disk but damaged.
+    #[error("they are damaged on disk")]
+    Damaged,
+    /// The disk does not give them.
+    #[error("the disk does not give them")]
+    Unreadable,
+}
+
+/// Why a log has stopped while the session goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[non_exhaustive]
+pub enum ParkReason {
+    /// The two ends hold different histories of it.
+    #[error("histories differ: the source ends at {}, the target at {}, which is not on the source's chain",
+        source_head.next_seq, target_head.next_seq)]
+    Diverged {
+        /// Where it ends at the source.
+        source_head: Head,
+        /// Where it ends at the target.
+        target_head: Head,
+    },
+    /// The source can't serve records that the target needs.
+    #[error("the source can't serve {first_seq} to before {next_seq}: {cause}; another replica may")]
+    Gap {
+        /// The first sequence number missing.
+        first_seq: Seq,
+        /// The first after those missing.
+        next_seq: Seq,
+        /// Why.
+        cause: GapCause,
+    },
+    /// The source may not stream logs of this writer in this space.
+    #[error("no right to stream logs of {writer} in {space}: grant it in the policy of the target")]
+    NoRight {
+        /// The writer of the log.
+        writer: NodeName,
+        /// The space of the log.
+        space: SpaceName,
+    },
+    /// The target writes this log itself and the source has more of it: the target was rewound.
+    #[error("the target writes this log, ends at {} and was sent {first_seq}: it was rewound", target_head.next_seq)]
+    Rewound {
+        /// The first sequence number sent.
+        first_seq: Seq,
+        /// Where it ends at the target.
+        target_head: Head,
+    },
+    /// A batch does not follow the one before it.
+    #[error("the batch at {first_seq} does not follow the chain, which ends at {}", target_head.next_seq)]
+    Chain {
+        /// Where the batch begins.
+        first_seq: Seq,
+        /// Where the log ends at the target.
+        target_head: Head,
+    },
+    /// The checksum of a batch does not match.
+    #[error("the checksum of the batch at {first_seq} does not match")]
+    Checksum {
+        /// Where the batch begins.
+        first_seq: Seq,
+    },
+    /// The records of a batch don't fit its header.
+    #[error("the records of the batch at {first_seq} don't fit its header")]
+    Records {
+        /// Where the batch begins.
+        first_seq: Seq,
+    },
+    /// A batch is longer than the target takes.
+    #[error("the batch at {first_seq} has {len_bytes} bytes, the target takes {limit_bytes}")]
+    BatchTooLong {
+        /// Where the batch begins.
+        first_seq: Seq,
+        /// Its length, in bytes.
+        len_bytes: u64,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+    },
+    /// The session has as many logs as it may.
+    #[error("more than {limit} logs in one session: use several links")]
+    TooManyLogs {
+        /// The limit.
+        limit: u32,
+    },
+}
+
+/// Stops one log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Park {
+    /// The log.
+    pub log: LogId,
+    /// In which flow, as seen by the end that says so.
+    pub flow: Flow,
+    /// Why.
+    pub reason: ParkReason,
+}
+
+/// Sign of life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Within how many milliseconds the next one comes.
+    pub next_ms: u32,
+    /// For spaces that this end streams and has sent all of: the hash of the frontier that the flow
+    /// carries, where it changed since it was last said. At most [`codec::FRONTIERS_MAX`], the others next time.
+    pub frontiers: Vec<(SpaceName, FrontierHash)>,
+    /// Durable heads of logs that this end streams and has not sent all of: how far the target is
+    /// behind. At most [`codec::HEADS_MAX`].
+    pub heads: Vec<LogHead>,
+}
+
+/// Why an end ends the session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// It stops.
+    #[error("it stops")]
+    Shutdown,
+    /// The other end's name is denied.
+    #[error("this node is denied there")]
+    Denied,
+    /// No version of the protocol is common.
+    #[error("it speaks versions {min} to {max} of the protocol")]
+    Protocol {
+        /// The oldest version that it speaks.
+        min: u16,
+        /// The newest version that it speaks.
+        max: u16,
+    },
+    /// The other end broke the protocol.
+    #[error("this node broke the protocol")]
+    Misbehaved,
+    /// The other end was silent.
+    #[error("this node was silent for too long")]
+    Silent,
+    /// Its store failed.
+    #[error("its store failed")]
+    StoreFailed,
+}

@@ -1,0 +1,374 @@
+//! The session: one connection's protocol, as a machine.
+//!
+//! Code map: [`state`] is what is known of spaces and logs; [`source`] finds where each log stands at the
+//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
+
+mod liveness;
+mod permission;
+mod sending;
+mod source;
+mod state;
+mod status;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use counterfoil_storage::{Batch, Genesis, Head, Incarnation, LogId, Seq, SpaceName};
+
+use self::{
+    liveness::{Liveness, Timer},
+    sending::SourceQueues,
+    state::{Log, Space},
+    target::TargetQueues,
+};
+use crate::{
+    config::{Direction, SessionConfig},
+    error::{PeerMisbehaved, SessionError},
+    event::{Event, SessionStatus},
+    message::{GapCause, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, Want},
+    policy::Policy,
+};
+
+/// A log as the journal knows it.
+#[derive(Debug, Clone)]
+pub struct LogState {
+    /// Its name: that of its genesis.
+    pub id: LogId,
+    /// What it began with.
+    pub genesis: Arc<Genesis>,
+    /// The first record kept.
+    pub first_seq: Seq,
+    /// Where it durably ends.
+    pub durable: Head,
+    /// Bytes of its batches.
+    pub bytes: u64,
+}
+
+/// A batch to be stored, right and chain being checked.
+#[derive(Debug, Clone)]
+pub struct StoreRequest {
+    /// What its log began with: make the log known first.
+    pub genesis: Arc<Genesis>,
+    /// The batch.
+    pub batch: Batch,
+}
+
+/// Why a batch was not stored, or is not durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFailure {
+    /// The disk is full, or what was queued before it was lost: it is asked for again after a while.
+    Retry,
+    /// The journal holds another history.
+    Diverged {
+        /// Where the batch begins.
+        first_seq: Seq,
+        /// Where the log ends in the journal.
+        local: Head,
+    },
+    /// The journal found the batch unsound.
+    Unsound {
+        /// Where the batch begins.
+        first_seq: Seq,
+    },
+}
+
+/// A range to be read: durable batches from the one that holds `from`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchRequest {
+    /// The log.
+    pub log: LogId,
+    /// The first record wanted.
+    pub from: Seq,
+    /// Stop after the batch with which their bytes reach this; at least one batch is read.
+    pub bytes_max: usize,
+    /// Tells a read that has become pointless.
+    generation: u64,
+}
+
+/// Records can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchFailure {
+    /// The first sequence number missing.
+    pub first_seq: Seq,
+    /// The first after those missing.
+    pub next_seq: Seq,
+    /// Why.
+    pub cause: GapCause,
+}
+
+/// One connection's protocol, without IO, clock or journal.
+///
+/// One input (`handle_…`), then drain what it has to say (`poll_…`) in this order: [`poll_load`](Self::poll_load)
+/// (answer each with [`handle_logs`](Self::handle_logs)), [`poll_store`](Self::poll_store),
+/// [`poll_fetch`](Self::poll_fetch), [`poll_event`](Self::poll_event), and, as far as the connection
+/// takes them, [`poll_transmit`](Self::poll_transmit). [`Endpoint`](crate::Endpoint) does all but the last two.
+///
+/// An error ends the session: nothing may be called after it. A panic is a bug here, never the peer's doing.
+#[derive(Debug)]
+pub struct Session {
+    config: SessionConfig,
+    /// What the peer said of itself; `None` until it did.
+    peer: Option<PeerHello>,
+    spaces: Vec<Space>,
+    /// Positions in `spaces`.
+    space_index: HashMap<SpaceName, usize>,
+    logs: HashMap<LogId, Log>,
+    loads: VecDeque<SpaceName>,
+    /// Control messages in order; at most `limits.control_max` that the peer caused.
+    control: VecDeque<Message>,
+    events: VecDeque<Event>,
+    source: SourceQueues,
+    target: TargetQueues,
+    liveness: Liveness,
+}
+
+/// What the peer's `Hello` said.
+#[derive(Debug, Clone, Copy)]
+struct PeerHello {
+    incarnation: Incarnation,
+    space_window_bytes: u64,
+    session_window_bytes: u64,
+    batch_len_max_bytes: u32,
+}
+
+/// What a peer may claim as a window: far more than any, and sums of them don't overflow.
+const WINDOW_BYTES_MAX: u64 = 1 << 40;
+
+impl Session {
+    /// Begins a session: says hello and offers or asks for the configured spaces.
+    pub fn new(config: SessionConfig, now: Instant) -> Self {
+        let liveness = Liveness::new(&config.limits, now);
+        let hello = Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            incarnation: config.incarnation,
+            session_window_bytes: config.limits.session_window_bytes,
+            space_window_bytes: config.limits.space_window_bytes,
+            batch_len_max_bytes: config.limits.batch_len_max_bytes,
+            next_ms: liveness.interval_ms(),
+        };
+        let mut session = Self {
+            config,
+            peer: None,
+            spaces: Vec::new(),
+            space_index: HashMap::new(),
+            logs: HashMap::new(),
+            loads: VecDeque::new(),
+            control: VecDeque::from([Message::Hello(hello)]),
+            events: VecDeque::new(),
+            source: SourceQueues::default(),
+            target: TargetQueues::default(),
+            liveness,
+        };
+        for (name, direction) in session.config.spaces.clone() {
+            let index = session.add_space(name.clone(), Some(direction));
+            if direction.receives() {
+                session.spaces[index].ask();
+                session.control.push_back(Message::Want(Want { space: name.clone() }));
+            }
+            if direction.sends() {
+                session.spaces[index].offer_due = true;
+                session.load(index);
+            }
+        }
+        session
+    }
+
+    /// Takes a message from the peer.
+    pub fn handle_message(&mut self, now: Instant, message: Message) -> Result<(), SessionError> {
+        self.liveness.heard(now);
+        let handled = match message {
+            Message::Hello(hello) => return self.handle_hello(now, &hello),
+            Message::Close(reason) => {
+                return Err(SessionError::ClosedByPeer { node: self.config.peer.clone(), reason });
+            }
+            _ if self.peer.is_none() => Err(PeerMisbehaved::NoHello),
+            Message::Want(want) => {
+                self.handle_want(want);
+                Ok(())
+            }
+            Message::Offer(offer) => {
+                self.handle_offer(offer);
+                Ok(())
+            }
+            Message::Equal(answer) => self.handle_equal(now, &answer),
+            Message::Heads(heads) => self.handle_heads(now, &heads),
+            Message::Refuse(refuse) => self.handle_refuse(refuse),
+            Message::Announce(announce) => self.handle_announce(announce),
+            Message::Ack(ack) => self.handle_ack(&ack),
+            Message::Credit(credit) => self.handle_credit(&credit),
+            Message::Rewind(rewind) => self.handle_rewind(&rewind),
+            Message::Park(park) => {
+                self.handle_park(park);
+                Ok(())
+            }
+            Message::Heartbeat(heartbeat) => self.handle_heartbeat(&heartbeat),
+            Message::Batch(batch) => self.handle_batch(now, batch),
+            Message::DamagedBatch { log, first_seq, len_bytes } => self.handle_damaged_batch(log, first_seq, len_bytes),
+        };
+        handled.and_then(|()| self.check_flood()).map_err(|what| self.misbehaved(what))
+    }
+
+    /// Takes all logs of a space as they durably are: the answer to [`poll_load`](Self::poll_load), and
+    /// again whenever something of the space became durable. Spaces that the session does not have are ignored.
+    pub fn handle_logs(&mut self, now: Instant, space: &SpaceName, logs: &[LogState]) {
+        let Some(&index) = self.space_index.get(space) else { return };
+        for state in logs {
+            self.update_log(now, index, state);
+        }
+        if !std::mem::replace(&mut self.spaces[index].loaded, true) {
+            self.begin_flows(index);
+        }
+    }
+
+    /// Call when [`poll_timeout`](Self::poll_timeout) has come.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), SessionError> {
+        while let Some(timer) = self.liveness.expired(now) {
+            match timer {
+                Timer::Handshake => {
+                    let limit = self.config.limits.handshake_timeout;
+                    return Err(SessionError::HandshakeTimeout { node: self.config.peer.clone(), limit });
+                }
+                Timer::Silence => {
+                    let limit = self.liveness.silence_limit();
+                    return Err(SessionError::Silent { node: self.config.peer.clone(), limit });
+                }
+                Timer::Heartbeat => self.heartbeat(now),
+                Timer::Retry => self.rewind_stalled(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the policy. An error means that the peer is denied now.
+    pub fn handle_policy(&mut self, policy: Arc<Policy>) -> Result<(), SessionError> {
+        self.config.policy = policy;
+        self.check_denied()?;
+        for index in 0..self.spaces.len() {
+            self.apply_policy(index);
+        }
+        Ok(())
+    }
+
+    /// A space of the session whose logs it needs: answer with [`handle_logs`](Self::handle_logs).
+    pub fn poll_load(&mut self) -> Option<SpaceName> {
+        self.loads.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next message to send: control first, then batches in fair rotation as far as there is credit.
+    pub fn poll_transmit(&mut self) -> Option<Message> {
+        self.control
+            .pop_front()
+            .or_else(|| self.next_ack())
+            .or_else(|| self.next_credit())
+            .or_else(|| self.next_answer())
+            .or_else(|| self.next_batch())
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.liveness.next()
+    }
+
+    /// How the session stands.
+    pub fn status(&self) -> SessionStatus {
+        self.report()
+    }
+
+    /// Names of the spaces of the session whose logs it has asked for, in no special order.
+    pub fn spaces(&self) -> impl Iterator<Item = &SpaceName> {
+        self.spaces.iter().filter(|space| space.load_asked).map(|space| &space.name)
+    }
+
+    /// What it was told when it began.
+    pub fn config(&self) -> &SessionConfig {
+        &self.config
+    }
+
+    fn handle_hello(&mut self, now: Instant, hello: &Hello) -> Result<(), SessionError> {
+        if self.peer.is_some() {
+            return Err(self.misbehaved(PeerMisbehaved::SecondHello));
+        }
+        let protocol = PROTOCOL_MAX.min(hello.protocol_max);
+        if protocol < PROTOCOL_MIN.max(hello.protocol_min) {
+            let (peer_min, peer_max) = (hello.protocol_min, hello.protocol_max);
+            return Err(SessionError::NoCommonProtocol { node: self.config.peer.clone(), peer_min, peer_max });
+        }
+        for (field, value) in
+            [("session window", hello.session_window_bytes), ("space window", hello.space_window_bytes)]
+        {
+            if value == 0 || value > WINDOW_BYTES_MAX {
+                return Err(self.misbehaved(PeerMisbehaved::OutOfRange { field, value }));
+            }
+        }
+        self.liveness.promised(now, hello.next_ms).map_err(|what| self.misbehaved(what))?;
+        self.check_denied()?;
+        self.liveness.greeted();
+        self.peer = Some(PeerHello {
+            incarnation: hello.incarnation,
+            space_window_bytes: hello.space_window_bytes,
+            session_window_bytes: hello.session_window_bytes,
+            batch_len_max_bytes: hello.batch_len_max_bytes,
+        });
+        let (node, incarnation) = (self.config.peer.clone(), hello.incarnation);
+        self.events.push_back(Event::PeerReady { node, incarnation, protocol });
+        Ok(())
+    }
+
+    /// Position of a space, which is added if there is room for it.
+    fn space_or_add(&mut self, name: &SpaceName) -> Option<usize> {
+        match self.space_index.get(name) {
+            Some(&index) => Some(index),
+            None if self.spaces.len() < self.config.limits.spaces_max => Some(self.add_space(name.clone(), None)),
+            None => None,
+        }
+    }
+
+    fn add_space(&mut self, name: SpaceName, brought: Option<Direction>) -> usize {
+        if let Some(&index) = self.space_index.get(&name) {
+            return index;
+        }
+        let index = self.spaces.len();
+        self.space_index.insert(name.clone(), index);
+        self.spaces.push(Space::new(name, brought));
+        index
+    }
+
+    /// Asks for the logs of a space, once; what is due begins when they are here.
+    fn load(&mut self, index: usize) {
+        let space = &mut self.spaces[index];
+        if !std::mem::replace(&mut space.load_asked, true) {
+            self.loads.push_back(space.name.clone());
+        } else if space.loaded {
+            self.begin_flows(index);
+        }
+    }
+
+    /// Makes and answers the offer that waited for the logs of a space.
+    fn begin_flows(&mut self, index: usize) {
+        if self.spaces[index].offer_due {
+            self.offer(index);
+        }
+        self.answer_offer(index);
+    }
+
+    fn check_flood(&self) -> Result<(), PeerMisbehaved> {
+        let limit = self.config.limits.control_max;
+        if self.control.len() > limit { Err(PeerMisbehaved::Flood { limit }) } else { Ok(()) }
+    }
+
+    fn misbehaved(&self, what: PeerMisbehaved) -> SessionError {
+        SessionError::PeerMisbehaved { node: self.config.peer.clone(), what }
+    }
+}

@@ -1,0 +1,172 @@
+//! What the policy and the configuration permit, now and after a reload.
+
+use super::{
+    Session,
+    state::{Incoming, Inflow, Log, Outflow, Outgoing},
+};
+use crate::{
+    config::Direction,
+    error::{PeerMisbehaved, SessionError},
+    event::{By, Event},
+    message::{Flow, Message, ParkReason, Refusal, Refuse, Scope, Want},
+    policy::Rights,
+};
+
+impl Session {
+    pub(super) fn check_denied(&self) -> Result<(), SessionError> {
+        if self.config.policy.is_denied(&self.config.peer) {
+            return Err(SessionError::Denied { node: self.config.peer.clone() });
+        }
+        Ok(())
+    }
+
+    /// What the peer may do with a space: what the policy grants, and what this end's own wish needs.
+    fn rights(&self, index: usize) -> Rights {
+        let space = &self.spaces[index];
+        let policy = &self.config.policy;
+        if policy.is_denied(&self.config.peer) {
+            return Rights::NONE;
+        }
+        let receives = space.brought.is_some_and(Direction::receives);
+        let wish = Rights {
+            read: space.brought.is_some_and(Direction::sends),
+            write: receives,
+            relay: receives,
+            takeover: false,
+        };
+        policy.rights(&self.config.peer, &space.name).union(wish)
+    }
+
+    /// Which logs of a space the peer may stream; `None`: none.
+    pub(super) fn permitted_scope(&self, index: usize) -> Option<Scope> {
+        match self.rights(index) {
+            Rights { relay: true, .. } => Some(Scope::All),
+            Rights { write: true, .. } => Some(Scope::Own),
+            _ => None,
+        }
+    }
+
+    /// Whether a flow from this end of that scope carries a log.
+    pub(super) fn source_carries(&self, scope: Scope, log: &Log) -> bool {
+        scope == Scope::All || *log.writer() == self.config.local
+    }
+
+    /// Whether a flow towards this end of that scope carries a log.
+    pub(super) fn target_carries(&self, scope: Scope, log: &Log) -> bool {
+        scope == Scope::All || *log.writer() == self.config.peer
+    }
+
+    /// The peer asks for a space.
+    pub(super) fn handle_want(&mut self, want: Want) {
+        let Some(index) = self.space_or_add(&want.space) else {
+            return self.refuse(want.space, Flow::Outgoing, Refusal::TooManySpaces);
+        };
+        self.spaces[index].wanted = true;
+        if !self.rights(index).read {
+            self.refuse_outflow(index);
+        } else if matches!(self.spaces[index].outflow, Outflow::Closed | Outflow::Refused) {
+            self.spaces[index].offer_due = true;
+            self.load(index);
+        }
+    }
+
+    /// The peer refuses or ends a flow.
+    pub(super) fn handle_refuse(&mut self, refuse: Refuse) -> Result<(), PeerMisbehaved> {
+        let Some(&index) = self.space_index.get(&refuse.space) else {
+            return Err(PeerMisbehaved::UnknownSpace { space: refuse.space });
+        };
+        let flow = match refuse.flow {
+            Flow::Incoming => {
+                self.close_outflow(index);
+                Flow::Outgoing
+            }
+            Flow::Outgoing => {
+                self.close_inflow(index, Inflow::Asked);
+                Flow::Incoming
+            }
+        };
+        self.events.push_back(Event::Refused { space: refuse.space, flow, reason: refuse.reason, by: By::Peer });
+        Ok(())
+    }
+
+    /// Applies a new policy to a space.
+    pub(super) fn apply_policy(&mut self, index: usize) {
+        let scope = self.permitted_scope(index);
+        match (self.spaces[index].inflow, scope) {
+            (Inflow::Open { .. }, None) => self.refuse_inflow(index),
+            (Inflow::Open { scope: old }, Some(new)) if old != new => self.reopen_inflow(index, new),
+            (Inflow::Refused, Some(new)) => self.reopen_inflow(index, new),
+            _ => {}
+        }
+        let read = self.rights(index).read;
+        match self.spaces[index].outflow {
+            Outflow::Offered | Outflow::Answering { .. } | Outflow::Open { .. } if !read => self.refuse_outflow(index),
+            Outflow::Refused | Outflow::Closed if read && self.spaces[index].wanted => {
+                self.spaces[index].offer_due = true;
+                self.load(index);
+            }
+            _ => {}
+        }
+    }
+
+    /// Opens a flow towards this end with another scope: logs beyond it stop, the others are answered for again.
+    fn reopen_inflow(&mut self, index: usize, scope: Scope) {
+        let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
+        for id in ids {
+            let Some(log) = self.logs.get(&id) else { continue };
+            let carried = self.target_carries(scope, log);
+            match (&log.incoming, carried) {
+                (Incoming::Open { .. } | Incoming::Stalled { .. }, false) => {
+                    let writer = log.writer().clone();
+                    let space = self.spaces[index].name.clone();
+                    self.park_incoming(id, ParkReason::NoRight { writer, space });
+                }
+                (Incoming::Parked(ParkReason::NoRight { .. }), true) => self.open_incoming(id, true),
+                _ => {}
+            }
+        }
+        self.spaces[index].inflow = Inflow::Open { scope };
+        self.answer_with_heads(index);
+        if !self.spaces[index].load_asked {
+            self.load(index);
+        }
+    }
+
+    pub(super) fn refuse_inflow(&mut self, index: usize) {
+        self.close_inflow(index, Inflow::Refused);
+        self.refuse(self.spaces[index].name.clone(), Flow::Incoming, Refusal::NoRight);
+    }
+
+    fn refuse_outflow(&mut self, index: usize) {
+        self.close_outflow(index);
+        self.refuse(self.spaces[index].name.clone(), Flow::Outgoing, Refusal::NoRight);
+    }
+
+    pub(super) fn refuse(&mut self, space: counterfoil_storage::SpaceName, flow: Flow, reason: Refusal) {
+        self.control.push_back(Message::Refuse(Refuse { space: space.clone(), flow, reason }));
+        self.events.push_back(Event::Refused { space, flow, reason, by: By::Local });
+    }
+
+    fn close_outflow(&mut self, index: usize) {
+        let space = &mut self.spaces[index];
+        space.outflow = Outflow::Refused;
+        space.offer_due = false;
+        space.in_sync = false;
+        let ids: Vec<_> = space.logs.iter().copied().collect();
+        for id in ids {
+            self.set_outgoing(id, Outgoing::Idle);
+        }
+    }
+
+    /// Batches under way in a closed flow are dropped when they come; those queued are settled when durable.
+    fn close_inflow(&mut self, index: usize, inflow: Inflow) {
+        let space = &mut self.spaces[index];
+        space.inflow = inflow;
+        space.offered = None;
+        space.answer = None;
+        let ids: Vec<_> = space.logs.iter().copied().collect();
+        for id in ids {
+            self.close_incoming(id);
+        }
+    }
+}

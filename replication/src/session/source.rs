@@ -1,0 +1,326 @@
+//! The end that streams: offers, finding the target's heads on the chains here, reading ahead, sending
+//! within credit in fair rotation, and believing acknowledgements only of what was sent.
+
+use std::time::Instant;
+
+use counterfoil_storage::{Batch, Head, LogId, Seq};
+
+use super::{
+    LogState, Session,
+    state::{InFlight, Local, Log, Outflow, Outgoing, Streaming},
+};
+use crate::{
+    error::PeerMisbehaved,
+    event::{By, Event},
+    frontier::{FrontierHash, LogHead},
+    message::{Ack, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope},
+};
+
+impl Session {
+    /// Hash over those logs of a space that `carries` picks.
+    pub(super) fn frontier(&self, index: usize, carries: impl Fn(&Log) -> bool) -> FrontierHash {
+        let logs = self.spaces[index].logs.iter().filter_map(|id| self.logs.get(id).map(|log| (*id, log)));
+        FrontierHash::of(logs.filter(|(_, log)| carries(log)).map(|(log, state)| LogHead { log, head: state.head() }))
+    }
+
+    /// Offers a space whose logs are here.
+    pub(super) fn offer(&mut self, index: usize) {
+        let all = self.frontier(index, |_| true);
+        let own = self.frontier(index, |log| self.source_carries(Scope::Own, log));
+        let space = &mut self.spaces[index];
+        space.offer_due = false;
+        space.outflow = Outflow::Offered;
+        self.control.push_back(Message::Offer(Offer { space: space.name.clone(), all, own }));
+        for id in self.log_ids(index) {
+            let offered = self.logs.get(&id).map(Log::head);
+            self.set_outgoing(id, Outgoing::Awaiting { offered });
+        }
+    }
+
+    fn log_ids(&self, index: usize) -> Vec<LogId> {
+        self.spaces[index].logs.iter().copied().collect()
+    }
+
+    /// The target has what was offered.
+    pub(super) fn handle_equal(&mut self, now: Instant, answer: &Reconciled) -> Result<(), PeerMisbehaved> {
+        let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: answer.space.clone() };
+        let &index = self.space_index.get(&answer.space).ok_or_else(unexpected)?;
+        if self.spaces[index].outflow != Outflow::Offered {
+            return Err(unexpected());
+        }
+        self.spaces[index].outflow = Outflow::Answering { scope: answer.scope };
+        for id in self.log_ids(index) {
+            let Some(log) = self.logs.get(&id) else { continue };
+            match log.outgoing {
+                Outgoing::Awaiting { offered: Some(head) }
+                    if head.next_seq > Seq::ZERO && self.source_carries(answer.scope, log) =>
+                {
+                    self.stream_from(id, head, false);
+                }
+                _ => {}
+            }
+        }
+        self.finish_answer(now, index, answer.scope);
+        Ok(())
+    }
+
+    /// The target says what it has.
+    pub(super) fn handle_heads(&mut self, now: Instant, heads: &Heads) -> Result<(), PeerMisbehaved> {
+        let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: heads.space.clone() };
+        let &index = self.space_index.get(&heads.space).ok_or_else(unexpected)?;
+        let scope = heads.scope;
+        match self.spaces[index].outflow {
+            Outflow::Offered | Outflow::Open { .. } | Outflow::Answering { .. } if heads.first => {}
+            // The target refused before and now has been granted the right to accept.
+            Outflow::Refused if heads.first && self.spaces[index].loaded => {}
+            Outflow::Answering { scope: begun } if begun == scope && !heads.first => {}
+            // This end has just stopped the flow: the answer crossed with that.
+            Outflow::Refused => return Ok(()),
+            _ => return Err(unexpected()),
+        }
+        if heads.first {
+            self.spaces[index].outflow = Outflow::Answering { scope };
+            for id in self.log_ids(index) {
+                self.set_outgoing(id, Outgoing::Awaiting { offered: None });
+            }
+        }
+        for LogHead { log: id, head } in &heads.heads {
+            let Some(log) = self.logs.get(id) else { continue };
+            if log.space == index && self.source_carries(scope, log) {
+                self.classify(*id, *head);
+            }
+        }
+        if heads.last {
+            self.finish_answer(now, index, scope);
+        }
+        Ok(())
+    }
+
+    /// The answer is complete: what it did not name, the target lacks.
+    fn finish_answer(&mut self, now: Instant, index: usize, scope: Scope) {
+        self.spaces[index].outflow = Outflow::Open { scope };
+        for id in self.log_ids(index) {
+            let Some(log) = self.logs.get(&id) else { continue };
+            // Also those that came after the offer.
+            if matches!(log.outgoing, Outgoing::Awaiting { .. } | Outgoing::Idle) {
+                if self.source_carries(scope, log) && log.has_records() {
+                    self.stream_from_start(id);
+                } else {
+                    self.set_outgoing(id, Outgoing::Idle);
+                }
+            }
+        }
+        let space = &mut self.spaces[index];
+        space.in_sync = false;
+        space.behind_since.get_or_insert(now);
+        self.check_in_sync(index);
+    }
+
+    /// The one decision of where a log stands, given where it ends at the target. Exactly one row matches.
+    fn classify(&mut self, id: LogId, remote: Head) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let (local, origin) = (log.head(), log.origin);
+        let first_seq = log.local.map_or(Seq::ZERO, |local| local.first_seq);
+        if remote == local {
+            self.stream_from(id, remote, false);
+        } else if remote.next_seq > local.next_seq {
+            self.set_outgoing(id, Outgoing::Ahead { remote });
+            self.events.push_back(Event::Ahead { log: id, local, remote });
+        } else if remote.next_seq == local.next_seq {
+            self.park_outgoing(id, ParkReason::Diverged { source_head: local, target_head: remote });
+        } else if remote == origin {
+            self.stream_from_start(id);
+        } else if remote.next_seq == Seq::ZERO {
+            self.park_outgoing(id, ParkReason::Diverged { source_head: local, target_head: remote });
+        } else if remote.next_seq < first_seq {
+            let gap = ParkReason::Gap { first_seq: remote.next_seq, next_seq: first_seq, cause: GapCause::Trimmed };
+            self.park_outgoing(id, gap);
+        } else {
+            self.set_outgoing(id, Outgoing::Checking { remote, fetching: false });
+            self.want_check(id);
+        }
+    }
+
+    /// Puts a log in the list of those in which the target's head is to be looked for.
+    fn want_check(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id)
+            && !std::mem::replace(&mut log.in_checks, true)
+        {
+            self.source.checks.push_back(id);
+        }
+    }
+
+    /// Streams a log that the target has nothing of.
+    fn stream_from_start(&mut self, id: LogId) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let origin = log.origin;
+        let first_seq = log.local.map_or(Seq::ZERO, |local| local.first_seq);
+        if first_seq > Seq::ZERO {
+            let gap = ParkReason::Gap { first_seq: Seq::ZERO, next_seq: first_seq, cause: GapCause::Trimmed };
+            self.park_outgoing(id, gap);
+        } else {
+            self.stream_from(id, origin, true);
+        }
+    }
+
+    /// Streams a log from a head of the target's that is on the chain here.
+    pub(super) fn stream_from(&mut self, id: LogId, head: Head, announce: bool) {
+        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head, announce)));
+        self.note_peer_head(id, head);
+        self.want_fetch(id);
+    }
+
+    /// The only way that a log's outgoing state is replaced: what was read ahead is given up.
+    pub(super) fn set_outgoing(&mut self, id: LogId, state: Outgoing) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        if let Outgoing::Streaming(streaming) = &log.outgoing {
+            self.source.ready_bytes -= streaming.ready_bytes;
+        }
+        if !matches!(state, Outgoing::Parked(_)) {
+            log.in_flight = InFlight::default();
+        }
+        log.outgoing = state;
+        log.generation += 1;
+    }
+
+    /// Records up to where the peer has a log durable, and tells of it.
+    fn note_peer_head(&mut self, id: LogId, head: Head) {
+        let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
+        let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
+        match log.peer_head.replace(head) {
+            Some(from) if head.next_seq < from.next_seq => {
+                self.events.push_back(Event::Withdrawn { log: id, node, incarnation, from, to: head });
+            }
+            Some(from) if head.next_seq == from.next_seq => {}
+            None if head.next_seq == Seq::ZERO => {}
+            _ => self.events.push_back(Event::Acked { log: id, node, incarnation, head }),
+        }
+    }
+
+    /// Stops a log at this end and tells both.
+    pub(super) fn park_outgoing(&mut self, id: LogId, reason: ParkReason) {
+        self.set_outgoing(id, Outgoing::Parked(reason.clone()));
+        self.control.push_back(Message::Park(Park { log: id, flow: Flow::Outgoing, reason: reason.clone() }));
+        self.events.push_back(Event::Parked { log: id, reason, by: By::Local });
+    }
+
+    /// The peer stopped a log.
+    pub(super) fn handle_park(&mut self, park: Park) {
+        // A log that only the peer has is not known here: then there is nothing to stop.
+        match park.flow {
+            Flow::Incoming => self.set_outgoing(park.log, Outgoing::Parked(park.reason.clone())),
+            Flow::Outgoing => self.stop_incoming(park.log, park.reason.clone()),
+        }
+        self.events.push_back(Event::Parked { log: park.log, reason: park.reason, by: By::Peer });
+    }
+
+    /// Takes a log of a space as it durably is here.
+    pub(super) fn update_log(&mut self, now: Instant, index: usize, state: &LogState) {
+        let id = state.id;
+        if !self.logs.contains_key(&id) && !self.add_log(id, index, &state.genesis) {
+            return;
+        }
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let before = log.head();
+        log.local = Some(Local { first_seq: state.first_seq, head: state.durable, bytes: state.bytes });
+        if before != state.durable {
+            self.advance_outgoing(now, id, index);
+        }
+        self.advance_incoming(id, before, state.durable);
+    }
+
+    /// More of a log is durable here.
+    fn advance_outgoing(&mut self, now: Instant, id: LogId, index: usize) {
+        let Some(log) = self.logs.get(&id) else { return };
+        match log.outgoing {
+            Outgoing::Ahead { remote } if log.head().next_seq >= remote.next_seq => self.classify(id, remote),
+            Outgoing::Checking { fetching: false, .. } => self.want_check(id),
+            Outgoing::Streaming(_) => self.want_fetch(id),
+            Outgoing::Idle
+                if log.has_records()
+                    && self.spaces[index].out_scope().is_some_and(|scope| self.source_carries(scope, log)) =>
+            {
+                self.stream_from_start(id);
+            }
+            _ => {}
+        }
+        let Some(scope) = self.spaces[index].out_scope() else { return };
+        if self.logs.get(&id).is_some_and(|log| self.source_carries(scope, log) && !log.is_mirrored()) {
+            let space = &mut self.spaces[index];
+            space.in_sync = false;
+            space.behind_since.get_or_insert(now);
+        } else {
+            self.check_in_sync(index);
+        }
+    }
+
+    /// The peer has streamed a log that this end might stream to it: no echo.
+    pub(super) fn note_received(&mut self, id: LogId, batch: &Batch) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let Some(scope) = self.spaces[log.space].out_scope() else { return };
+        let head = batch.head();
+        match &log.outgoing {
+            Outgoing::Idle if self.source_carries(scope, log) => {}
+            Outgoing::Streaming(streaming) if streaming.sent.next_seq <= batch.first_seq() => {}
+            Outgoing::Ahead { remote } if remote.next_seq < head.next_seq => {
+                return self.set_outgoing(id, Outgoing::Ahead { remote: head });
+            }
+            _ => return,
+        }
+        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head, false)));
+        // Nothing leaves a node before it is durable there, so the peer has it durable.
+        self.note_peer_head(id, head);
+    }
+
+    pub(super) fn handle_ack(&mut self, ack: &Ack) -> Result<(), PeerMisbehaved> {
+        let incarnation = self.peer.map(|peer| peer.incarnation);
+        if ack.node != self.config.peer || Some(ack.incarnation) != incarnation {
+            return Err(PeerMisbehaved::ForeignAck { node: ack.node.clone() });
+        }
+        let Some(log) = self.logs.get_mut(&ack.log) else {
+            return Err(PeerMisbehaved::UnknownLog { log: ack.log });
+        };
+        let index = log.space;
+        if log.peer_head == Some(ack.head) {
+            return Ok(());
+        }
+        if log.in_flight.acknowledge(ack.head) {
+            self.note_peer_head(ack.log, ack.head);
+            self.want_send(ack.log);
+        } else if matches!(log.outgoing, Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. }) {
+            // The peer got it, or lost it, otherwise than by this session.
+            self.classify(ack.log, ack.head);
+        }
+        self.check_in_sync(index);
+        Ok(())
+    }
+
+    pub(super) fn handle_rewind(&mut self, rewind: &Rewind) -> Result<(), PeerMisbehaved> {
+        let Some(log) = self.logs.get(&rewind.log) else {
+            return Err(PeerMisbehaved::UnknownLog { log: rewind.log });
+        };
+        let index = log.space;
+        if matches!(log.outgoing, Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. }) {
+            self.classify(rewind.log, rewind.head);
+            self.check_in_sync(index);
+        }
+        Ok(())
+    }
+
+    /// Tells when all that is durable here of a space has become durable at the peer.
+    pub(super) fn check_in_sync(&mut self, index: usize) {
+        let space = &self.spaces[index];
+        let Some(scope) = space.out_scope() else { return };
+        if space.in_sync {
+            return;
+        }
+        let logs = space.logs.iter().filter_map(|id| self.logs.get(id));
+        let in_sync = logs.filter(|log| log.has_records() && self.source_carries(scope, log)).all(Log::is_mirrored);
+        if in_sync {
+            let space = &mut self.spaces[index];
+            space.in_sync = true;
+            space.behind_since = None;
+            self.events.push_back(Event::InSync { space: space.name.clone() });
+        }
+    }
+}

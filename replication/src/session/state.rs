@@ -1,0 +1,352 @@
+//! What a session knows of spaces and logs.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use counterfoil_storage::{Batch, Genesis, Head, LogId, NodeName, Seq, SpaceName};
+
+use crate::{
+    config::Direction,
+    frontier::FrontierHash,
+    message::{Offer, ParkReason, Scope},
+};
+
+/// One space of the session, with its up to two flows.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "memberships of queues, each independent of the others")]
+pub(super) struct Space {
+    pub(super) name: SpaceName,
+    /// What this end's configuration wants of it; `None` if the peer brought it.
+    pub(super) brought: Option<Direction>,
+    /// Whether the journal's logs have been asked for, and whether they are here.
+    pub(super) load_asked: bool,
+    pub(super) loaded: bool,
+    /// Logs of the space, ascending: the order of frontiers.
+    pub(super) logs: BTreeSet<LogId>,
+
+    /// The flow from this end.
+    pub(super) outflow: Outflow,
+    /// The peer has asked for it.
+    pub(super) wanted: bool,
+    /// It is to be offered once the logs are here.
+    pub(super) offer_due: bool,
+    /// Bytes sent whose credit has not been returned; sending begins only below the peer's window.
+    pub(super) used_bytes: u64,
+    /// Logs with batches ready to send, in rotation.
+    pub(super) ready: VecDeque<LogId>,
+    pub(super) in_send_order: bool,
+    /// Logs that want to be read, in rotation.
+    pub(super) fetch: VecDeque<LogId>,
+    pub(super) in_fetch_order: bool,
+    /// All that is durable here is durable at the peer.
+    pub(super) in_sync: bool,
+    pub(super) behind_since: Option<Instant>,
+    /// The frontier last said in a heartbeat.
+    pub(super) said: Option<FrontierHash>,
+
+    /// The flow towards this end.
+    pub(super) inflow: Inflow,
+    /// An offer that waits for the logs to be here.
+    pub(super) offered: Option<Offer>,
+    /// An answer that is being sent: heads of logs after this one are still to be said.
+    pub(super) answer: Option<Answer>,
+    /// Bytes received that are neither durable nor dropped.
+    pub(super) outstanding: u64,
+    /// Bytes of credit to be returned.
+    pub(super) credit_due: u64,
+    pub(super) in_credit_queue: bool,
+    /// The peer's and the own frontier hash over which the heads were compared again last.
+    pub(super) compared: Option<(FrontierHash, FrontierHash)>,
+}
+
+impl Space {
+    pub(super) fn new(name: SpaceName, brought: Option<Direction>) -> Self {
+        Self {
+            name,
+            brought,
+            load_asked: false,
+            loaded: false,
+            logs: BTreeSet::new(),
+            outflow: Outflow::Closed,
+            wanted: false,
+            offer_due: false,
+            used_bytes: 0,
+            ready: VecDeque::new(),
+            in_send_order: false,
+            fetch: VecDeque::new(),
+            in_fetch_order: false,
+            in_sync: false,
+            behind_since: None,
+            said: None,
+            inflow: Inflow::Closed,
+            offered: None,
+            answer: None,
+            outstanding: 0,
+            credit_due: 0,
+            in_credit_queue: false,
+            compared: None,
+        }
+    }
+
+    /// This end asks for the flow towards it.
+    pub(super) fn ask(&mut self) {
+        self.inflow = Inflow::Asked;
+    }
+
+    /// Which logs the flow from this end carries, while it is open.
+    pub(super) fn out_scope(&self) -> Option<Scope> {
+        match self.outflow {
+            Outflow::Open { scope } => Some(scope),
+            _ => None,
+        }
+    }
+
+    /// Which logs the flow towards this end carries, while it is open.
+    pub(super) fn in_scope(&self) -> Option<Scope> {
+        match self.inflow {
+            Inflow::Open { scope } => Some(scope),
+            _ => None,
+        }
+    }
+}
+
+/// A flow from this end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outflow {
+    /// Neither end has spoken of it.
+    Closed,
+    /// Offered; the answer is awaited.
+    Offered,
+    /// The answer is coming in.
+    Answering { scope: Scope },
+    /// Streaming.
+    Open { scope: Scope },
+    /// One of the two ends does not permit it.
+    Refused,
+}
+
+/// A flow towards this end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inflow {
+    /// Neither end has spoken of it.
+    Closed,
+    /// Asked for; the offer is awaited.
+    Asked,
+    /// Offered, and not permitted here.
+    Refused,
+    /// Receiving.
+    Open { scope: Scope },
+}
+
+/// How far an answer has been sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answer {
+    /// Heads of logs after this one are still to be said; `None`: of all.
+    pub(super) after: Option<LogId>,
+}
+
+/// One log of the session.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "memberships of queues, each independent of the others")]
+pub(super) struct Log {
+    /// Position of its space.
+    pub(super) space: usize,
+    pub(super) genesis: Arc<Genesis>,
+    /// Its head while it is empty.
+    pub(super) origin: Head,
+    /// How it durably is here; `None` while the journal does not know it.
+    pub(super) local: Option<Local>,
+
+    pub(super) outgoing: Outgoing,
+    /// Changes with each state of `outgoing`: reads asked for in an earlier one are ignored.
+    pub(super) generation: u64,
+    /// Up to where the peer has it durable, on this node's chain; `None` until known.
+    pub(super) peer_head: Option<Head>,
+    /// What was sent and not acknowledged. Also of a log that has stopped since.
+    pub(super) in_flight: InFlight,
+    /// It is in its space's list of logs ready to send, in that of logs wanting to be read, and in the
+    /// session's of logs to check.
+    pub(super) in_ready: bool,
+    pub(super) in_fetch: bool,
+    pub(super) in_checks: bool,
+
+    pub(super) incoming: Incoming,
+    /// The head that the peer believes this end to have; `None` while it has not been told of the log.
+    pub(super) told: Option<Head>,
+    pub(super) in_ack_queue: bool,
+    /// Batches received that are not durable: sequence number after the last record, bytes. Their
+    /// bytes are within the windows.
+    pub(super) unsettled: VecDeque<(Seq, u64)>,
+    /// Where it ends at the peer, as the peer says.
+    pub(super) source_next_seq: Seq,
+}
+
+/// A log as it durably is here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Local {
+    pub(super) first_seq: Seq,
+    pub(super) head: Head,
+    pub(super) bytes: u64,
+}
+
+impl Log {
+    pub(super) fn new(space: usize, genesis: Arc<Genesis>) -> Self {
+        let origin = genesis.head();
+        Self {
+            space,
+            genesis,
+            origin,
+            local: None,
+            outgoing: Outgoing::Idle,
+            generation: 0,
+            peer_head: None,
+            in_flight: InFlight::default(),
+            in_ready: false,
+            in_fetch: false,
+            in_checks: false,
+            incoming: Incoming::Idle,
+            told: None,
+            in_ack_queue: false,
+            unsettled: VecDeque::new(),
+            source_next_seq: Seq::ZERO,
+        }
+    }
+
+    pub(super) fn writer(&self) -> &NodeName {
+        &self.genesis.node
+    }
+
+    /// Where it durably ends here.
+    pub(super) fn head(&self) -> Head {
+        self.local.map_or(self.origin, |local| local.head)
+    }
+
+    /// Whether a record of it is durable here.
+    pub(super) fn has_records(&self) -> bool {
+        self.head().next_seq > Seq::ZERO
+    }
+
+    /// Whether the peer has durable what is durable here.
+    pub(super) fn is_mirrored(&self) -> bool {
+        match &self.outgoing {
+            Outgoing::Ahead { .. } => true,
+            Outgoing::Streaming(_) => self.peer_head.is_some_and(|peer| peer.next_seq >= self.head().next_seq),
+            _ => false,
+        }
+    }
+}
+
+/// A log in the flow from this end.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// Not carried, or not yet.
+    Idle,
+    /// The answer to the offer is awaited.
+    Awaiting {
+        /// Its head when it was offered.
+        offered: Option<Head>,
+    },
+    /// The target's head is being looked for on the chain here.
+    Checking { remote: Head, fetching: bool },
+    /// The target's head is on the chain here: what follows it is sent.
+    Streaming(Streaming),
+    /// The target has more than this end.
+    Ahead { remote: Head },
+    /// Stopped.
+    Parked(ParkReason),
+}
+
+/// A log that is being sent. `peer_head ≤ in flight ≤ sent ≤ read ≤ durable here`, all on one chain.
+#[derive(Debug)]
+pub(super) struct Streaming {
+    /// The target does not know the log: announce it before the next batch.
+    pub(super) announce: bool,
+    /// After the last batch sent.
+    pub(super) sent: Head,
+    /// Read and not yet sent; the first follows `sent`.
+    pub(super) ready: VecDeque<Batch>,
+    pub(super) ready_bytes: usize,
+    /// After the last batch read.
+    pub(super) read: Head,
+    pub(super) fetching: bool,
+    /// Why it stops once what is ready has been sent.
+    pub(super) blocked: Option<ParkReason>,
+}
+
+/// The most batches of one log that may be sent and not acknowledged: 131,072, of 48 bytes each.
+const IN_FLIGHT_MAX: usize = 131_072;
+
+/// The batches of a log that were sent and not acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    /// Ascending; at most [`IN_FLIGHT_MAX`].
+    boundaries: VecDeque<Boundary>,
+    pub(super) bytes: u64,
+}
+
+/// Where a batch that was sent ends.
+#[derive(Debug, Clone, Copy)]
+struct Boundary {
+    head: Head,
+    len_bytes: u64,
+}
+
+impl InFlight {
+    pub(super) fn is_full(&self) -> bool {
+        self.boundaries.len() >= IN_FLIGHT_MAX
+    }
+
+    /// A batch was sent.
+    pub(super) fn push(&mut self, head: Head, len_bytes: u64) {
+        self.boundaries.push_back(Boundary { head, len_bytes });
+        self.bytes += len_bytes;
+    }
+
+    /// Whether a head is one that was sent and not yet acknowledged: then all up to it is.
+    pub(super) fn acknowledge(&mut self, head: Head) -> bool {
+        let found = self.boundaries.binary_search_by_key(&head.next_seq, |boundary| boundary.head.next_seq);
+        let Some(position) = found.ok().filter(|position| self.boundaries[*position].head == head) else {
+            return false;
+        };
+        self.bytes -= self.boundaries.drain(..=position).map(|boundary| boundary.len_bytes).sum::<u64>();
+        true
+    }
+}
+
+impl Streaming {
+    pub(super) fn from(head: Head, announce: bool) -> Self {
+        Self {
+            announce,
+            sent: head,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            read: head,
+            fetching: false,
+            blocked: None,
+        }
+    }
+}
+
+/// A log in the flow towards this end.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// The peer may not send it: it was not announced, or the flow is closed.
+    Idle,
+    /// Received.
+    Open {
+        /// After the last batch taken.
+        tail: Head,
+        /// The source was asked to begin again at `tail`: what it sent before it heard is dropped.
+        resuming: bool,
+    },
+    /// The store can't take it at present: what comes is dropped, then asked for again.
+    Stalled {
+        /// Bytes dropped whose credit is kept back until then.
+        dropped_bytes: u64,
+    },
+    /// Stopped: what comes is dropped.
+    Parked(ParkReason),
+}

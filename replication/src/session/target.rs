@@ -1,0 +1,487 @@
+//! The end that receives: answering offers, checking each batch, acknowledging what is durable,
+//! returning credit.
+
+use std::{collections::VecDeque, ops::Bound, sync::Arc, time::Instant};
+
+use counterfoil_storage::{Batch, Genesis, Head, LogId, Seq};
+
+use super::{
+    Session, StoreFailure, StoreRequest,
+    state::{Answer, Incoming, Inflow, Log},
+};
+use crate::{
+    codec,
+    error::PeerMisbehaved,
+    event::{By, Event},
+    frontier::{FrontierHash, LogHead},
+    message::{
+        Ack, Announce, Credit, Flow, Heads, Message, Offer, Park, ParkReason, Reconciled, Refusal, Rewind, Scope,
+    },
+};
+
+/// Credit is returned when a quarter of a window has come together: the source then still has half of it.
+const CREDIT_PARTS: u64 = 4;
+
+/// What is waiting to be stored and said, over all spaces.
+#[derive(Debug, Default)]
+pub(super) struct TargetQueues {
+    /// Batches to store; their bytes are within the windows.
+    stores: VecDeque<StoreRequest>,
+    /// Bytes received that are neither durable nor dropped.
+    outstanding: u64,
+    /// Bytes of credit to be returned.
+    credit_due: u64,
+    /// Logs whose durable head the peer is to be told.
+    acks: VecDeque<LogId>,
+    /// Spaces whose credit is to be returned now.
+    credits: VecDeque<usize>,
+    /// Spaces whose answer is being sent.
+    answers: VecDeque<usize>,
+    /// Logs that are stalled.
+    stalled: Vec<LogId>,
+}
+
+impl Session {
+    /// Makes a log known to the session; false if it has as many as it may.
+    pub(super) fn add_log(&mut self, id: LogId, index: usize, genesis: &Arc<Genesis>) -> bool {
+        if self.logs.len() >= self.config.limits.logs_max {
+            return false;
+        }
+        self.spaces[index].logs.insert(id);
+        self.logs.insert(id, Log::new(index, Arc::clone(genesis)));
+        true
+    }
+
+    pub(super) fn handle_offer(&mut self, offer: Offer) {
+        let Some(index) = self.space_or_add(&offer.space) else {
+            return self.refuse(offer.space, Flow::Incoming, Refusal::TooManySpaces);
+        };
+        if self.permitted_scope(index).is_none() {
+            return self.refuse_inflow(index);
+        }
+        self.spaces[index].offered = Some(offer);
+        self.load(index);
+    }
+
+    /// Answers the offer of a space whose logs are here, if there is one.
+    pub(super) fn answer_offer(&mut self, index: usize) {
+        let Some(scope) = self.permitted_scope(index) else { return };
+        let Some(offer) = self.spaces[index].offered.take() else { return };
+        self.spaces[index].inflow = Inflow::Open { scope };
+        let hash = self.frontier(index, |log| self.target_carries(scope, log));
+        let offered = if scope == Scope::All { offer.all } else { offer.own };
+        if hash != offered {
+            return self.answer_with_heads(index);
+        }
+        let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
+        for id in ids {
+            self.tell_head(id, scope);
+        }
+        self.control.push_back(Message::Equal(Reconciled { space: offer.space, scope }));
+    }
+
+    /// Begins to say all heads of a space.
+    pub(super) fn answer_with_heads(&mut self, index: usize) {
+        let space = &mut self.spaces[index];
+        if space.answer.replace(Answer { after: None }).is_none() {
+            self.target.answers.push_back(index);
+        }
+    }
+
+    /// Part of an answer.
+    pub(super) fn next_answer(&mut self) -> Option<Message> {
+        loop {
+            let &index = self.target.answers.front()?;
+            let space = &self.spaces[index];
+            let (Some(answer), Some(scope), true) = (space.answer, space.in_scope(), space.loaded) else {
+                self.spaces[index].answer = None;
+                self.target.answers.pop_front();
+                continue;
+            };
+            let from = answer.after.map_or(Bound::Unbounded, Bound::Excluded);
+            let ids: Vec<_> = space.logs.range((from, Bound::Unbounded)).take(codec::HEADS_MAX).copied().collect();
+            let last = ids.len() < codec::HEADS_MAX;
+            let after = ids.last().copied();
+            let heads = ids.into_iter().filter_map(|id| self.tell_head(id, scope)).collect();
+            let space = &mut self.spaces[index];
+            space.answer = if last { None } else { Some(Answer { after }) };
+            let name = space.name.clone();
+            if last {
+                self.target.answers.pop_front();
+            }
+            return Some(Message::Heads(Heads { space: name, scope, heads, first: answer.after.is_none(), last }));
+        }
+    }
+
+    /// The durable head of a log that a flow carries, which the peer is being told and may continue.
+    fn tell_head(&mut self, id: LogId, scope: Scope) -> Option<LogHead> {
+        let log = self.logs.get(&id)?;
+        let head = log.head();
+        if !self.target_carries(scope, log) || !log.has_records() {
+            return None;
+        }
+        let log = self.logs.get_mut(&id)?;
+        log.told = Some(head);
+        match log.incoming {
+            Incoming::Idle => self.open_incoming(id, false),
+            // All is compared anew, so what had stopped is tried again.
+            Incoming::Parked(_) => self.open_incoming(id, true),
+            Incoming::Open { .. } | Incoming::Stalled { .. } => {}
+        }
+        Some(LogHead { log: id, head })
+    }
+
+    /// The source says the hash of what it has sent. If that is not what is here although nothing is under
+    /// way and nothing has stopped, the heads are compared again, once for each pair of hashes.
+    pub(super) fn compare_frontier(&mut self, index: usize, theirs: FrontierHash) {
+        let space = &self.spaces[index];
+        let Some(scope) = space.in_scope() else { return };
+        let mut logs = space.logs.iter().filter_map(|id| self.logs.get(id));
+        let stopped = logs.any(|log| matches!(log.incoming, Incoming::Parked(_) | Incoming::Stalled { .. }));
+        if space.outstanding > 0 || space.answer.is_some() || stopped {
+            return;
+        }
+        let ours = self.frontier(index, |log| self.target_carries(scope, log));
+        if ours != theirs && self.spaces[index].compared.replace((theirs, ours)) != Some((theirs, ours)) {
+            self.answer_with_heads(index);
+        }
+    }
+
+    pub(super) fn handle_announce(&mut self, announce: Announce) -> Result<(), PeerMisbehaved> {
+        let name = &announce.genesis.space;
+        let unknown_space = || PeerMisbehaved::UnknownSpace { space: name.clone() };
+        let &index = self.space_index.get(name).ok_or_else(unknown_space)?;
+        if matches!(self.spaces[index].inflow, Inflow::Closed | Inflow::Asked) {
+            return Err(unknown_space());
+        }
+        let id = announce.genesis.log_id();
+        let genesis = Arc::new(announce.genesis);
+        if !self.logs.contains_key(&id) && !self.add_log(id, index, &genesis) {
+            return Err(PeerMisbehaved::TooManyLogs { limit: self.config.limits.logs_max });
+        }
+        let Some(log) = self.logs.get_mut(&id) else { return Ok(()) };
+        log.source_next_seq = announce.head.next_seq;
+        if matches!(log.incoming, Incoming::Idle) {
+            // A flow that was refused: what follows is dropped.
+            let Some(scope) = self.spaces[index].in_scope() else { return Ok(()) };
+            log.told = Some(log.origin);
+            self.open_incoming(id, false);
+            self.check_right(id, index, scope);
+            // Also of an own log: the peer believes that this end has nothing of it.
+            self.queue_ack(id);
+        }
+        Ok(())
+    }
+
+    fn check_right(&mut self, id: LogId, index: usize, scope: Scope) {
+        let Some(log) = self.logs.get(&id) else { return };
+        if !self.target_carries(scope, log) {
+            let (writer, space) = (log.writer().clone(), self.spaces[index].name.clone());
+            self.park_incoming(id, ParkReason::NoRight { writer, space });
+        }
+    }
+
+    /// Takes batches of a log that follow its durable head.
+    pub(super) fn open_incoming(&mut self, id: LogId, resuming: bool) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.incoming = Incoming::Open { tail: log.head(), resuming };
+        }
+    }
+
+    /// The flow of a log's space has been closed.
+    pub(super) fn close_incoming(&mut self, id: LogId) {
+        self.release_stalled(id);
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.incoming = Incoming::Idle;
+            log.told = None;
+        }
+    }
+
+    /// Stops a log because this end must, and tells both.
+    pub(super) fn park_incoming(&mut self, id: LogId, reason: ParkReason) {
+        self.control.push_back(Message::Park(Park { log: id, flow: Flow::Incoming, reason: reason.clone() }));
+        self.events.push_back(Event::Parked { log: id, reason: reason.clone(), by: By::Local });
+        self.stop_incoming(id, reason);
+    }
+
+    /// Stops a log.
+    pub(super) fn stop_incoming(&mut self, id: LogId, reason: ParkReason) {
+        self.release_stalled(id);
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.incoming = Incoming::Parked(reason);
+        }
+    }
+
+    /// Accounts for a batch before it is looked at. `None`: the flow it belongs to was refused, it is dropped.
+    fn admit(&mut self, id: LogId, len_bytes: u64) -> Result<Option<usize>, PeerMisbehaved> {
+        let unknown = PeerMisbehaved::UnknownLog { log: id };
+        let Some(log) = self.logs.get(&id) else { return Err(unknown) };
+        let index = log.space;
+        let limits = &self.config.limits;
+        let space = &mut self.spaces[index];
+        if matches!(space.inflow, Inflow::Closed | Inflow::Asked) {
+            return Err(PeerMisbehaved::UnknownSpace { space: space.name.clone() });
+        }
+        for (outstanding, window_bytes) in
+            [(self.target.outstanding, limits.session_window_bytes), (space.outstanding, limits.space_window_bytes)]
+        {
+            if outstanding >= window_bytes {
+                return Err(PeerMisbehaved::CreditOverdrawn { window_bytes });
+            }
+        }
+        self.target.outstanding += len_bytes;
+        space.outstanding += len_bytes;
+        if space.inflow == Inflow::Refused {
+            self.settle(index, len_bytes);
+            return Ok(None);
+        }
+        if matches!(log.incoming, Incoming::Idle) { Err(unknown) } else { Ok(Some(index)) }
+    }
+
+    pub(super) fn handle_batch(&mut self, now: Instant, batch: Batch) -> Result<(), PeerMisbehaved> {
+        let id = batch.log();
+        let len_bytes = batch.bytes().len() as u64;
+        let Some(index) = self.admit(id, len_bytes)? else { return Ok(()) };
+        self.liveness.flowing(now);
+        let Some(log) = self.logs.get_mut(&id) else { return Ok(()) };
+        let (tail, resuming) = match &mut log.incoming {
+            Incoming::Open { tail, resuming } => (*tail, *resuming),
+            Incoming::Stalled { dropped_bytes } => {
+                *dropped_bytes += len_bytes;
+                return Ok(());
+            }
+            Incoming::Idle | Incoming::Parked(_) => {
+                self.settle(index, len_bytes);
+                return Ok(());
+            }
+        };
+        let first_seq = batch.first_seq();
+        let own = log.local.is_some()
+            && log.genesis.node == self.config.local
+            && log.genesis.nonce == *self.config.incarnation.as_bytes();
+        let echo = own && batch.next_seq() <= log.head().next_seq;
+        // What was sent before the source heard that it is to begin again, or that this end has it.
+        if echo || (resuming && first_seq > tail.next_seq) {
+            self.settle(index, len_bytes);
+            return Ok(());
+        }
+        let wrong = if own {
+            Some(ParkReason::Rewound { first_seq, target_head: log.head() })
+        } else {
+            check_batch(&batch, tail)
+        };
+        if let Some(reason) = wrong {
+            self.settle(index, len_bytes);
+            self.park_incoming(id, reason);
+            return Ok(());
+        }
+        if first_seq == tail.next_seq {
+            log.incoming = Incoming::Open { tail: batch.head(), resuming: false };
+        }
+        let genesis = Arc::clone(&log.genesis);
+        log.source_next_seq = log.source_next_seq.max(batch.next_seq());
+        log.unsettled.push_back((batch.next_seq(), len_bytes));
+        self.note_received(id, &batch);
+        self.target.stores.push_back(StoreRequest { genesis, batch });
+        self.settle_durable(id);
+        Ok(())
+    }
+
+    pub(super) fn handle_damaged_batch(
+        &mut self,
+        id: LogId,
+        first_seq: Seq,
+        len_bytes: u64,
+    ) -> Result<(), PeerMisbehaved> {
+        if let Some(index) = self.admit(id, len_bytes)? {
+            self.settle(index, len_bytes);
+            if self.logs.get(&id).is_some_and(|log| !matches!(log.incoming, Incoming::Parked(_))) {
+                self.park_incoming(id, ParkReason::Checksum { first_seq });
+            }
+        }
+        Ok(())
+    }
+
+    /// The next batch to store. Queue it in the journal; say [`handle_store_failed`](Self::handle_store_failed)
+    /// if it is refused, and [`handle_logs`](Self::handle_logs) once it is durable.
+    pub fn poll_store(&mut self) -> Option<StoreRequest> {
+        self.target.stores.pop_front()
+    }
+
+    /// A batch of a log was refused by the journal, or did not become durable.
+    pub fn handle_store_failed(&mut self, now: Instant, id: LogId, failure: StoreFailure) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        match failure {
+            StoreFailure::Retry => {
+                if matches!(log.incoming, Incoming::Open { .. }) {
+                    log.incoming = Incoming::Stalled { dropped_bytes: 0 };
+                    self.target.stalled.push(id);
+                    self.events.push_back(Event::StorageFull);
+                }
+                self.liveness.retry_at(now + self.config.limits.full_retry);
+            }
+            StoreFailure::Diverged { first_seq, local } => {
+                self.park_stored(id, ParkReason::Chain { first_seq, target_head: local });
+            }
+            StoreFailure::Unsound { first_seq } => self.park_stored(id, ParkReason::Records { first_seq }),
+        }
+    }
+
+    /// Stops a log whose batches the journal refuses: what it was given may never become durable.
+    fn park_stored(&mut self, id: LogId, reason: ParkReason) {
+        self.release_unsettled(id);
+        if self
+            .logs
+            .get(&id)
+            .is_some_and(|log| matches!(log.incoming, Incoming::Open { .. } | Incoming::Stalled { .. }))
+        {
+            self.park_incoming(id, reason);
+        }
+    }
+
+    /// Asks for what could not be stored again.
+    pub(super) fn rewind_stalled(&mut self) {
+        for id in std::mem::take(&mut self.target.stalled) {
+            let Some(log) = self.logs.get(&id) else { continue };
+            if !matches!(log.incoming, Incoming::Stalled { .. }) {
+                continue;
+            }
+            let head = log.head();
+            self.release_stalled(id);
+            self.release_unsettled(id);
+            self.open_incoming(id, true);
+            if let Some(log) = self.logs.get_mut(&id) {
+                log.told = Some(head);
+            }
+            self.control.push_back(Message::Rewind(Rewind { log: id, head }));
+        }
+    }
+
+    /// Returns the credit of what was dropped while a log was stalled.
+    fn release_stalled(&mut self, id: LogId) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        if let Incoming::Stalled { dropped_bytes } = &mut log.incoming {
+            let (index, bytes) = (log.space, std::mem::take(dropped_bytes));
+            self.settle(index, bytes);
+        }
+    }
+
+    /// Returns the credit of batches that may never become durable.
+    fn release_unsettled(&mut self, id: LogId) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let bytes = log.unsettled.drain(..).map(|(_, bytes)| bytes).sum();
+        let index = log.space;
+        self.settle(index, bytes);
+    }
+
+    /// More, or less, of a log is durable here.
+    pub(super) fn advance_incoming(&mut self, id: LogId, before: Head, durable: Head) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        if let Incoming::Open { tail, resuming } = &mut log.incoming {
+            // Another session brought more, or what was durable is not any more.
+            if durable.next_seq < before.next_seq {
+                (*tail, *resuming) = (durable, true);
+            } else if tail.next_seq < durable.next_seq {
+                *tail = durable;
+            }
+        }
+        let own = *log.writer() == self.config.local;
+        self.settle_durable(id);
+        if !own {
+            self.queue_ack(id);
+        }
+    }
+
+    /// Returns the credit of batches that are durable.
+    fn settle_durable(&mut self, id: LogId) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let durable = log.head().next_seq;
+        let mut bytes = 0;
+        while let Some((next_seq, len_bytes)) = log.unsettled.front().copied()
+            && next_seq <= durable
+        {
+            bytes += len_bytes;
+            log.unsettled.pop_front();
+        }
+        let index = log.space;
+        self.settle(index, bytes);
+    }
+
+    /// Returns credit to the source, a good part of a window at a time.
+    fn settle(&mut self, index: usize, bytes: u64) {
+        let limits = &self.config.limits;
+        let space = &mut self.spaces[index];
+        space.outstanding -= bytes;
+        space.credit_due += bytes;
+        self.target.outstanding -= bytes;
+        self.target.credit_due += bytes;
+        if self.target.credit_due >= limits.session_window_bytes.div_ceil(CREDIT_PARTS) {
+            for index in 0..self.spaces.len() {
+                self.queue_credit(index);
+            }
+        } else if space.credit_due >= limits.space_window_bytes.div_ceil(CREDIT_PARTS) {
+            self.queue_credit(index);
+        }
+    }
+
+    /// Bytes received that are neither durable nor dropped.
+    #[cfg(test)]
+    pub(super) fn target_outstanding(&self) -> u64 {
+        self.target.outstanding
+    }
+
+    fn queue_credit(&mut self, index: usize) {
+        let space = &mut self.spaces[index];
+        if space.credit_due > 0 && !std::mem::replace(&mut space.in_credit_queue, true) {
+            self.target.credits.push_back(index);
+        }
+    }
+
+    pub(super) fn next_credit(&mut self) -> Option<Message> {
+        let space = &mut self.spaces[self.target.credits.pop_front()?];
+        space.in_credit_queue = false;
+        let bytes = std::mem::take(&mut space.credit_due);
+        self.target.credit_due -= bytes;
+        Some(Message::Credit(Credit { space: space.name.clone(), bytes }))
+    }
+
+    /// Queues an acknowledgement if the peer does not know what is durable here.
+    fn queue_ack(&mut self, id: LogId) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        if log.is_untold() && !std::mem::replace(&mut log.in_ack_queue, true) {
+            self.target.acks.push_back(id);
+        }
+    }
+
+    pub(super) fn next_ack(&mut self) -> Option<Message> {
+        loop {
+            let id = self.target.acks.pop_front()?;
+            let Some(log) = self.logs.get_mut(&id) else { continue };
+            log.in_ack_queue = false;
+            if log.is_untold() {
+                let head = log.head();
+                log.told = Some(head);
+                let (node, incarnation) = (self.config.local.clone(), self.config.incarnation);
+                return Some(Message::Ack(Ack { log: id, node, incarnation, head }));
+            }
+        }
+    }
+}
+
+impl Log {
+    /// Whether the peer streams it and does not know what is durable here.
+    fn is_untold(&self) -> bool {
+        let flows = matches!(self.incoming, Incoming::Open { .. } | Incoming::Stalled { .. });
+        flows && self.told.is_some_and(|told| told != self.head())
+    }
+}
+
+/// What is wrong with a batch that comes after `tail`; one that comes before it is left to the journal,
+/// which tells a duplicate from another history.
+fn check_batch(batch: &Batch, tail: Head) -> Option<ParkReason> {
+    let first_seq = batch.first_seq();
+    if first_seq > tail.next_seq || (first_seq == tail.next_seq && batch.header().previous != tail.digest) {
+        return Some(ParkReason::Chain { first_seq, target_head: tail });
+    }
+    batch.check_records().err().map(|_| ParkReason::Records { first_seq })
+}
