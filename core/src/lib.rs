@@ -1,1 +1,98 @@
-//! Being laid out.
+//! Records in an append-only log on your own disk, replicated in real time to other machines.
+//!
+//! An application embeds a [`Store`]. It reads and writes on its own disk and never waits for the
+//! network, unless it asks to ([`Durability::Mirrored`]).
+//!
+#![cfg_attr(feature = "net", doc = "```no_run")]
+#![cfg_attr(not(feature = "net"), doc = "```ignore")]
+//! use std::time::Duration;
+//!
+//! use counterfoil::{Durability, Store, Tls};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Visit { patient: u64, note: String }
+//!
+//! fn main() -> Result<(), counterfoil::Error> {
+//!     let store = Store::open("practice.store")?;            // Store::builder().node("practice-12")… for more
+//!     for damage in store.recovery().damage() { eprintln!("{damage}"); }
+//!     let visits = store.space("practice-12")?.typed::<Visit>();
+//!     let link = store.mirror_to("hub@hub.example:7400", Tls::from_dir("tls")?).spaces(["practice-12"]).start()?;
+//!
+//!     let receipt = visits.append(&Visit { patient: 7, note: "BP 120/80".into() })?;
+//!     receipt.wait(Durability::Local)?;
+//!     match receipt.wait_timeout(Durability::Mirrored(1), Duration::from_secs(2))? {
+//!         Durability::Mirrored(_) => {}
+//!         reached => eprintln!("only {reached} so far, lag {}", link.status().lag),
+//!     }
+//!     for visit in visits.read(..)? {
+//!         let visit = visit?;
+//!         println!("{} {}", visit.seq(), visit.value().note);
+//!     }
+//!     store.close(Duration::from_secs(5))                    // reports what is not mirrored yet
+//! }
+//! // under tokio or any executor: receipt.durable(Durability::Local).await?;  visits.follow(cursor).into_stream()
+//! ```
+//!
+//! # Words
+//!
+//! A **record** is an opaque byte string with a sequence number and a time. A **log** is a sequence
+//! of records with exactly one writer, for ever. A **space** is a named set of logs that replicate
+//! together; each node that writes to it has its own log there. A **node** is one store with one
+//! identity. **Durable** means: survives power loss.
+//!
+//! # Features
+//!
+//! - `net` (default): links and servers over TCP and TLS 1.3.
+//! - `json`: the codec [`Json`], for types that bincode can't read back.
+//! - `cli`: the command `counterfoil`.
+
+mod acks;
+#[cfg(feature = "net")]
+pub mod certificates;
+mod codec;
+mod error;
+#[cfg(feature = "net")]
+mod link;
+mod local_link;
+mod options;
+mod read;
+mod receipt;
+#[cfg(feature = "net")]
+mod runtime;
+#[cfg(feature = "net")]
+mod server;
+mod space;
+mod stats;
+mod status;
+mod store;
+mod typed;
+
+pub use acks::Ack;
+#[cfg(feature = "json")]
+pub use codec::Json;
+pub use codec::{Bincode, Codec, CodecError, ENVELOPE_LEN, MAX_VALUE_LEN};
+#[cfg(feature = "net")]
+pub use counterfoil_replication::net::{
+    ListenError, Target as PeerAddress, TargetError as PeerAddressError, Tls, TlsError,
+};
+pub use counterfoil_replication::{Policy, PolicyError, Rights};
+pub use counterfoil_storage::{
+    AppendError, BatchError, Damage, Digest, DiskError, Finding, Genesis, Head, Hlc, Incarnation, LogId, LogInfo,
+    MAX_NAME_LEN, MAX_RECORD_LEN, NameError, NodeName, OpenError, Parent, ParseIdError, Place, ReadError, Recovery,
+    SegmentNumber, Seq, SpaceName, StoreError, StoreId, SystemClock, Term, VerifyReport, WallClock, vfs,
+};
+pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "net")]
+pub use link::{Link, LinkBuilder};
+pub use local_link::{LocalLink, LocalLinkBuilder};
+pub use options::Builder;
+pub use read::{Cursor, Follow, FollowStream, Read, Record};
+pub use receipt::{Durability, Durable, Receipt};
+#[cfg(feature = "net")]
+pub use server::{Peer, Server, ServerBuilder};
+pub use space::Space;
+pub use stats::{SpaceStats, Stats};
+pub use status::{Lag, LinkEvent, LinkEvents, LinkState, LinkStatus, Unmirrored};
+pub use store::Store;
+pub use typed::{Entry, Typed, TypedFollow, TypedFollowStream, TypedRead};

@@ -21,6 +21,8 @@ mod error;
 mod event;
 mod frontier;
 mod message;
+#[cfg(feature = "net")]
+pub mod net;
 mod policy;
 mod session;
 

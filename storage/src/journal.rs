@@ -371,7 +371,7 @@ impl Journal {
             drop(queue);
             return self.duplicate_or_diverged(&batch);
         }
-        let follows = known.digest == batch.header().previous;
+        let follows = known.foreign_head() == Some(Head { next_seq, digest: batch.header().previous });
         if known.own || (first_seq == next_seq && !follows) {
             drop(queue);
             return Err(self.diverged(log, first_seq));

@@ -1,2 +1,113 @@
-//! The command.
-fn main() {}
+//! The command `counterfoil`: for operators, scripts and black-box tests.
+//!
+//! Data go to standard output, everything else to standard error. Exit status: 0 done, 1 the
+//! answer is bad news, 2 wrong usage or an error. An error is one line: what, where, what to do.
+
+mod append;
+mod cat;
+mod cert;
+mod failure;
+mod init;
+mod lines;
+mod metrics;
+mod mirror;
+mod open;
+mod output;
+mod serve;
+mod signals;
+mod status;
+mod usage;
+mod verify;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use failure::{Answer, Failure};
+
+/// Records in an append-only log on your own disk, mirrored in real time to other machines.
+#[derive(Debug, Parser)]
+#[command(name = "counterfoil", version, subcommand_required = true, arg_required_else_help = false)]
+#[command(after_help = "\
+Data go to standard output, everything else to standard error.
+Exit status: 0 done; 1 the answer is bad news; 2 wrong usage or an error.
+COUNTERFOIL_LOG=error|warn|info|debug|trace sets how much is logged.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Init),
+    Append(append::Append),
+    Cat(cat::Cat),
+    Status(status::Status),
+    Verify(verify::Verify),
+    #[command(subcommand)]
+    Cert(cert::Cert),
+    Serve(serve::Serve),
+    Mirror(mirror::Mirror),
+}
+
+impl Command {
+    fn run(self) -> Result<Answer, Failure> {
+        match self {
+            Self::Init(init) => init.run(),
+            Self::Append(append) => append.run(),
+            Self::Cat(cat) => cat.run(),
+            Self::Status(status) => status.run(),
+            Self::Verify(verify) => verify.run(),
+            Self::Cert(cert) => cert.run(),
+            Self::Serve(serve) => serve.run(),
+            Self::Mirror(mirror) => mirror.run(),
+        }
+    }
+
+    /// What is logged unless `COUNTERFOIL_LOG` says otherwise: those that run for long say what
+    /// happens; those that read say themselves what they found.
+    fn log_level(&self) -> LevelFilter {
+        match self {
+            Self::Serve(_) | Self::Mirror(_) => LevelFilter::INFO,
+            Self::Cat(_) | Self::Status(_) | Self::Verify(_) => LevelFilter::ERROR,
+            _ => LevelFilter::WARN,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return usage::explain(&error),
+    };
+    let level = std::env::var("COUNTERFOIL_LOG").ok().and_then(|level| level.parse().ok());
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_max_level(level.unwrap_or(command.log_level()))
+        .with_target(false)
+        .init();
+    let answer = command.run();
+    let status = match &answer {
+        Ok(Answer::Done) => 0,
+        // Whoever reads has seen enough.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Ok(Answer::BadNews(_)) => 1,
+        Err(failure) if failure.is_damage() => 1,
+        Err(_) => 2,
+    };
+    let message = match answer {
+        Ok(Answer::BadNews(news)) => news,
+        Err(failure) if status != 0 => Some(failure.to_string()),
+        _ => None,
+    };
+    if let Some(message) = message {
+        // Nobody is left to tell if this fails.
+        let _ = writeln!(io::stderr(), "counterfoil: {}", failure::one_line(&message));
+    }
+    ExitCode::from(status)
+}

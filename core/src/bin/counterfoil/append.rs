@@ -1,0 +1,315 @@
+//! `counterfoil append`: one record a line from standard input.
+//!
+//! Three threads: one reads and appends, one waits for receipts in their order and prints acks, the
+//! main one waits for the end of input, a failure or a signal. So records go on being queued, and
+//! are committed together, while earlier ones are on their way to the disk or the mirror.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, SyncSender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+use counterfoil::{Durability, Error, LogId, MAX_RECORD_LEN, Receipt, Seq, Space};
+
+use crate::{
+    failure::{Answer, Failure},
+    lines::{Group, Lines},
+    mirror::Target,
+    open::{open_to_write, space_of},
+    signals::{self, Signal},
+};
+
+/// Append records, one a line of standard input
+#[derive(Debug, Args)]
+pub(crate) struct Append {
+    /// Folder of the store
+    store: PathBuf,
+    /// Space to append to; the node's own name unless given
+    #[arg(long, value_name = "S")]
+    space: Option<String>,
+    /// What a record must reach before it is acknowledged
+    #[arg(long, value_enum, default_value_t = Level::Local)]
+    durability: Level,
+    /// Print "ack SEQ" once record SEQ has reached it, in order, flushed at once
+    #[arg(long)]
+    ack: bool,
+    /// Commit every N lines; without it, whatever is waiting is committed together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// Mirror the space to this node meanwhile
+    #[arg(long, value_name = "NODE@ADDR", requires = "tls")]
+    mirror_to: Option<String>,
+    /// Folder with ca.pem, cert.pem and key.pem
+    #[arg(long, value_name = "DIR", requires = "mirror_to")]
+    tls: Option<PathBuf>,
+    /// How long a record, and the end, may wait for the mirror
+    #[arg(long, value_name = "SECS", default_value_t = 30.0, value_parser = seconds)]
+    timeout: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Level {
+    /// In the queue of this process
+    Buffered,
+    /// On this node's disk
+    Local,
+    /// On this node's disk and on the mirror's
+    Mirrored,
+}
+
+impl Level {
+    fn durability(self) -> Durability {
+        match self {
+            Self::Buffered => Durability::Buffered,
+            Self::Local => Durability::Local,
+            Self::Mirrored => Durability::Mirrored(1),
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map(|_| seconds).map_err(|error| error.to_string())
+}
+
+/// Appends whose receipts have not been looked at yet: bounds what waits for a mirror.
+const RECEIPTS_MAX: usize = 1024;
+
+/// How often one who waits looks whether it still should.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// An append on its way to its ack.
+struct Pending {
+    receipt: Receipt,
+    /// When it will have waited long enough.
+    deadline: Instant,
+}
+
+/// What has been appended.
+#[derive(Debug, Clone, Default)]
+struct Sum {
+    records: u64,
+    bytes: u64,
+    /// The log, its first and its last record.
+    range: Option<(LogId, Seq, Seq)>,
+}
+
+/// What the appending thread shares with the main one.
+struct Appender {
+    sum: Sum,
+    /// `None` once no more is to be appended.
+    pending: Option<SyncSender<Pending>>,
+}
+
+/// What the main thread waits for.
+enum Event {
+    InputEnded(Result<(), Failure>),
+    AcksEnded(Result<Outcome, Failure>),
+    Stop,
+}
+
+/// How the waiting for receipts ended.
+#[derive(Debug)]
+enum Outcome {
+    /// Every record has reached what was asked for.
+    Reached,
+    /// This one has not in its time, only this level; later ones were not looked at.
+    Late(Seq, Durability),
+    /// Somebody wanted it to end before all was known.
+    Stopped,
+}
+
+impl Append {
+    pub(crate) fn run(self) -> Result<Answer, Failure> {
+        if self.durability == Level::Mirrored && self.mirror_to.is_none() {
+            let usage = "--durability mirrored needs a mirror: add --mirror-to NODE@ADDR --tls DIR";
+            return Err(Failure::Usage(usage.to_owned()));
+        }
+        let target = self.mirror_to.as_deref().zip(self.tls.as_deref()).map(|(to, tls)| Target::new(to, tls));
+        let target = target.transpose()?;
+        let store = open_to_write(&self.store)?;
+        let space = space_of(&store, self.space.as_deref())?;
+        if let Some(target) = target {
+            target.mirror(&store, &space)?;
+        }
+        let (sum, outcome) = self.append(&space);
+        // One that was late has had its time.
+        let timeout = if matches!(outcome, Ok(Outcome::Reached)) { self.timeout() } else { Duration::ZERO };
+        let closed = store.close(timeout);
+        summarize(&sum, &space);
+        match (outcome?, closed) {
+            (Outcome::Late(seq, reached), _) => Ok(Answer::BadNews(Some(format!(
+                "record {seq} is only {reached} after {} s: see that the mirror can be reached, then append what follows it",
+                self.timeout
+            )))),
+            (_, Err(error @ Error::NotMirrored { .. })) => Ok(Answer::BadNews(Some(error.to_string()))),
+            (_, closed) => Ok(closed.map(|()| Answer::Done)?),
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout)
+    }
+
+    /// Appends until the input ends, a failure or a signal.
+    fn append(&self, space: &Space) -> (Sum, Result<Outcome, Failure>) {
+        let (tell, events) = mpsc::channel();
+        let (pending, receipts) = mpsc::sync_channel(RECEIPTS_MAX);
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let appender = Arc::new(Mutex::new(Appender { sum: Sum::default(), pending: Some(pending) }));
+
+        let on_signal = tell.clone();
+        let stop = move |_: Signal| {
+            let _ = on_signal.send(Event::Stop);
+        };
+        if let Err(failure) = signals::listen(false, stop) {
+            return (Sum::default(), Err(failure));
+        }
+        let acker = Acker {
+            receipts,
+            level: self.durability.durability(),
+            is_printing: self.ack,
+            is_stopping: Arc::clone(&is_stopping),
+        };
+        let on_acks = tell.clone();
+        thread::spawn(move || on_acks.send(Event::AcksEnded(acker.run())));
+        let lines = {
+            let (space, appender) = (space.clone(), Arc::clone(&appender));
+            let (group, timeout) = (self.group(), self.timeout());
+            move || append_lines(&space, &appender, group, timeout)
+        };
+        // It may wait for input for ever, so it is not joined.
+        thread::spawn(move || tell.send(Event::InputEnded(lines())));
+
+        let mut input = Ok(());
+        let outcome = loop {
+            match events.recv() {
+                Ok(Event::InputEnded(result)) => input = result,
+                Ok(Event::AcksEnded(outcome)) => break outcome,
+                Ok(Event::Stop) | Err(mpsc::RecvError) => is_stopping.store(true, Ordering::Relaxed),
+            }
+            // With the last sender gone the acks end.
+            lock(&appender).pending = None;
+        };
+        let mut appender = lock(&appender);
+        appender.pending = None;
+        (appender.sum.clone(), input.and(outcome))
+    }
+
+    fn group(&self) -> Group {
+        self.batch.map_or(Group::Waiting, |lines| Group::Lines(lines as usize))
+    }
+}
+
+fn lock(appender: &Mutex<Appender>) -> MutexGuard<'_, Appender> {
+    appender.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Appends all lines of standard input, a group at a time.
+fn append_lines(space: &Space, appender: &Mutex<Appender>, group: Group, timeout: Duration) -> Result<(), Failure> {
+    let mut lines = Lines::new(io::stdin().lock(), MAX_RECORD_LEN);
+    loop {
+        let group = lines.next_group(group)?;
+        if group.is_empty() {
+            return Ok(());
+        }
+        // Held while appending, so that nothing is appended once the main thread has taken the sum.
+        let mut appender = lock(appender);
+        let Some(pending) = appender.pending.clone() else { return Ok(()) };
+        let receipt = space.append_all(&group)?;
+        appender.sum.add(&receipt, &group);
+        drop(appender);
+        let deadline = now() + timeout;
+        if pending.send(Pending { receipt, deadline }).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+impl Sum {
+    fn add(&mut self, receipt: &Receipt, group: &[&[u8]]) {
+        self.records += group.len() as u64;
+        self.bytes += group.iter().map(|line| line.len() as u64).sum::<u64>();
+        let last_seq = Seq(receipt.next_seq().0 - 1);
+        let first_seq = self.range.map_or(receipt.first_seq(), |(_, first_seq, _)| first_seq);
+        self.range = Some((receipt.log(), first_seq, last_seq));
+    }
+}
+
+/// Waits for receipts in their order and prints acks.
+struct Acker {
+    receipts: Receiver<Pending>,
+    level: Durability,
+    is_printing: bool,
+    is_stopping: Arc<AtomicBool>,
+}
+
+impl Acker {
+    fn run(mut self) -> Result<Outcome, Failure> {
+        while let Ok(Pending { receipt, deadline }) = self.receipts.recv() {
+            loop {
+                let left = deadline.saturating_duration_since(now());
+                let reached = receipt.wait_timeout(self.level, left.min(GLANCE))?;
+                if reached >= self.level {
+                    break;
+                }
+                if self.is_stopping.load(Ordering::Relaxed) {
+                    return Ok(Outcome::Stopped);
+                }
+                // The own disk is waited for as long as it takes; the mirror is not.
+                if left.is_zero() && reached >= Durability::Local {
+                    return Ok(Outcome::Late(receipt.first_seq(), reached));
+                }
+            }
+            self.print(&receipt)?;
+        }
+        Ok(Outcome::Reached)
+    }
+
+    fn print(&mut self, receipt: &Receipt) -> Result<(), Failure> {
+        if !self.is_printing {
+            return Ok(());
+        }
+        let mut acks = String::new();
+        for seq in receipt.first_seq().0..receipt.next_seq().0 {
+            acks += "ack ";
+            acks += &seq.to_string();
+            acks.push('\n');
+        }
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(acks.as_bytes()).and_then(|()| stdout.flush()) {
+            // Nobody listens any more, but the records are still to be appended.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.is_printing = false,
+            result => result.map_err(Failure::Output)?,
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "records are given a time to reach the mirror")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The last line on standard error.
+fn summarize(sum: &Sum, space: &Space) {
+    let Sum { records, bytes, range } = sum;
+    let mut line = format!("appended {records} records, {bytes} bytes");
+    if let Some((log, first_seq, last_seq)) = range {
+        let _ = write!(line, ", seq {first_seq}..{last_seq}");
+        if let Some(info) = space.logs().into_iter().find(|info| info.id == *log) {
+            let _ = write!(line, ", digest {}", info.durable.digest);
+        }
+    }
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(io::stderr(), "{line}");
+}

@@ -1,0 +1,223 @@
+//! `counterfoil cat`
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc::RecvTimeoutError,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use clap::Args;
+use counterfoil::{Cursor, LogId, Record, Seq, Space, SpaceName};
+use counterfoil_storage::Damage;
+use serde::Serialize;
+
+use crate::{
+    failure::{Answer, Failure},
+    open::{in_order, open_to_read, space_of},
+    output::Output,
+    signals,
+};
+
+/// Print records, one a line
+#[derive(Debug, Args)]
+pub(crate) struct Cat {
+    /// Folder of the store; another process may be writing it
+    store: PathBuf,
+    /// Space to read; the node's own name unless given
+    #[arg(long, value_name = "S")]
+    space: Option<String>,
+    /// Only this log of the space
+    #[arg(long, value_name = "ID")]
+    log: Option<LogId>,
+    /// Begin at this sequence number
+    #[arg(long, value_name = "SEQ")]
+    from: Option<u64>,
+    /// End after so many records
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Go on with what is appended, until Ctrl-C
+    #[arg(long)]
+    follow: bool,
+    /// One JSON object a line, with the record's place and time
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often somebody who follows looks for more.
+const GLANCE: Duration = Duration::from_millis(50);
+
+impl Cat {
+    pub(crate) fn run(self) -> Result<Answer, Failure> {
+        let store = open_to_read(&self.store)?;
+        let space = space_of(&store, self.space.as_deref())?;
+        let logs: Vec<LogId> = match self.log {
+            Some(log) => vec![log],
+            None => in_order(space.logs()).iter().map(|info| info.id).collect(),
+        };
+        if let (Some(from), true) = (self.from, logs.len() > 1) {
+            let (space, count) = (space.name(), logs.len());
+            let usage = format!("space {space} has {count} logs and --from {from} is a place in one: add --log ID");
+            return Err(Failure::Usage(usage));
+        }
+        let mut printer =
+            Printer { output: Output::new(), space: space.name().clone(), is_json: self.json, left: self.limit };
+        if self.follow {
+            self.follow(&space, &logs, &mut printer)?;
+        } else {
+            for log in &logs {
+                self.print_log(&space, *log, &mut printer)?;
+            }
+        }
+        printer.output.flush()?;
+        // Without this a log whose last commits are damaged would look as if it ended before them.
+        let concerns = |damage: &&Damage| damage.log.is_none_or(|log| logs.contains(&log));
+        Ok(match store.recovery().damage().find(concerns) {
+            Some(damage) => Answer::BadNews(Some(format!("records may be missing: {damage}; repair it from a mirror"))),
+            None => Answer::Done,
+        })
+    }
+
+    fn from(&self) -> Seq {
+        Seq(self.from.unwrap_or_default())
+    }
+
+    fn print_log(&self, space: &Space, log: LogId, printer: &mut Printer) -> Result<(), Failure> {
+        for record in space.read_log(log, self.from()..)? {
+            if printer.is_done() {
+                break;
+            }
+            // What could be read before an error is still worth having.
+            match record {
+                Ok(record) => printer.print(&record)?,
+                Err(error) => {
+                    printer.output.flush()?;
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints what is there and what comes, in the order in which each log grows.
+    fn follow(&self, space: &Space, logs: &[LogId], printer: &mut Printer) -> Result<(), Failure> {
+        let signals = signals::receive(false)?;
+        let mut cursor = Cursor::start();
+        if let [only] = logs {
+            cursor.set(*only, self.from());
+        }
+        let is_wanted = |record: &Record| self.log.is_none_or(|log| record.log() == log);
+        let mut changes = Changes::new(&self.store);
+        let mut space = space.clone();
+        loop {
+            let mut records = space.follow(cursor);
+            while let Some(record) = records.next_timeout(Duration::ZERO)? {
+                if is_wanted(&record) {
+                    printer.print(&record)?;
+                }
+                if printer.is_done() {
+                    return Ok(());
+                }
+            }
+            printer.output.flush()?;
+            cursor = records.cursor().clone();
+            // A store opened to read stays as it was then: it is opened anew once its files have changed.
+            while !changes.have_come() {
+                if !matches!(signals.recv_timeout(GLANCE), Err(RecvTimeoutError::Timeout)) {
+                    return Ok(());
+                }
+            }
+            space = space_of(&open_to_read(&self.store)?, self.space.as_deref())?;
+        }
+    }
+}
+
+/// Tells when the files of a store may have changed, by their times and lengths.
+struct Changes {
+    store: PathBuf,
+    seen: Vec<(PathBuf, u64, SystemTime)>,
+    /// Times of files are coarse: a change may hide behind one seen just before, so each is told twice.
+    is_told_once: bool,
+}
+
+impl Changes {
+    fn new(store: &Path) -> Self {
+        Self { store: store.to_owned(), seen: Vec::new(), is_told_once: false }
+    }
+
+    fn have_come(&mut self) -> bool {
+        let now = self.look();
+        let have_come = self.seen != now || self.is_told_once;
+        self.is_told_once = self.seen != now;
+        self.seen = now;
+        have_come
+    }
+
+    fn look(&self) -> Vec<(PathBuf, u64, SystemTime)> {
+        // A file that vanishes meanwhile is a change, and so is a folder that can't be read: opening tells.
+        let entries = fs::read_dir(&self.store).into_iter().flatten().flatten();
+        let file = |entry: fs::DirEntry| {
+            let metadata = entry.metadata().ok()?;
+            Some((entry.path(), metadata.len(), metadata.modified().ok()?))
+        };
+        let mut files: Vec<_> = entries.filter_map(file).collect();
+        files.sort();
+        files
+    }
+}
+
+/// Prints records until there have been enough.
+struct Printer {
+    output: Output,
+    space: SpaceName,
+    is_json: bool,
+    /// How many more; without a bound if `None`.
+    left: Option<u64>,
+}
+
+/// A record as `--json` shows it.
+#[derive(Serialize)]
+struct Line<'a> {
+    log: String,
+    node: &'a str,
+    space: &'a str,
+    seq: u64,
+    /// When its writer recorded it, in milliseconds since 1970.
+    time_ms: u64,
+    #[serde(flatten)]
+    body: Body<'a>,
+}
+
+#[derive(Serialize)]
+enum Body<'a> {
+    #[serde(rename = "body")]
+    Text(&'a str),
+    #[serde(rename = "body_base64")]
+    Bytes(String),
+}
+
+impl Printer {
+    fn is_done(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn print(&mut self, record: &Record) -> Result<(), Failure> {
+        self.left = self.left.map(|left| left - 1);
+        if !self.is_json {
+            return self.output.line(record.body());
+        }
+        let body = match std::str::from_utf8(record.body()) {
+            Ok(text) => Body::Text(text),
+            Err(_) => Body::Bytes(BASE64_STANDARD.encode(record.body())),
+        };
+        self.output.json(&Line {
+            log: record.log().to_string(),
+            node: record.node().as_str(),
+            space: self.space.as_str(),
+            seq: record.seq().0,
+            time_ms: record.time().unix_ms(),
+            body,
+        })
+    }
+}

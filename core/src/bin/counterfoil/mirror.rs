@@ -1,0 +1,81 @@
+//! `counterfoil mirror`
+
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc::RecvTimeoutError,
+    time::Duration,
+};
+
+use clap::Args;
+use counterfoil::{Error, Link, Space, Store, Tls};
+
+use crate::{
+    failure::{Answer, Failure},
+    open::{open_to_write, space_of},
+    signals,
+};
+
+/// Mirror a space to another node, one way
+#[derive(Debug, Args)]
+pub(crate) struct Mirror {
+    /// Folder of the store
+    store: PathBuf,
+    /// The node that gets it, and where it listens
+    #[arg(long, value_name = "NODE@ADDR")]
+    to: String,
+    /// Folder with ca.pem, cert.pem and key.pem
+    #[arg(long, value_name = "DIR")]
+    tls: PathBuf,
+    /// Space to mirror; the node's own name unless given
+    #[arg(long, value_name = "S")]
+    space: Option<String>,
+    /// End once all that was there at the start is durable at the far end
+    #[arg(long)]
+    once: bool,
+}
+
+/// Where to mirror to, and who this node is.
+#[derive(Debug)]
+pub(crate) struct Target {
+    peer: String,
+    tls: Tls,
+}
+
+impl Target {
+    pub(crate) fn new(peer: &str, tls: &Path) -> Result<Self, Failure> {
+        Ok(Self { peer: peer.to_owned(), tls: Tls::from_dir(tls)? })
+    }
+
+    /// Starts a link for one space.
+    pub(crate) fn mirror(self, store: &Store, space: &Space) -> Result<Link, Failure> {
+        Ok(store.mirror_to(self.peer, self.tls).spaces([space.name().as_str()]).start()?)
+    }
+}
+
+/// How often the far end's acks are looked at.
+const GLANCE: Duration = Duration::from_millis(50);
+
+impl Mirror {
+    pub(crate) fn run(self) -> Result<Answer, Failure> {
+        let target = Target::new(&self.to, &self.tls)?;
+        let store = open_to_write(&self.store)?;
+        let space = space_of(&store, self.space.as_deref())?;
+        let signals = signals::receive(false)?;
+        let link = target.mirror(&store, &space)?;
+        let is_stopped = |wait| !matches!(signals.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
+        if self.once {
+            // Nothing is appended meanwhile: all that is there now is all that was there at the start.
+            while !link.wait_mirrored(GLANCE) {
+                if is_stopped(Duration::ZERO) {
+                    break;
+                }
+            }
+        } else {
+            while !is_stopped(Duration::from_secs(3600)) {}
+        }
+        match store.close(Duration::ZERO) {
+            Err(error @ Error::NotMirrored { .. }) => Ok(Answer::BadNews(Some(error.to_string()))),
+            closed => Ok(closed.map(|()| Answer::Done)?),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Opening the store that a command works on.
+
+use std::path::Path;
+
+use counterfoil::{LogInfo, Space, Store};
+use counterfoil_storage::Finding;
+
+use crate::failure::Failure;
+
+/// Opens for writing, as the only process that does; what recovery found is logged.
+pub(crate) fn open_to_write(path: &Path) -> Result<Store, Failure> {
+    let store = Store::open(path)?;
+    for finding in &store.recovery().findings {
+        // Damage has been logged by the store itself.
+        if !matches!(finding, Finding::Damage(_)) {
+            tracing::warn!("{finding}");
+        }
+    }
+    Ok(store)
+}
+
+/// Opens beside a process that may be writing; changes nothing.
+pub(crate) fn open_to_read(path: &Path) -> Result<Store, Failure> {
+    Ok(Store::open_read_only(path)?)
+}
+
+/// The space asked for: the node's own unless named.
+pub(crate) fn space_of(store: &Store, name: Option<&str>) -> Result<Space, Failure> {
+    Ok(match name {
+        Some(name) => store.space(name)?,
+        None => store.own_space()?,
+    })
+}
+
+/// A space's logs in an order that is the same at every node: a log after the one that it continues,
+/// else by id.
+pub(crate) fn in_order(mut logs: Vec<LogInfo>) -> Vec<LogInfo> {
+    logs.sort_by_key(|info| info.id);
+    let mut ordered: Vec<LogInfo> = Vec::with_capacity(logs.len());
+    while !logs.is_empty() {
+        let is_waiting = |info: &LogInfo| {
+            let parent = info.genesis.parent.as_ref().map(|parent| parent.log);
+            logs.iter().any(|other| Some(other.id) == parent)
+        };
+        // Parents are named by hashes, so there is no cycle.
+        let index = logs.iter().position(|info| !is_waiting(info)).unwrap_or(0);
+        ordered.push(logs.remove(index));
+    }
+    ordered
+}

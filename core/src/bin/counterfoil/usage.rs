@@ -1,0 +1,64 @@
+//! Wrong usage, told in one line.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::error::ErrorKind;
+
+use crate::failure::one_line;
+
+/// Prints what clap has to say: help and version as they are, an error as one line.
+pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return match error.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(2),
+            _ => ExitCode::SUCCESS,
+        };
+    }
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(io::stderr(), "counterfoil: {}", summary(&error.render().to_string()));
+    ExitCode::from(2)
+}
+
+/// Clap's paragraphs without the usage, which `--help` shows.
+fn summary(rendered: &str) -> String {
+    let mut parts = Vec::new();
+    let mut help = "see `counterfoil --help`".to_owned();
+    for paragraph in rendered.split("\n\n").map(one_line) {
+        if let Some(usage) = paragraph.strip_prefix("Usage: counterfoil ") {
+            let is_command = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+            let commands: Vec<_> = usage.split(' ').take_while(is_command).collect();
+            help = ["see `counterfoil", &commands.join(" "), "--help`"].join(" ").replace("  ", " ");
+        } else if !paragraph.is_empty() && !paragraph.starts_with("For more information") {
+            parts.push(paragraph.strip_prefix("error: ").unwrap_or(&paragraph).to_owned());
+        }
+    }
+    parts.push(help);
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typo_is_explained_in_one_line_with_what_was_meant() {
+        let rendered = "error: unexpected argument '--sapce' found\n\n  tip: a similar argument exists: '--space'\n\n\
+                        Usage: counterfoil cert node --space <SPACE> <STORE>\n\nFor more information, try '--help'.\n";
+        assert_eq!(
+            summary(rendered),
+            "unexpected argument '--sapce' found; tip: a similar argument exists: '--space'; \
+             see `counterfoil cert node --help`"
+        );
+    }
+
+    #[test]
+    fn an_error_without_usage_points_to_the_help_of_all() {
+        assert_eq!(
+            summary("error: unrecognized subcommand 'x'\n\nFor more information, try '--help'."),
+            "unrecognized subcommand 'x'; see `counterfoil --help`"
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! `counterfoil verify`
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use clap::Args;
+use counterfoil_storage::{Damage, Options};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::{
+    failure::{Answer, Failure},
+    output::Output,
+};
+
+/// Read everything and check every checksum and chain
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Folder of the store; another process may be writing it
+    store: PathBuf,
+    /// One JSON object a line for each damage
+    #[arg(long)]
+    json: bool,
+}
+
+/// A damage as `--json` shows it. The names of the fields stay as they are.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// None if it is the identity.
+    segment: Option<u64>,
+    offset: u64,
+    log: Option<String>,
+    first_seq: Option<u64>,
+    last_seq: Option<u64>,
+    what: &'a str,
+}
+
+impl<'a> From<&'a Damage> for Line<'a> {
+    fn from(damage: &'a Damage) -> Self {
+        Self {
+            segment: damage.segment.map(|segment| segment.0),
+            offset: damage.offset,
+            log: damage.log.map(|log| log.to_string()),
+            first_seq: damage.first_seq.map(|seq| seq.0),
+            last_seq: damage.last_seq.map(|seq| seq.0),
+            what: &damage.what,
+        }
+    }
+}
+
+impl Verify {
+    pub(crate) fn run(self) -> Result<Answer, Failure> {
+        // Drawn on standard error, and only on a terminal.
+        let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}");
+        let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let progress = |done_bytes, total_bytes| {
+            bar.set_length(total_bytes);
+            bar.set_position(done_bytes);
+        };
+        let report = counterfoil_storage::verify(&self.store, &Options::default(), progress)?;
+        bar.finish_and_clear();
+        let mut output = Output::new();
+        for damage in &report.damage {
+            if self.json {
+                output.json(&Line::from(damage))?;
+            } else {
+                output.line(damage.to_string())?;
+            }
+        }
+        output.flush()?;
+        let sum = format!(
+            "verified {} segments, {} batches, {} records, {} bytes: {} damaged places",
+            report.segments,
+            report.batches,
+            report.records,
+            report.bytes,
+            report.damage.len()
+        );
+        // Nobody is left to tell if this fails.
+        let _ = writeln!(io::stderr(), "{sum}");
+        Ok(if report.damage.is_empty() { Answer::Done } else { Answer::BadNews(None) })
+    }
+}

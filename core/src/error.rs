@@ -1,0 +1,262 @@
+//! What can go wrong, by whose fault it is.
+
+use std::{io, path::PathBuf};
+
+use counterfoil_storage::{
+    AppendError, BatchError, LogId, NameError, NodeName, OpenError, ParseIdError, ReadError, Seq, SpaceName, StoreError,
+};
+use thiserror::Error;
+
+use crate::{codec::CodecError, status::Unmirrored};
+
+/// What went wrong, where, and what to do about it, on one line.
+///
+/// An error from an append that has been queued, or from waiting for one, means *unknown*, not
+/// *absent*: the records may be found when the store is next opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store could not be made or opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store belongs to another node than the one asked for.
+    #[error("{path} is the store of node {found}, not of {expected}: open another folder, or ask for that node")]
+    OtherNode {
+        /// The store's folder.
+        path: PathBuf,
+        /// The node asked for.
+        expected: NodeName,
+        /// The node whose store it is.
+        found: NodeName,
+    },
+    /// A store can't be made without a name for its node.
+    #[error("{path}: a new store needs its node's name: give it with `Store::builder().node(..)`")]
+    NodeNotNamed {
+        /// The folder of the store to be made.
+        path: PathBuf,
+    },
+    /// A name can't be that of a node or a space.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A text is not the identifier of a log.
+    #[error(transparent)]
+    Id(#[from] ParseIdError),
+    /// An append, or the commit it waits for, failed.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A batch of another node was not stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Records can't be served.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The records of a batch don't fit its header: its writer was faulty.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// Several logs make up the space and none of them is this node's own.
+    #[error("space {space} has {logs} logs and none is this node's own: name one of them (`Space::logs`)")]
+    AmbiguousLog {
+        /// The space.
+        space: SpaceName,
+        /// How many logs it has.
+        logs: usize,
+    },
+    /// A value was not encoded, so nothing was appended.
+    #[error("the value was not appended: {error}")]
+    Encode {
+        /// What the codec said.
+        #[source]
+        error: CodecError,
+    },
+    /// The codec encodes this value but can't decode what it made of it; nothing was appended.
+    #[error(
+        "the value was not appended: codec {codec} can't read back what it writes of {type_name} ({error}); use another codec, such as Json"
+    )]
+    CodecCannotRoundTrip {
+        /// The codec's name.
+        codec: &'static str,
+        /// The Rust type of the value.
+        type_name: &'static str,
+        /// What decoding said.
+        #[source]
+        error: CodecError,
+    },
+    /// A record is there, whole, but is not a value of the type asked for.
+    #[error("record {seq} of log {log} is not a {type_name}: {error}")]
+    Decode {
+        /// The log.
+        log: LogId,
+        /// The record.
+        seq: Seq,
+        /// The Rust type asked for.
+        type_name: &'static str,
+        /// What is wrong with it.
+        #[source]
+        error: CodecError,
+    },
+    /// A peer was not given as `NODE@HOST:PORT`.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Peer(#[from] counterfoil_replication::net::TargetError),
+    /// Two ends of a link are one and the same node.
+    #[error("node {node} can't be linked to itself: give the other store another node name")]
+    SameNode {
+        /// The node.
+        node: NodeName,
+    },
+    /// The store was closed, but a peer does not have everything yet.
+    ///
+    /// Nothing is lost: what is missing there is durable here and goes on when a link is next started.
+    #[error("closed, but not all of it is mirrored: {}; open the store and start the link again", list(.unmirrored))]
+    NotMirrored {
+        /// What each peer lacks, a log at a time.
+        unmirrored: Vec<Unmirrored>,
+    },
+    /// Certificates or key can't be used.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Tls(#[from] counterfoil_replication::net::TlsError),
+    /// The address can't be listened on.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Listen(#[from] counterfoil_replication::net::ListenError),
+    /// A private authority or a certificate could not be made.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Certificate(#[from] crate::certificates::CertificateError),
+    /// A policy can't be understood.
+    #[error(transparent)]
+    Policy(#[from] counterfoil_replication::PolicyError),
+    /// A thread or the network runtime could not be started, or an address not be bound.
+    #[error("{what} failed: {error}")]
+    System {
+        /// What was tried, and where.
+        what: String,
+        /// What the operating system said.
+        #[source]
+        error: io::Error,
+    },
+}
+
+fn list(unmirrored: &[Unmirrored]) -> String {
+    unmirrored.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The result of most calls of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What an [`Error`] is about, to decide by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// There is no store in this folder.
+    NoStore,
+    /// There is one already.
+    AlreadyExists,
+    /// Another process has it open.
+    Locked,
+    /// The disk refused an operation, now or before: see whether the store must be opened again.
+    Disk,
+    /// No space is left on the disk; appends succeed again once there is.
+    StorageFull,
+    /// The queue is full and the caller chose not to wait.
+    WouldBlock,
+    /// A record or value is longer than the limit.
+    TooLong,
+    /// Stored bytes are not those that were written, or are missing.
+    Damaged,
+    /// A log has two histories, or a batch does not continue it.
+    Diverged,
+    /// The log, or the record, is not in this store.
+    NotFound,
+    /// The store was opened to read only.
+    ReadOnly,
+    /// The store is closed.
+    Closed,
+    /// The caller asked for something that can't be: a name, an address, an option.
+    Misuse,
+    /// A value could not be encoded or decoded.
+    Codec,
+    /// The codec can't read back what it writes of this type.
+    CodecCannotRoundTrip,
+    /// A peer does not have everything yet.
+    NotMirrored,
+    /// Certificates, keys or policy can't be used.
+    Security,
+    /// The network, or the operating system's threads, failed.
+    System,
+    /// The store was written by a later version.
+    Format,
+}
+
+impl Error {
+    /// What this error is about.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Open(error) => open_kind(error),
+            Self::Append(error) => append_kind(error),
+            Self::Store(error) => store_kind(error),
+            Self::Read(error) => read_kind(error),
+            Self::Batch(_) => ErrorKind::Damaged,
+            Self::OtherNode { .. }
+            | Self::NodeNotNamed { .. }
+            | Self::Name(_)
+            | Self::Id(_)
+            | Self::AmbiguousLog { .. }
+            | Self::SameNode { .. } => ErrorKind::Misuse,
+            Self::Encode { .. } | Self::Decode { .. } => ErrorKind::Codec,
+            Self::CodecCannotRoundTrip { .. } => ErrorKind::CodecCannotRoundTrip,
+            #[cfg(feature = "net")]
+            Self::Tls(_) | Self::Certificate(_) => ErrorKind::Security,
+            #[cfg(feature = "net")]
+            Self::Peer(_) => ErrorKind::Misuse,
+            #[cfg(feature = "net")]
+            Self::Listen(counterfoil_replication::net::ListenError::Tls(_)) => ErrorKind::Security,
+            #[cfg(feature = "net")]
+            Self::Listen(_) => ErrorKind::System,
+            Self::Policy(_) => ErrorKind::Security,
+            Self::NotMirrored { .. } => ErrorKind::NotMirrored,
+            Self::System { .. } => ErrorKind::System,
+        }
+    }
+}
+
+fn open_kind(error: &OpenError) -> ErrorKind {
+    match error {
+        OpenError::Locked { .. } => ErrorKind::Locked,
+        OpenError::NoStore { .. } => ErrorKind::NoStore,
+        OpenError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+        OpenError::Identity { .. } => ErrorKind::Damaged,
+        OpenError::Format { .. } => ErrorKind::Format,
+        _ => ErrorKind::Disk,
+    }
+}
+
+fn append_kind(error: &AppendError) -> ErrorKind {
+    match error {
+        AppendError::StorageFull => ErrorKind::StorageFull,
+        AppendError::WouldBlock { .. } => ErrorKind::WouldBlock,
+        AppendError::RecordTooLong { .. } => ErrorKind::TooLong,
+        AppendError::UnknownLog { .. } => ErrorKind::NotFound,
+        AppendError::ForeignLog { .. } => ErrorKind::Misuse,
+        AppendError::ReadOnly => ErrorKind::ReadOnly,
+        AppendError::Closed => ErrorKind::Closed,
+        _ => ErrorKind::Disk,
+    }
+}
+
+fn store_kind(error: &StoreError) -> ErrorKind {
+    match error {
+        StoreError::Append(error) => append_kind(error),
+        StoreError::Batch(_) => ErrorKind::Damaged,
+        _ => ErrorKind::Diverged,
+    }
+}
+
+fn read_kind(error: &ReadError) -> ErrorKind {
+    match error {
+        ReadError::UnknownLog { .. } => ErrorKind::NotFound,
+        ReadError::Damaged { .. } | ReadError::Hole { .. } => ErrorKind::Damaged,
+        _ => ErrorKind::Disk,
+    }
+}

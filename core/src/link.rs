@@ -1,0 +1,158 @@
+//! Links over the network: from here to a node elsewhere.
+
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use counterfoil_replication::{
+    Direction, Limits, Policy,
+    net::{self, DialConfig, Target, Tls},
+};
+use counterfoil_storage::NodeName;
+
+use crate::{
+    error::{Error, Result},
+    space::names_or_own,
+    status::{LinkEvent, LinkEvents, LinkShared, LinkState, LinkStatus},
+    store::{Inner, LinkHandle, Store},
+};
+
+impl Store {
+    /// To mirror spaces of this store to a node elsewhere, in real time: `NODE@HOST:PORT`.
+    ///
+    /// Nothing happens until [`LinkBuilder::start`].
+    pub fn mirror_to(&self, peer: impl Into<String>, tls: Tls) -> LinkBuilder {
+        LinkBuilder { inner: Arc::clone(&self.inner), peer: peer.into(), tls, spaces: Vec::new() }
+    }
+}
+
+/// A link to be started.
+#[derive(Debug)]
+#[must_use = "a link begins with `start`"]
+pub struct LinkBuilder {
+    inner: Arc<Inner>,
+    peer: String,
+    tls: Tls,
+    spaces: Vec<String>,
+}
+
+impl LinkBuilder {
+    /// The spaces to carry. Default: the one that bears this node's own name.
+    pub fn spaces(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.spaces.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts the link in the background and returns at once, whether or not the peer can be
+    /// reached: the link goes on trying until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// The peer or a space is not well named; the peer is this node; the certificate is another
+    /// node's; the store is closed.
+    pub fn start(self) -> Result<Link> {
+        let target: Target = self.peer.parse()?;
+        let own = self.inner.journal.identity().node.clone();
+        if target.node == own {
+            return Err(Error::SameNode { node: own });
+        }
+        let spaces = names_or_own(&self.spaces, &own)?;
+        let shared = LinkShared::new(target.node.clone(), spaces.clone());
+        let config = DialConfig {
+            target,
+            journal: self.inner.journal.clone(),
+            tls: self.tls,
+            spaces: spaces.into_iter().map(|space| (space, Direction::Send)).collect(),
+            policy: Arc::new(Policy::nothing()),
+            limits: Limits::default(),
+        };
+        let dialling = dial(&self.inner, config, &shared)?;
+        let stop = {
+            let dialling = Arc::clone(&dialling);
+            Box::new(move || dialling.stop())
+        };
+        self.inner.add_link(LinkHandle { shared: Arc::clone(&shared), is_source: true, stop });
+        Ok(Link { inner: self.inner, shared, dialling })
+    }
+}
+
+/// Starts the driver. It holds parts of the store, never the store.
+fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<Arc<net::Link>> {
+    let (acks, shared) = (Arc::clone(&inner.acks), Arc::clone(shared));
+    let this: Arc<OnceLock<Weak<net::Link>>> = Arc::default();
+    let last_error = {
+        let this = Arc::clone(&this);
+        move || this.get().and_then(Weak::upgrade).and_then(|link| link.status().last_error)
+    };
+    let runtime = inner.runtime.handle()?;
+    let _in_runtime = runtime.enter();
+    let link = net::dial(config, move |event| match event {
+        net::LinkEvent::Session(event) => {
+            acks.hear(&event);
+            shared.hear(event);
+        }
+        net::LinkEvent::State(net::LinkState::Waiting { .. }) => {
+            let reason = last_error().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string());
+            shared.set_state(LinkState::Connecting);
+            shared.tell(LinkEvent::Disconnected { reason });
+        }
+        // `Connected` comes with the session's own event, `Stopped` from the store.
+        _ => {}
+    })?;
+    let link = Arc::new(link);
+    // Set once, here.
+    let _ = this.set(Arc::downgrade(&link));
+    Ok(link)
+}
+
+/// A link that carries records to another node. Cheap to clone.
+///
+/// It goes on until [`stop`](Self::stop), or until the store is closed; dropping it changes nothing.
+#[derive(Debug, Clone)]
+pub struct Link {
+    inner: Arc<Inner>,
+    shared: Arc<LinkShared>,
+    dialling: Arc<net::Link>,
+}
+
+impl Link {
+    /// The node at the other end.
+    pub fn peer(&self) -> &NodeName {
+        &self.shared.peer
+    }
+
+    /// How it is: in touch or not, and what the peer lacks.
+    pub fn status(&self) -> LinkStatus {
+        self.inner.link_status(&self.shared)
+    }
+
+    /// What has happened on it, and what will.
+    pub fn events(&self) -> LinkEvents {
+        LinkEvents::new(Arc::clone(&self.shared))
+    }
+
+    /// Waits until the peer has durably all that is durable here now; false when `timeout` is over.
+    pub fn wait_mirrored(&self, timeout: Duration) -> bool {
+        self.inner.wait_link_mirrored(&self.shared, timeout)
+    }
+
+    /// Tries again at once if it is pausing: the network is back.
+    pub fn retry_now(&self) {
+        self.dialling.retry_now();
+    }
+
+    /// Uses another certificate from the next connection on.
+    ///
+    /// # Errors
+    ///
+    /// It is another node's.
+    pub fn set_tls(&self, tls: Tls) -> Result<()> {
+        Ok(self.dialling.set_tls(tls)?)
+    }
+
+    /// Ends it. What the peer lacks stays here and goes with the next link.
+    pub fn stop(&self) {
+        self.inner.stop_links(|link| std::ptr::eq(link, &raw const *self.shared));
+    }
+}

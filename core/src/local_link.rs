@@ -1,0 +1,344 @@
+//! A link between two stores of one process: for tests of applications.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use counterfoil_replication::{
+    Direction, Endpoint, Event, Limits, Message, Policy, SessionConfig, SessionError, codec,
+};
+use counterfoil_storage::{Identity, Journal, NodeName, SpaceName, Watch};
+
+use crate::{
+    acks::Acks,
+    error::{Error, Result},
+    receipt::Unpark,
+    space::names_or_own,
+    status::{LinkEvent, LinkEvents, LinkShared, LinkState, LinkStatus},
+    store::{Inner, LinkHandle, Store},
+};
+
+impl Store {
+    /// To mirror spaces of this store to another store of this process, without a network, by the
+    /// same protocol: for tests of applications.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use counterfoil::{Durability, Store};
+    ///
+    /// let practice = Store::builder().node("practice-12").in_memory()?;
+    /// let hub = Store::builder().node("hub").in_memory()?;
+    /// let link = practice.mirror_in_process(&hub).start()?;
+    ///
+    /// link.cut();
+    /// let receipt = practice.own_space()?.append("while the line was cut")?;
+    /// let reached = receipt.wait_timeout(Durability::Mirrored(1), Duration::from_millis(5))?;
+    /// assert_eq!(reached, Durability::Local);
+    /// link.heal();
+    /// receipt.wait(Durability::Mirrored(1))?;
+    /// # Ok::<(), counterfoil::Error>(())
+    /// ```
+    pub fn mirror_in_process(&self, target: &Store) -> LocalLinkBuilder {
+        LocalLinkBuilder { source: Arc::clone(&self.inner), target: Arc::clone(&target.inner), spaces: Vec::new() }
+    }
+}
+
+/// An in-process link to be started.
+#[derive(Debug)]
+#[must_use = "a link begins with `start`"]
+pub struct LocalLinkBuilder {
+    source: Arc<Inner>,
+    target: Arc<Inner>,
+    spaces: Vec<String>,
+}
+
+impl LocalLinkBuilder {
+    /// The spaces to carry. Default: the one that bears the source node's own name.
+    pub fn spaces(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.spaces.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts the link, on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// A space is not well named; both stores are the same node; no thread can be had.
+    pub fn start(self) -> Result<LocalLink> {
+        let node = self.source.journal.identity().node.clone();
+        let peer = self.target.journal.identity().node.clone();
+        if node == peer {
+            return Err(Error::SameNode { node });
+        }
+        let spaces = names_or_own(&self.spaces, &node)?;
+        let shared = LinkShared::new(peer, spaces);
+        let control = Arc::new(Control::default());
+        let pump = Pump::new(&self.source, &self.target, Arc::clone(&shared), Arc::clone(&control));
+        thread::Builder::new()
+            .name("counterfoil-link".to_owned())
+            .spawn(move || pump.run())
+            .map_err(|error| Error::System { what: "starting the thread of a link".to_owned(), error })?;
+        for (inner, is_source) in [(&self.source, true), (&self.target, false)] {
+            let control = Arc::clone(&control);
+            let stop = Box::new(move || control.set(Wish::Stopped));
+            inner.add_link(LinkHandle { shared: Arc::clone(&shared), is_source, stop });
+        }
+        Ok(LocalLink { source: self.source, shared, control })
+    }
+}
+
+/// A link between two stores of one process. Cheap to clone.
+///
+/// It goes on until [`stop`](Self::stop), or until one of the stores is closed; dropping it changes nothing.
+#[derive(Debug, Clone)]
+pub struct LocalLink {
+    source: Arc<Inner>,
+    shared: Arc<LinkShared>,
+    control: Arc<Control>,
+}
+
+impl LocalLink {
+    /// Cuts the line: what is on its way is lost, and from the return on nothing goes through until
+    /// [`heal`](Self::heal).
+    pub fn cut(&self) {
+        self.control.set(Wish::Cut);
+        let is_up = |state| matches!(state, LinkState::Connecting | LinkState::Connected);
+        self.shared.wait_while(|state| is_up(state) && self.control.wish() == Wish::Cut);
+    }
+
+    /// Mends the line: both ends begin a new session.
+    pub fn heal(&self) {
+        self.control.set(Wish::Up);
+        self.shared.touch();
+    }
+
+    /// How it is: in touch or not, and what the target lacks.
+    pub fn status(&self) -> LinkStatus {
+        self.source.link_status(&self.shared)
+    }
+
+    /// What has happened on it, and what will.
+    pub fn events(&self) -> LinkEvents {
+        LinkEvents::new(Arc::clone(&self.shared))
+    }
+
+    /// Waits until the target has durably all that is durable at the source now; false when
+    /// `timeout` is over.
+    pub fn wait_mirrored(&self, timeout: Duration) -> bool {
+        self.source.wait_link_mirrored(&self.shared, timeout)
+    }
+
+    /// Ends it.
+    pub fn stop(&self) {
+        self.source.stop_links(|link| std::ptr::eq(link, &raw const *self.shared));
+    }
+}
+
+/// What the handles want of the thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Wish {
+    Up,
+    Cut,
+    Stopped,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    /// A [`Wish`].
+    wish: AtomicU8,
+    thread: OnceLock<Thread>,
+}
+
+impl Control {
+    /// Sets the wish, unless it is final.
+    fn set(&self, wish: Wish) {
+        let is_final = |now| now == Wish::Stopped as u8;
+        let set = |now| (!is_final(now)).then_some(wish as u8);
+        // An error only says that the wish was final.
+        let _ = self.wish.fetch_update(Ordering::AcqRel, Ordering::Acquire, set);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    fn wish(&self) -> Wish {
+        match self.wish.load(Ordering::Acquire) {
+            up if up == Wish::Up as u8 => Wish::Up,
+            cut if cut == Wish::Cut as u8 => Wish::Cut,
+            _ => Wish::Stopped,
+        }
+    }
+}
+
+/// After how long a failed session is begun again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The thread of a link: two endpoints, and what lies between them.
+struct Pump {
+    ends: [End; 2],
+    shared: Arc<LinkShared>,
+    control: Arc<Control>,
+}
+
+/// One end. It holds the journal, not the store: a store whose handles are gone stops the link.
+struct End {
+    journal: Journal,
+    acks: Arc<Acks>,
+    watch: Watch,
+    config: SessionConfig,
+}
+
+impl End {
+    fn new(inner: &Inner, peer: &Identity, spaces: &[SpaceName], direction: Direction) -> Self {
+        let identity = inner.journal.identity();
+        let config = SessionConfig {
+            local: identity.node.clone(),
+            incarnation: identity.incarnation,
+            peer: peer.node.clone(),
+            spaces: spaces.iter().map(|space| (space.clone(), direction)).collect(),
+            policy: Arc::new(Policy::nothing()),
+            limits: Limits::default(),
+        };
+        let journal = inner.journal.clone();
+        Self { watch: journal.watch(None), journal, acks: Arc::clone(&inner.acks), config }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the driver of two endpoints tells them the time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+impl Pump {
+    fn new(source: &Inner, target: &Inner, shared: Arc<LinkShared>, control: Arc<Control>) -> Self {
+        let [sender, receiver] = [source.journal.identity(), target.journal.identity()];
+        let ends = [
+            End::new(source, receiver, &shared.spaces, Direction::Send),
+            End::new(target, sender, &shared.spaces, Direction::Receive),
+        ];
+        Self { ends, shared, control }
+    }
+
+    fn run(mut self) {
+        drop(self.control.thread.set(thread::current()));
+        loop {
+            match self.control.wish() {
+                Wish::Stopped => break,
+                Wish::Cut => {
+                    self.shared.set_state(LinkState::Cut);
+                    thread::park();
+                }
+                Wish::Up => {
+                    self.shared.set_state(LinkState::Connecting);
+                    let ended = self.session();
+                    let state = match self.control.wish() {
+                        Wish::Up => LinkState::Connecting,
+                        Wish::Cut => LinkState::Cut,
+                        Wish::Stopped => break,
+                    };
+                    self.shared.set_state(state);
+                    let reason = ended.map_or_else(|error| error.to_string(), |()| "the line was cut".to_owned());
+                    self.shared.tell(LinkEvent::Disconnected { reason });
+                    if self.control.wish() == Wish::Up {
+                        thread::park_timeout(RETRY);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs one session until it fails or is not wanted any more.
+    fn session(&mut self) -> Result<(), SessionError> {
+        let begin = |end: &End| Endpoint::new(end.journal.clone(), end.config.clone(), now());
+        let mut endpoints = [begin(&self.ends[0]), begin(&self.ends[1])];
+        let mut line = BytesMut::new();
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        while self.control.wish() == Wish::Up {
+            let mut is_busy = false;
+            for index in [0, 1] {
+                let [near, far] = two(&mut endpoints, index);
+                is_busy |= self.ends[index].feed(near, &waker)?;
+                if let Some(message) = near.poll_transmit() {
+                    carry(message, &self.ends[index].config.local, far, &mut line)?;
+                    is_busy = true;
+                }
+                while let Some(event) = near.poll_event() {
+                    is_busy = true;
+                    self.hear(index, event);
+                }
+            }
+            if !is_busy {
+                wait(&endpoints);
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&self, index: usize, event: Event) {
+        self.ends[index].acks.hear(&event);
+        if index == 0 {
+            self.shared.hear(event);
+        }
+    }
+}
+
+impl Drop for Pump {
+    /// Also if the thread panics: nobody waits for a thread that is gone.
+    fn drop(&mut self) {
+        self.shared.set_state(LinkState::Stopped);
+    }
+}
+
+/// The endpoint at `index`, and the other.
+fn two(endpoints: &mut [Endpoint; 2], index: usize) -> [&mut Endpoint; 2] {
+    let [first, second] = endpoints;
+    if index == 0 { [first, second] } else { [second, first] }
+}
+
+impl End {
+    /// Gives the endpoint what came from its journal and its timers; whether there was anything.
+    fn feed(&mut self, endpoint: &mut Endpoint, waker: &Waker) -> Result<bool, SessionError> {
+        let mut is_busy = false;
+        if self.watch.poll_changed(&mut Context::from_waker(waker)).is_ready() {
+            endpoint.handle_journal(now())?;
+            is_busy = true;
+        }
+        if endpoint.poll_timeout().is_some_and(|timeout| timeout <= now()) {
+            endpoint.handle_timeout(now())?;
+            is_busy = true;
+        }
+        while let Some(fetch) = endpoint.poll_fetch() {
+            endpoint.handle_fetched(now(), fetch.run())?;
+            is_busy = true;
+        }
+        Ok(is_busy)
+    }
+}
+
+/// Takes a message to the other end as bytes, like a connection does.
+fn carry(message: Message, sender: &NodeName, far: &mut Endpoint, line: &mut BytesMut) -> Result<(), SessionError> {
+    codec::encode(&message, line);
+    drop(message);
+    let misbehaved =
+        |error: codec::CodecError| SessionError::PeerMisbehaved { node: sender.clone(), what: error.into() };
+    while let Some(message) = codec::decode(line, far.batch_len_max_bytes()).map_err(misbehaved)? {
+        far.handle_message(now(), message)?;
+    }
+    Ok(())
+}
+
+/// Parks this thread until a journal, a handle or a timer wakes it.
+fn wait(endpoints: &[Endpoint; 2]) {
+    match endpoints.iter().filter_map(Endpoint::poll_timeout).min() {
+        Some(timeout) => thread::park_timeout(timeout.saturating_duration_since(now())),
+        None => thread::park(),
+    }
+}

@@ -1,0 +1,376 @@
+//! How links are: state, lag, events.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use counterfoil_replication::{By, Event};
+use counterfoil_storage::{Head, LogId, NodeName, Seq, SpaceName};
+
+/// What this node has durable and a peer has not acked.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Lag {
+    /// Records.
+    pub records: u64,
+    /// Bytes of batches. While the peer can't be asked, an estimate from the logs' average record.
+    pub bytes: u64,
+    /// Age of the oldest of these records, in seconds.
+    pub seconds: f64,
+}
+
+impl Lag {
+    /// Whether the peer has everything.
+    pub fn is_zero(&self) -> bool {
+        self.records == 0
+    }
+}
+
+impl fmt::Display for Lag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} records, {} bytes, {:.1} s", self.records, self.bytes, self.seconds)
+    }
+}
+
+/// Whether a link's two ends are in touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LinkState {
+    /// Getting in touch, for the first time or again. It never gives up.
+    Connecting,
+    /// In touch: records are carried as they become durable.
+    Connected,
+    /// Cut on purpose, until healed: in-process links only.
+    Cut,
+    /// Stopped by the application, or by closing the store.
+    Stopped,
+}
+
+impl fmt::Display for LinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Cut => "cut",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// A link as it stands.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LinkStatus {
+    /// The node at the other end.
+    pub peer: NodeName,
+    /// The spaces that it carries.
+    pub spaces: Vec<SpaceName>,
+    /// Whether the two ends are in touch.
+    pub state: LinkState,
+    /// What the peer lacks.
+    pub lag: Lag,
+    /// Why the last connection was not made, or ended.
+    pub last_error: Option<String>,
+    /// The logs that stay where they are, each with the reason and what to do. The others go on.
+    pub parked: Vec<(LogId, String)>,
+    /// The spaces that are not permitted, each with the reason and what to do.
+    pub refused: Vec<(SpaceName, String)>,
+}
+
+/// Something that happened on a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkEvent {
+    /// The two ends are in touch.
+    Connected,
+    /// They are no longer, or not yet; the link goes on trying.
+    Disconnected {
+        /// Why.
+        reason: String,
+    },
+    /// The peer has all of a space that was durable here.
+    InSync {
+        /// The space.
+        space: SpaceName,
+    },
+    /// One log is not carried any further; the others are.
+    Parked {
+        /// The log.
+        log: LogId,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The peer durably holds more of a log than this node: for an own log it means that this store was
+    /// rewound, to an old backup for instance. The peer's records are not lost, and not overwritten.
+    Ahead {
+        /// The log.
+        log: LogId,
+        /// Where it ends here.
+        local: Head,
+        /// Where it ends at the peer.
+        remote: Head,
+    },
+    /// One direction of a space is not permitted, or no more.
+    Refused {
+        /// The space.
+        space: SpaceName,
+        /// Why, by whom, and what to do.
+        reason: String,
+    },
+    /// This node's disk is full: what the peer sends is asked for again when there is room.
+    StorageFull,
+    /// A node has lost what it had said was durable.
+    AckWithdrawn {
+        /// The log.
+        log: LogId,
+        /// The node.
+        node: NodeName,
+        /// Where the log durably ends there now.
+        head: Head,
+    },
+    /// So many events happened unseen and were dropped.
+    Missed {
+        /// How many.
+        count: u64,
+    },
+}
+
+/// What a peer lacks of one log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unmirrored {
+    /// The peer.
+    pub peer: NodeName,
+    /// The space.
+    pub space: SpaceName,
+    /// The log.
+    pub log: LogId,
+    /// First sequence number that the peer has not acked.
+    pub first_seq: Seq,
+    /// Where the log durably ends here.
+    pub next_seq: Seq,
+}
+
+impl Unmirrored {
+    /// How many records the peer lacks.
+    pub fn records(&self) -> u64 {
+        self.next_seq.0 - self.first_seq.0
+    }
+}
+
+impl fmt::Display for Unmirrored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { peer, space, first_seq, .. } = self;
+        write!(f, "{peer} lacks {} records of space {space} from {first_seq}", self.records())
+    }
+}
+
+/// Events kept for those who have not looked yet.
+const EVENTS_MAX: usize = 256;
+
+/// What a link's driver tells and its handles show.
+#[derive(Debug)]
+pub(crate) struct LinkShared {
+    pub(crate) peer: NodeName,
+    pub(crate) spaces: Vec<SpaceName>,
+    now: Mutex<Now>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Now {
+    state: LinkState,
+    last_error: Option<String>,
+    /// Of the present session, or the last one.
+    parked: BTreeMap<LogId, String>,
+    refused: BTreeMap<SpaceName, String>,
+    events: VecDeque<LinkEvent>,
+    /// Number of the event at the front of `events`, counted over the life of the link.
+    first_event: u64,
+}
+
+impl LinkShared {
+    pub(crate) fn new(peer: NodeName, spaces: Vec<SpaceName>) -> Arc<Self> {
+        let now = Now {
+            state: LinkState::Connecting,
+            last_error: None,
+            parked: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            events: VecDeque::new(),
+            first_event: 0,
+        };
+        Arc::new(Self { peer, spaces, now: Mutex::new(now), changed: Condvar::new() })
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn state(&self) -> LinkState {
+        self.now().state
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.now().last_error.clone()
+    }
+
+    pub(crate) fn parked(&self) -> Vec<(LogId, String)> {
+        self.now().parked.clone().into_iter().collect()
+    }
+
+    pub(crate) fn refused(&self) -> Vec<(SpaceName, String)> {
+        self.now().refused.clone().into_iter().collect()
+    }
+
+    /// Sets the state, unless the link was stopped: that is final.
+    pub(crate) fn set_state(&self, state: LinkState) {
+        let mut now = self.now();
+        if now.state != LinkState::Stopped {
+            now.state = state;
+        }
+        drop(now);
+        self.changed.notify_all();
+    }
+
+    /// Has those who wait for the state look again.
+    pub(crate) fn touch(&self) {
+        drop(self.now());
+        self.changed.notify_all();
+    }
+
+    /// Waits while the state is such.
+    pub(crate) fn wait_while(&self, mut is_such: impl FnMut(LinkState) -> bool) {
+        let is_such = |now: &mut Now| is_such(now.state);
+        drop(self.changed.wait_while(self.now(), is_such).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn tell(&self, event: LinkEvent) {
+        let mut now = self.now();
+        match &event {
+            LinkEvent::Connected => {
+                now.last_error = None;
+                now.parked.clear();
+                now.refused.clear();
+            }
+            LinkEvent::Parked { log, reason } => drop(now.parked.insert(*log, reason.clone())),
+            LinkEvent::Refused { space, reason } => drop(now.refused.insert(space.clone(), reason.clone())),
+            LinkEvent::Disconnected { reason } => now.last_error = Some(reason.clone()),
+            _ => {}
+        }
+        if now.events.len() == EVENTS_MAX {
+            now.events.pop_front();
+            now.first_event += 1;
+        }
+        now.events.push_back(event);
+        drop(now);
+        self.changed.notify_all();
+    }
+
+    /// Takes in what a session tells, as far as a link's user may want to know it.
+    pub(crate) fn hear(&self, event: Event) {
+        let Some(event) = LinkEvent::of_session(event, &self.peer) else { return };
+        if event == LinkEvent::Connected {
+            self.set_state(LinkState::Connected);
+        }
+        self.tell(event);
+    }
+}
+
+impl LinkEvent {
+    /// What a session with `peer` tells, as far as a link's user may want to know it: acks are
+    /// counted in the store's table.
+    pub(crate) fn of_session(event: Event, peer: &NodeName) -> Option<Self> {
+        let says = |by, reason: &dyn fmt::Display| match by {
+            By::Local => reason.to_string(),
+            By::Peer => format!("{peer} says: {reason}"),
+        };
+        Some(match event {
+            Event::PeerReady { .. } => Self::Connected,
+            Event::Withdrawn { log, node, to, .. } => Self::AckWithdrawn { log, node, head: to },
+            Event::InSync { space } => Self::InSync { space },
+            Event::Ahead { log, local, remote } => Self::Ahead { log, local, remote },
+            Event::Parked { log, reason, by } => Self::Parked { log, reason: says(by, &reason) },
+            Event::Refused { space, reason, by, .. } => Self::Refused { space, reason: says(by, &reason) },
+            Event::StorageFull => Self::StorageFull,
+            _ => return None,
+        })
+    }
+}
+
+/// Blocking iterator over a link's events, from the oldest kept; ends when the link is stopped.
+#[derive(Debug)]
+pub struct LinkEvents {
+    link: Arc<LinkShared>,
+    /// Number of the event that comes next.
+    next: u64,
+}
+
+impl LinkEvents {
+    pub(crate) fn new(link: Arc<LinkShared>) -> Self {
+        Self { link, next: 0 }
+    }
+
+    /// The next event without waiting: `None` if there is none yet.
+    pub fn try_next(&mut self) -> Option<LinkEvent> {
+        let link = Arc::clone(&self.link);
+        self.pop(&link.now())
+    }
+
+    /// Waits for the next event, but no longer than `timeout`.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<LinkEvent> {
+        let link = Arc::clone(&self.link);
+        let is_quiet = |now: &mut Now| now.state != LinkState::Stopped && self.next >= now.end();
+        let (now, _) =
+            link.changed.wait_timeout_while(link.now(), timeout, is_quiet).unwrap_or_else(PoisonError::into_inner);
+        self.pop(&now)
+    }
+
+    fn pop(&mut self, now: &Now) -> Option<LinkEvent> {
+        if self.next < now.first_event {
+            let count = now.first_event - self.next;
+            self.next = now.first_event;
+            return Some(LinkEvent::Missed { count });
+        }
+        let event = now.events.get((self.next - now.first_event) as usize)?;
+        self.next += 1;
+        Some(event.clone())
+    }
+}
+
+impl Now {
+    fn end(&self) -> u64 {
+        self.first_event + self.events.len() as u64
+    }
+}
+
+impl Iterator for LinkEvents {
+    type Item = LinkEvent;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let link = Arc::clone(&self.link);
+        let is_quiet = |now: &mut Now| now.state != LinkState::Stopped && self.next >= now.end();
+        let now = link.changed.wait_while(link.now(), is_quiet).unwrap_or_else(PoisonError::into_inner);
+        self.pop(&now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_nobody_fetched_are_dropped_by_count_never_silently() {
+        let link = LinkShared::new(NodeName::new("hub").unwrap(), Vec::new());
+        let mut events = LinkEvents::new(Arc::clone(&link));
+        assert_eq!(events.try_next(), None);
+        for _ in 0..EVENTS_MAX + 3 {
+            link.tell(LinkEvent::Connected);
+        }
+        assert_eq!(events.try_next(), Some(LinkEvent::Missed { count: 3 }));
+        assert_eq!(events.by_ref().take(EVENTS_MAX).count(), EVENTS_MAX);
+        link.set_state(LinkState::Stopped);
+        assert_eq!(events.next(), None);
+    }
+}

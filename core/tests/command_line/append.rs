@@ -1,0 +1,131 @@
+//! `counterfoil append`
+
+use std::fmt::Write as _;
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn any_bytes_come_back_as_they_were() {
+    let sandbox = Sandbox::with_practice();
+    let input = b"plain\n\n\nwith \0 and \xff\xfe\r\n{\"a\":1}\nunterminated";
+    let ended = sandbox.run_with("append practice.store", input).expect_status(0);
+    assert!(ended.stdout.is_empty());
+    let mut expected = input.to_vec();
+    expected.push(b'\n');
+    assert_eq!(sandbox.cat("practice.store"), expected);
+}
+
+#[test]
+fn the_last_line_of_standard_error_sums_up() {
+    let sandbox = Sandbox::with_practice();
+    for (input, expected) in [
+        (&b""[..], "appended 0 records, 0 bytes"),
+        (b"ab\ncde\n", "appended 2 records, 5 bytes, seq 0..1, digest "),
+        (b"\n", "appended 1 records, 0 bytes, seq 2..2, digest "),
+    ] {
+        let ended = sandbox.run_with("append practice.store", input).expect_status(0);
+        let line = ended.only_error();
+        assert!(line.starts_with(expected), "{line}");
+        if let Some((_, digest)) = line.split_once("digest ") {
+            assert_eq!(digest, sandbox.head("practice.store", "practice-1").0);
+        }
+    }
+}
+
+#[test]
+fn each_record_is_acknowledged_in_order_while_input_is_still_open() {
+    let sandbox = Sandbox::with_practice();
+    for (run, level) in ["buffered", "local"].into_iter().enumerate() {
+        let mut append = sandbox.start(&format!("append practice.store --ack --durability {level}"));
+        for seq in 5 * run..5 * run + 5 {
+            append.write(format!("record {seq}\n"));
+            assert_eq!(append.read_line(), format!("ack {seq}"));
+        }
+        append.finish().expect_status(0);
+    }
+    assert_eq!(sandbox.cat("practice.store").split(|byte| *byte == b'\n').count(), 10 + 1);
+}
+
+#[test]
+fn many_records_are_acknowledged_in_order_whatever_the_batch() {
+    let sandbox = Sandbox::with_practice();
+    let (mut acks, mut expected) = (String::new(), String::new());
+    for seq in 0..15_000 {
+        writeln!(acks, "ack {seq}").unwrap();
+        writeln!(expected, "record number {}", seq % 5000).unwrap();
+    }
+    let input = &expected[..expected.len() / 3];
+    let mut printed = String::new();
+    for words in ["", "--batch 7", "--batch 100000"] {
+        let ended =
+            sandbox.run_with(&format!("append practice.store --ack {words}"), input.as_bytes()).expect_status(0);
+        printed += ended.text();
+    }
+    assert!(printed == acks, "acks are missing or out of order");
+    assert!(sandbox.cat("practice.store") == expected.as_bytes());
+}
+
+#[test]
+fn a_mirror_that_is_not_there_in_time_is_bad_news_and_the_record_stays() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let nobody = "--mirror-to hub@127.0.0.1:1 --tls tls-practice-1 --timeout 0.2";
+    let words = format!("append practice.store --ack --durability mirrored {nobody}");
+    let ended = sandbox.run_with(&words, b"first\n").expect_status(1);
+    assert!(ended.stdout.is_empty(), "no ack: {ended:?}");
+    assert!(ended.stderr.contains("record 0 is only durable locally"), "{}", ended.stderr);
+
+    let ended = sandbox.run_with(&format!("append practice.store --ack {nobody}"), b"second\n").expect_status(1);
+    assert_eq!(ended.text(), "ack 1\n");
+    assert!(ended.stderr.contains("hub lacks 2 records"), "{}", ended.stderr);
+    assert_eq!(sandbox.cat("practice.store"), b"first\nsecond\n");
+}
+
+#[test]
+fn ctrl_c_keeps_what_was_appended_and_ends_cleanly() {
+    for signal in ["INT", "TERM"] {
+        let sandbox = Sandbox::with_practice();
+        let mut append = sandbox.start("append practice.store --ack");
+        append.write("kept\n");
+        assert_eq!(append.read_line(), "ack 0");
+        append.signal(signal);
+        // Its input stays open meanwhile.
+        append.wait_for_error("appended 1 records, 4 bytes, seq 0..0");
+        append.finish().expect_status(0);
+        assert_eq!(sandbox.cat("practice.store"), b"kept\n");
+    }
+}
+
+#[test]
+fn records_are_appended_even_if_nobody_reads_the_acks() {
+    let sandbox = Sandbox::with_practice();
+    let mut append = sandbox.start("append practice.store --ack");
+    drop(append.take_stdout());
+    append.write("one\ntwo\n");
+    append.finish().expect_status(0);
+    assert_eq!(sandbox.cat("practice.store"), b"one\ntwo\n");
+}
+
+#[test]
+fn a_line_over_the_limit_is_named_and_those_before_it_are_kept() {
+    let sandbox = Sandbox::with_practice();
+    let mut input = b"one\ntwo\n".to_vec();
+    input.resize(input.len() + (16 << 20) + 1, b'x');
+    let ended = sandbox.run_with("append practice.store --ack", &input).expect_status(2);
+    assert!(ended.stderr.contains("line 3 is longer than 16777216 bytes"), "{}", ended.stderr);
+    assert_eq!(ended.text(), "ack 0\nack 1\n");
+    assert_eq!(sandbox.cat("practice.store"), b"one\ntwo\n");
+
+    let longest = vec![b'y'; 16 << 20];
+    sandbox.run_with("append practice.store --space long", &longest).expect_status(0);
+    assert!(sandbox.cat("practice.store --space long") == [&longest[..], b"\n"].concat());
+}
+
+#[test]
+fn spaces_of_one_store_are_apart() {
+    let sandbox = Sandbox::with_practice();
+    sandbox.run_with("append practice.store", b"own\n").expect_status(0);
+    sandbox.run_with("append practice.store --space other", b"other\n").expect_status(0);
+    assert_eq!(sandbox.cat("practice.store"), b"own\n");
+    assert_eq!(sandbox.cat("practice.store --space other"), b"other\n");
+    assert_eq!(sandbox.cat("practice.store --space none"), b"");
+}

@@ -1,0 +1,96 @@
+//! `counterfoil cat`
+
+use std::io::BufRead as _;
+
+use serde_json::json;
+
+use crate::sandbox::{Sandbox, eventually};
+
+fn sandbox_with(input: &[u8]) -> Sandbox {
+    let sandbox = Sandbox::with_practice();
+    sandbox.run_with("append practice.store", input).expect_status(0);
+    sandbox
+}
+
+#[test]
+fn a_range_is_asked_for_by_sequence_number_and_count() {
+    let sandbox = sandbox_with(b"0\n1\n2\n3\n");
+    for (words, expected) in [
+        ("--from 1", "1\n2\n3\n"),
+        ("--limit 2", "0\n1\n"),
+        ("--from 2 --limit 1", "2\n"),
+        ("--from 4", ""),
+        ("--from 18446744073709551615", ""),
+        ("--limit 0", ""),
+        ("--limit 9", "0\n1\n2\n3\n"),
+    ] {
+        assert_eq!(sandbox.cat(&format!("practice.store {words}")), expected.as_bytes(), "{words}");
+    }
+    let log = sandbox.status("practice.store")["logs"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(sandbox.cat(&format!("practice.store --log {log} --from 3")), b"3\n");
+}
+
+#[test]
+fn json_shows_place_and_time_and_bytes_that_are_not_text_as_base64() {
+    let sandbox = sandbox_with(b"plain \"text\"\n\xff\xfe\n");
+    let log = sandbox.status("practice.store")["logs"][0]["id"].clone();
+    let printed = sandbox.cat("practice.store --json");
+    let lines: Vec<serde_json::Value> =
+        printed.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    for (seq, line) in lines.iter().enumerate() {
+        let time_ms = line["time_ms"].as_u64().unwrap();
+        assert!(time_ms > 1_700_000_000_000, "{line}");
+        let mut expected = json!({
+            "log": log, "node": "practice-1", "space": "practice-1", "seq": seq, "time_ms": time_ms,
+        });
+        let (key, body) = [("body", "plain \"text\""), ("body_base64", "//4=")][seq];
+        expected[key] = body.into();
+        assert_eq!(*line, expected);
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let sandbox = sandbox_with(&b"a line of some length that is there very often\n".repeat(100_000));
+    let mut cat = sandbox.start("cat practice.store");
+    let mut stdout = cat.take_stdout();
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.starts_with("a line"));
+    drop(stdout);
+    let ended = cat.finish().expect_status(0);
+    assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn it_reads_beside_a_running_writer() {
+    let sandbox = Sandbox::with_practice();
+    let mut append = sandbox.start("append practice.store --ack");
+    for count in 1..=3 {
+        append.write("record\n");
+        assert_eq!(append.read_line(), format!("ack {}", count - 1));
+        let is_there = || (sandbox.cat("practice.store") == b"record\n".repeat(count)).then_some(());
+        eventually(is_there).expect("what is proven durable is served");
+    }
+    append.finish().expect_status(0);
+}
+
+#[test]
+fn following_shows_what_is_appended_meanwhile_until_ctrl_c() {
+    let sandbox = sandbox_with(b"before\n");
+    let mut follow = sandbox.start("cat practice.store --follow");
+    assert_eq!(follow.read_line(), "before");
+    for round in 0..3 {
+        let mut append = sandbox.start("append practice.store --ack");
+        append.write(format!("round {round}\n"));
+        append.read_line();
+        assert_eq!(follow.read_line(), format!("round {round}"));
+        append.finish().expect_status(0);
+    }
+    follow.signal("INT");
+    follow.finish().expect_status(0);
+
+    let limited = sandbox.start("cat practice.store --follow --from 1 --limit 2").finish().expect_status(0);
+    assert_eq!(limited.text(), "round 0\nround 1\n");
+}

@@ -1,0 +1,67 @@
+//! Real (synthetic) medical records, when they are at hand: `../shared/data/fhir` beside the workspace.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use crate::sandbox::Sandbox;
+
+/// The records' files, each with the name of its practice; empty if they are not there.
+fn files() -> Vec<(String, PathBuf)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/fhir");
+    let Ok(entries) = fs::read_dir(&folder) else {
+        eprintln!("SKIPPED: {} is not there", folder.display());
+        return Vec::new();
+    };
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "ndjson"))
+        .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), path))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn practices_that_mirror_at_the_same_time_are_byte_for_byte_equal_at_both_ends() {
+    let files = files();
+    if files.is_empty() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.run("cert ca ca").expect_status(0);
+    sandbox.run("init hub.store --node hub").expect_status(0);
+    sandbox.certify("hub");
+    for (practice, _) in &files {
+        sandbox.run(&format!("init {practice}.store --node {practice}")).expect_status(0);
+        sandbox.certify(practice);
+    }
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    thread::scope(|scope| {
+        for (practice, path) in &files {
+            let (sandbox, address) = (&sandbox, &address);
+            scope.spawn(move || {
+                let mirror = format!("--mirror-to hub@{address} --tls tls-{practice} --durability mirrored --ack");
+                let input = fs::read(path).unwrap();
+                let ended = sandbox.run_with(&format!("append {practice}.store {mirror}"), &input).expect_status(0);
+                let lines = std::str::from_utf8(&input).unwrap().lines().count();
+                assert_eq!(ended.text().lines().count(), lines, "acks of {practice}");
+            });
+        }
+    });
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    for (practice, path) in &files {
+        let expected = fs::read(path).unwrap();
+        for store in [format!("{practice}.store"), format!("hub.store --space {practice}")] {
+            assert!(sandbox.cat(&store) == expected, "{store}");
+        }
+        assert_eq!(sandbox.head("hub.store", practice), sandbox.head(&format!("{practice}.store"), practice));
+    }
+    for store in files.iter().map(|(practice, _)| format!("{practice}.store")).chain(["hub.store".to_owned()]) {
+        sandbox.run(&format!("verify {store}")).expect_status(0);
+    }
+    println!("{} practices, each at both ends", files.len());
+}

@@ -1,0 +1,13 @@
+//! The command `counterfoil` from outside, as an operator or a script uses it.
+
+mod append;
+mod cat;
+mod cert;
+mod fhir;
+mod kill;
+mod mirror;
+mod refusals;
+mod sandbox;
+mod status;
+mod usage;
+mod verify;

@@ -1,0 +1,150 @@
+//! `counterfoil serve`, `counterfoil mirror` and `counterfoil append --mirror-to`
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use crate::sandbox::{Sandbox, eventually};
+
+#[test]
+fn what_is_appended_is_on_the_hub_s_disk_when_the_command_ends() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    let mirror = format!("--mirror-to hub@{address} --tls tls-practice-1");
+    sandbox.run_with(&format!("append practice.store {mirror}"), b"one\ntwo\n").expect_status(0);
+    // Beside the hub's process.
+    let both =
+        || (sandbox.head("hub.store", "practice-1") == sandbox.head("practice.store", "practice-1")).then_some(());
+    eventually(both).expect("equal digests");
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    assert_eq!(sandbox.cat("hub.store --space practice-1"), b"one\ntwo\n");
+    assert_eq!(sandbox.cat("practice.store"), b"one\ntwo\n");
+}
+
+#[test]
+fn mirrored_acks_come_while_input_is_open() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let (_hub, address) = sandbox.serve("127.0.0.1:0", "");
+    let mirror = format!("--mirror-to hub@{address} --tls tls-practice-1");
+    let mut append = sandbox.start(&format!("append practice.store --ack --durability mirrored {mirror}"));
+    for seq in 0..5 {
+        append.write(format!("record {seq}\n"));
+        assert_eq!(append.read_line(), format!("ack {seq}"));
+    }
+    append.finish().expect_status(0);
+}
+
+#[test]
+fn mirror_once_ends_when_all_is_there_and_a_hub_holds_many_spaces() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    for number in 1..=3 {
+        let node = format!("practice-{number}");
+        if number > 1 {
+            sandbox.run(&format!("init {node}.store --node {node}")).expect_status(0);
+            sandbox.certify(&node);
+        }
+        let store = if number == 1 { "practice.store".to_owned() } else { format!("{node}.store") };
+        let input = format!("of {node}\n").repeat(1000);
+        sandbox.run_with(&format!("append {store}"), input.as_bytes()).expect_status(0);
+        let mirror = format!("mirror {store} --to hub@{address} --tls tls-{node} --once");
+        for _ in 0..2 {
+            sandbox.run(&mirror).expect_status(0);
+        }
+        let at_hub = || (sandbox.cat(&format!("hub.store --space {node}")) == input.as_bytes()).then_some(());
+        eventually(at_hub).expect("byte for byte");
+    }
+    hub.signal("INT");
+    hub.finish().expect_status(0);
+    assert_eq!(sandbox.status("hub.store")["spaces"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_mirror_goes_on_until_a_signal_and_through_restarts_of_the_hub() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    sandbox.run_with("append practice.store", b"one\n").expect_status(0);
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    let mirror = sandbox.start(&format!("mirror practice.store --to hub@{address} --tls tls-practice-1"));
+    eventually(|| (sandbox.cat("hub.store --space practice-1") == b"one\n").then_some(())).expect("mirrored");
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    let (hub, _) = sandbox.serve(&address, "");
+    hub.wait_for_error("practice-1");
+    mirror.signal("TERM");
+    mirror.finish().expect_status(0);
+}
+
+#[test]
+fn a_policy_is_read_again_on_sighup_while_sessions_live() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let grant = |space: &str| {
+        let policy = format!("[[grant]]\nnode = \"practice-1\"\nspace = \"{space}\"\nrights = [\"read\", \"write\"]\n");
+        sandbox.write("policy.toml", policy);
+    };
+    grant("shared");
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let mirror = format!("--mirror-to hub@{address} --tls tls-practice-1 --durability mirrored --ack");
+    let granted = format!("append practice.store --space shared {mirror}");
+    sandbox.run_with(&granted, b"one\n").expect_status(0);
+    let refused = format!("append practice.store --space practice-1 {mirror} --timeout 1");
+    let ended = sandbox.run_with(&refused, b"two\n").expect_status(1);
+    assert!(ended.stdout.is_empty());
+
+    grant("practice-1");
+    hub.signal("HUP");
+    hub.wait_for_error("read again");
+    sandbox.run_with(&refused.replace("--timeout 1", ""), b"three\n").expect_status(0);
+
+    sandbox.write("policy.toml", "[[grant]]\nnode = 7\n");
+    hub.signal("HUP");
+    let line = hub.wait_for_error("nothing reloaded");
+    assert!(line.contains("policy.toml"), "{line}");
+    sandbox.run_with(&refused.replace("--timeout 1", ""), b"four\n").expect_status(0);
+
+    sandbox.write("policy.toml", "[[deny]]\nnode = \"practice-1\"\n");
+    hub.signal("HUP");
+    eventually(|| (hub.errors().matches("read again").count() == 2).then_some(())).unwrap();
+    sandbox.run_with(&refused, b"five\n").expect_status(1);
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    assert_eq!(sandbox.cat("hub.store --space practice-1"), b"two\nthree\nfour\n");
+}
+
+#[test]
+fn a_policy_that_can_t_be_read_is_refused_at_the_start() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    sandbox.write("policy.toml", "[[grant]]\nnode = \"a\"\nspace = \"b\"\nrights = [\"everything\"]\n");
+    for policy in ["policy.toml", "nowhere.toml"] {
+        let words = format!("serve hub.store --listen 127.0.0.1:0 --tls tls-hub --policy {policy}");
+        let ended = sandbox.run(&words).expect_status(2);
+        assert!(ended.only_error().contains(policy), "{}", ended.stderr);
+    }
+    let ended = sandbox.run("serve hub.store --listen 127.0.0.1:99999 --tls tls-hub").expect_status(2);
+    assert!(ended.only_error().contains("127.0.0.1:99999"), "{}", ended.stderr);
+}
+
+#[test]
+fn metrics_are_there_for_prometheus() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--metrics 127.0.0.1:0");
+    let mirror = format!("--mirror-to hub@{address} --tls tls-practice-1");
+    sandbox.run_with(&format!("append practice.store {mirror}"), b"one\ntwo\n").expect_status(0);
+    let line = hub.wait_for_error("metrics at http://");
+    let place = line.split_once("http://").unwrap().1.split('/').next().unwrap();
+    let ask = |request: &str| {
+        let mut client = TcpStream::connect(place).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("counterfoil_records{node=\"hub\",space=\"practice-1\"} 2\n"), "{answer}");
+    assert!(ask("GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 404"));
+    assert!(ask("nonsense\r\n\r\n").starts_with("HTTP/1.0 405"));
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+}

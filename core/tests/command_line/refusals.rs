@@ -1,0 +1,193 @@
+//! Whom `counterfoil serve` turns away, and that nobody else notices.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use counterfoil::{NodeName, Tls, certificates};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::sandbox::{PATIENCE, Running, Sandbox};
+
+/// A hub, and a mirror that stays connected to it.
+struct Scene {
+    sandbox: Sandbox,
+    hub: Running,
+    address: String,
+    mirror: Running,
+    seq: u64,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let sandbox = Sandbox::with_practice_and_hub();
+        let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+        let to = format!("--mirror-to hub@{address} --tls tls-practice-1");
+        let mirror = sandbox.start(&format!("append practice.store --ack --durability mirrored {to}"));
+        let mut scene = Self { sandbox, hub, address, mirror, seq: 0 };
+        scene.expect_nobody_noticed();
+        scene
+    }
+
+    fn expect_nobody_noticed(&mut self) {
+        self.mirror.write("still here\n");
+        assert_eq!(self.mirror.read_line(), format!("ack {}", self.seq));
+        assert_eq!(self.mirror.errors(), "");
+        self.seq += 1;
+    }
+
+    /// Waits for a line in the hub's log; a refusal is one line and no more.
+    fn expect_one_line(&mut self, text: &str) {
+        self.hub.wait_for_error(text);
+        assert_eq!(self.hub.errors().lines().filter(|line| line.contains(text)).count(), 1, "{}", self.hub.errors());
+        self.expect_nobody_noticed();
+    }
+
+    /// A store of a node, whose certificates are in `tls-NODE`, tries to mirror and is not let in.
+    fn expect_no_mirror(&self, node: &str, words: &str) {
+        if !self.sandbox.path(format!("{node}.store")).exists() {
+            self.sandbox.run(&format!("init {node}.store --node {node}")).expect_status(0);
+        }
+        let to = format!("--mirror-to hub@{} --tls tls-{node} --durability mirrored --ack --timeout 1", self.address);
+        let ended = self.sandbox.run_with(&format!("append {node}.store {to} {words}"), b"x\n").expect_status(1);
+        assert!(ended.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_certificate_of_another_authority_is_turned_away() {
+    let mut scene = Scene::new();
+    scene.sandbox.run("cert ca other-ca").expect_status(0);
+    scene.sandbox.run("cert node other-ca --node stranger --out tls-stranger").expect_status(0);
+    // It would trust the hub, if the hub trusted it.
+    fs::copy(scene.sandbox.path("ca/ca.pem"), scene.sandbox.path("tls-stranger/ca.pem")).unwrap();
+    // Its certificates don't fit together, which it is told itself; or the hub turns it away.
+    scene.sandbox.run("init stranger.store --node stranger").expect_status(0);
+    let to = format!("--mirror-to hub@{} --tls tls-stranger --durability mirrored --timeout 1", scene.address);
+    let ended = scene.sandbox.run_with(&format!("append stranger.store {to}"), b"x\n");
+    assert!(matches!(ended.status, Some(1 | 2)), "{ended:?}");
+    if ended.status == Some(1) {
+        scene.hub.wait_for_error("not issued by this node's authority");
+    }
+    scene.expect_nobody_noticed();
+}
+
+#[test]
+fn an_expired_certificate_is_turned_away() {
+    let mut scene = Scene::new();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let yesterday = now() - day;
+    let (ca, out) = (scene.sandbox.path("ca"), scene.sandbox.path("tls-late"));
+    certificates::issue_for(&ca, &NodeName::new("late").unwrap(), &out, yesterday - day..yesterday).unwrap();
+    scene.expect_no_mirror("late", "");
+    scene.hub.wait_for_error("has expired");
+    scene.expect_nobody_noticed();
+}
+
+#[test]
+fn a_node_that_expects_another_name_hangs_up_and_both_say_so() {
+    let mut scene = Scene::new();
+    scene.sandbox.certify("visitor");
+    scene.sandbox.run("init visitor.store --node visitor").expect_status(0);
+    let to = format!("--mirror-to other-hub@{} --tls tls-visitor --durability mirrored --timeout 1", scene.address);
+    let ended = scene.sandbox.run_with(&format!("append visitor.store {to}"), b"x\n").expect_status(1);
+    assert!(ended.stderr.contains("it is the node hub, not other-hub"), "{}", ended.stderr);
+    scene.hub.wait_for_error("it names another node than expected");
+    scene.expect_nobody_noticed();
+}
+
+#[test]
+fn certificates_of_another_node_than_the_store_s_are_refused_at_the_start() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let ended = sandbox.run_with("append practice.store --mirror-to hub@127.0.0.1:1 --tls tls-hub", b"");
+    assert!(ended.expect_status(2).only_error().contains("hub"));
+    let ended = sandbox.run("serve practice.store --listen 127.0.0.1:0 --tls tls-hub").expect_status(2);
+    assert!(ended.only_error().contains("practice-1"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_space_without_a_grant_is_refused_and_nothing_of_it_is_stored() {
+    let mut scene = Scene::new();
+    scene.sandbox.certify("nosy");
+    scene.expect_no_mirror("nosy", "--space practice-1");
+    scene.expect_one_line("space refused");
+    let logs = scene.sandbox.status("hub.store")["logs"].as_array().unwrap().len();
+    assert_eq!(logs, 1);
+}
+
+#[test]
+fn plain_text_is_turned_away() {
+    let mut scene = Scene::new();
+    let mut client = TcpStream::connect(&scene.address).unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    expect_end(&mut client);
+    scene.expect_one_line("it does not speak TLS");
+}
+
+#[test]
+fn silence_is_timed_out() {
+    let mut scene = Scene::new();
+    let mut client = TcpStream::connect(&scene.address).unwrap();
+    expect_end(&mut client);
+    scene.expect_one_line("did not complete the handshake");
+}
+
+/// The other end closes within a bounded time.
+fn expect_end(client: &mut TcpStream) {
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut rest = Vec::new();
+    match client.read_to_end(&mut rest) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+}
+
+#[test]
+fn a_length_of_1_gb_is_refused_before_anything_is_allocated() {
+    let mut scene = Scene::new();
+    scene.sandbox.certify("flooder");
+    talk(&scene.sandbox.path("tls-flooder"), &scene.address, &[0, 0, 0, 0x40, 1]);
+    scene.expect_one_line("flooder");
+    #[cfg(target_os = "linux")]
+    assert!(memory_kib(&scene.hub) < 256 << 10, "{} KiB", memory_kib(&scene.hub));
+}
+
+#[test]
+fn garbage_from_a_known_node_ends_its_own_session_only() {
+    let mut scene = Scene::new();
+    scene.sandbox.certify("babbler");
+    talk(&scene.sandbox.path("tls-babbler"), &scene.address, &[9, 0, 0, 0, 1, 255, 255, 255, 255, 255, 255, 255, 255]);
+    scene.hub.wait_for_error("babbler");
+    scene.expect_nobody_noticed();
+}
+
+/// Connects as the node whose certificates are in `tls` and says these bytes; returns when the hub hangs up.
+fn talk(tls: &Path, address: &str, bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let talk = async {
+        let tls = Tls::from_dir(tls).unwrap();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut stream = tls.connect(stream, &NodeName::new("hub").unwrap()).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    };
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, talk).await }).expect("the hub hangs up");
+}
+
+#[cfg(target_os = "linux")]
+fn memory_kib(process: &Running) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a certificate that has expired by the clock that the hub looks at")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}

@@ -1,0 +1,279 @@
+//! A folder in which the command is run.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// A test that has not ended after this long hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A temporary folder: the current one of all commands run in it.
+pub(crate) struct Sandbox(TempDir);
+
+/// What a command left behind.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    #[track_caller]
+    pub(crate) fn expect_status(self, status: i32) -> Self {
+        assert_eq!(self.status, Some(status), "stderr: {}", self.stderr);
+        self
+    }
+
+    /// The only line on standard error.
+    #[track_caller]
+    pub(crate) fn only_error(&self) -> &str {
+        let lines: Vec<_> = self.stderr.lines().collect();
+        assert_eq!(lines.len(), 1, "one line: {lines:?}");
+        lines[0]
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// With a store called `practice.store`, of the node `practice-1`.
+    pub(crate) fn with_practice() -> Self {
+        let sandbox = Self::new();
+        sandbox.run("init practice.store --node practice-1").expect_status(0);
+        sandbox
+    }
+
+    /// With `practice.store`, and a `hub.store` of the node `hub`, and certificates for both in `tls-…`.
+    pub(crate) fn with_practice_and_hub() -> Self {
+        let sandbox = Self::with_practice();
+        sandbox.run("init hub.store --node hub").expect_status(0);
+        sandbox.run("cert ca ca").expect_status(0);
+        for node in ["practice-1", "hub"] {
+            sandbox.certify(node);
+        }
+        sandbox
+    }
+
+    /// Issues a certificate to `node` in `tls-NODE`.
+    pub(crate) fn certify(&self, node: &str) {
+        self.run(&format!("cert node ca --node {node} --out tls-{node}")).expect_status(0);
+    }
+
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// Runs the command, its words separated by spaces, without input.
+    pub(crate) fn run(&self, words: &str) -> Ended {
+        self.run_with(words, b"")
+    }
+
+    /// Runs the command with this on its standard input.
+    pub(crate) fn run_with(&self, words: &str, input: &[u8]) -> Ended {
+        let mut running = self.start(words);
+        let stdin = running.stdin.take();
+        let input = input.to_vec();
+        let writer = thread::spawn(move || {
+            // The command may have seen enough before it is all written.
+            let _ = stdin.unwrap().write_all(&input);
+        });
+        let ended = running.finish();
+        writer.join().unwrap();
+        ended
+    }
+
+    /// Starts the command. Standard error is read all the time.
+    pub(crate) fn start(&self, words: &str) -> Running {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_counterfoil"))
+            .args(words.split_whitespace())
+            .current_dir(self.0.path())
+            .env_remove("COUNTERFOIL_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let errors = Arc::new(Mutex::new(String::new()));
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        let listener = {
+            let errors = Arc::clone(&errors);
+            thread::spawn(move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    *errors.lock().unwrap() += &(line + "\n");
+                }
+            })
+        };
+        Running {
+            words: words.to_owned(),
+            stdin: process.stdin.take(),
+            stdout: process.stdout.take(),
+            lines: None,
+            process,
+            errors,
+            listener: Some(listener),
+        }
+    }
+
+    /// Starts `counterfoil serve hub.store` with more options; its address once it listens.
+    pub(crate) fn serve(&self, listen: &str, more: &str) -> (Running, String) {
+        let mut hub = self.start(&format!("serve hub.store --listen {listen} --tls tls-hub {more}"));
+        let line = hub.read_line();
+        let address = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}, {}", hub.errors()));
+        (hub, address.to_owned())
+    }
+
+    /// `status --json` of a store.
+    pub(crate) fn status(&self, store: &str) -> serde_json::Value {
+        let status = self.run(&format!("status {store} --json")).expect_status(0);
+        serde_json::from_slice(&status.stdout).unwrap()
+    }
+
+    /// Digest and length of the only log of a space, as `status --json` shows it.
+    pub(crate) fn head(&self, store: &str, space: &str) -> (String, u64) {
+        let status = self.status(store);
+        let logs = status["logs"].as_array().unwrap();
+        let logs: Vec<_> = logs.iter().filter(|log| log["space"] == space).collect();
+        assert_eq!(logs.len(), 1, "{status}");
+        (logs[0]["digest"].as_str().unwrap().to_owned(), logs[0]["next_seq"].as_u64().unwrap())
+    }
+
+    /// What `cat` prints.
+    pub(crate) fn cat(&self, words: &str) -> Vec<u8> {
+        self.run(&format!("cat {words}")).expect_status(0).stdout
+    }
+}
+
+/// A command that runs. It is killed when dropped.
+pub(crate) struct Running {
+    words: String,
+    process: Child,
+    pub(crate) stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    /// Lines of standard output, once somebody wants them one by one.
+    lines: Option<Receiver<String>>,
+    errors: Arc<Mutex<String>>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stdin.as_mut().unwrap().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// The next line of standard output without LF; empty at the end.
+    #[track_caller]
+    pub(crate) fn read_line(&mut self) -> String {
+        if let Some(stdout) = self.stdout.take() {
+            let (tell, lines) = mpsc::channel();
+            // Ends with the process, or when nobody wants more.
+            thread::spawn(move || {
+                BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+            });
+            self.lines = Some(lines);
+        }
+        match self.lines.as_ref().expect("standard output was taken").recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => String::new(),
+            Err(RecvTimeoutError::Timeout) => panic!("{} prints nothing: {}", self.words, self.errors()),
+        }
+    }
+
+    /// Its end of standard output, to be read elsewhere.
+    pub(crate) fn take_stdout(&mut self) -> BufReader<ChildStdout> {
+        BufReader::new(self.stdout.take().expect("nobody has read it"))
+    }
+
+    /// What is on standard error so far.
+    pub(crate) fn errors(&self) -> String {
+        self.errors.lock().unwrap().clone()
+    }
+
+    /// Waits until a line on standard error contains `text`; that line.
+    #[track_caller]
+    pub(crate) fn wait_for_error(&self, text: &str) -> String {
+        eventually(|| self.errors().lines().find(|line| line.contains(text)).map(str::to_owned))
+            .unwrap_or_else(|| panic!("{}: no {text:?} in: {}", self.words, self.errors()))
+    }
+
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends a signal by name: `TERM`, `HUP`, `INT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// SIGKILL; what it had printed.
+    pub(crate) fn kill(mut self) -> Ended {
+        self.process.kill().unwrap();
+        self.finish()
+    }
+
+    /// Closes its input and waits for its end.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Ended {
+        drop(self.stdin.take());
+        let reader = self.stdout.take().map(|mut stdout| {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                stdout.read_to_end(&mut bytes).unwrap();
+                bytes
+            })
+        });
+        let status = eventually(|| self.process.try_wait().unwrap());
+        let status = status.unwrap_or_else(|| panic!("{} hangs: {}", self.words, self.errors()));
+        let stdout = reader.map(|reader| reader.join().unwrap()).unwrap_or_default();
+        self.listener.take().unwrap().join().unwrap();
+        Ended { status: status.code(), stdout, stderr: self.errors() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Asks again until there is an answer; `None` if there is none for long.
+#[expect(clippy::disallowed_methods, reason = "a bound for a test that hangs")]
+pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let began_at = Instant::now();
+    while began_at.elapsed() < PATIENCE {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    None
+}
+
+/// As many as an environment variable says, for longer exploration in CI.
+pub(crate) fn count_from_env(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}

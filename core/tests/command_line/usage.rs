@@ -1,0 +1,76 @@
+//! Wrong usage and help.
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn a_mistake_ends_with_2_and_is_told_in_one_line_that_says_what_to_do() {
+    let sandbox = Sandbox::with_practice();
+    for (words, expected) in [
+        ("", "requires a subcommand"),
+        ("apend practice.store", "'append'"),
+        ("append", "<STORE>"),
+        ("append practice.store --sapce x", "'--space'"),
+        ("append practice.store --durability twice", "buffered, local, mirrored"),
+        ("append practice.store --durability mirrored", "--mirror-to"),
+        ("append practice.store --mirror-to hub@127.0.0.1:1", "--tls"),
+        ("append practice.store --batch 0", "--batch"),
+        ("append practice.store --timeout=-1", "--timeout"),
+        ("append practice.store --space ../x", "can't be a name"),
+        ("append practice.store --mirror-to nobody --tls .", "ca.pem"),
+        ("cat practice.store --log 12", "hexadecimal"),
+        ("cat practice.store --log 00000000000000000000000000000000", "not in this store"),
+        ("cat practice.store --from x", "--from"),
+        ("init practice.store --node practice-1", "holds a store already"),
+        ("init other.store --node a/b", "can't be a name"),
+        ("cert node nowhere --node a --out b", "nowhere"),
+        ("cert node . --node a --out b --days 0", "choose 1 to"),
+        ("serve practice.store --listen 127.0.0.1:0 --tls nowhere", "nowhere"),
+        ("mirror practice.store --to hub@127.0.0.1:1 --tls nowhere", "nowhere"),
+    ] {
+        let ended = sandbox.run(words).expect_status(2);
+        let line = ended.only_error();
+        assert!(line.starts_with("counterfoil: ") && line.contains(expected), "{words}: {line}");
+        assert!(ended.stdout.is_empty(), "{words}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_folder_without_a_store_is_named_by_every_command() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    for words in [
+        "append nowhere",
+        "cat nowhere",
+        "status nowhere",
+        "verify nowhere",
+        "serve nowhere --listen 127.0.0.1:0 --tls tls-hub",
+        "mirror nowhere --to hub@127.0.0.1:1 --tls tls-practice-1",
+    ] {
+        let ended = sandbox.run(words).expect_status(2);
+        assert!(ended.only_error().contains("nowhere holds no store"), "{words}: {}", ended.stderr);
+        assert!(!sandbox.path("nowhere").exists());
+    }
+}
+
+#[test]
+fn help_and_version_are_data() {
+    let sandbox = Sandbox::new();
+    for words in ["--help", "help", "--version", "append --help", "help cert", "cert node --help"] {
+        let ended = sandbox.run(words).expect_status(0);
+        assert!(ended.text().contains("counterfoil"), "{words}");
+        assert!(ended.stderr.is_empty(), "{words}");
+    }
+}
+
+#[test]
+fn a_second_writer_is_refused_at_once_and_the_first_does_not_notice() {
+    let sandbox = Sandbox::with_practice();
+    let mut first = sandbox.start("append practice.store --ack");
+    first.write("one\n");
+    assert_eq!(first.read_line(), "ack 0");
+    let second = sandbox.run_with("append practice.store", b"two\n").expect_status(2);
+    assert!(second.only_error().contains("locked"), "{}", second.stderr);
+    first.write("three\n");
+    assert_eq!(first.read_line(), "ack 1");
+    first.finish().expect_status(0);
+    assert_eq!(sandbox.cat("practice.store"), b"one\nthree\n");
+}

@@ -1,0 +1,426 @@
+//! The loop around a session: moves bytes, time and the journal's news into an [`Endpoint`] and its messages out.
+//!
+//! One task per session and no queue beside the endpoint's own. Reading never waits for writing: in every round
+//! everything that can be ready is asked once, until nothing is.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    task::JoinSet,
+    time::{Sleep, sleep_until, timeout},
+};
+
+use super::rejection::Rejection;
+use crate::{
+    Endpoint, Event, Fetched, Message, PeerMisbehaved, Policy, SessionError, SessionStatus,
+    codec::{self, CodecError},
+    message::CloseReason,
+};
+
+/// Messages are taken from the endpoint until this many bytes wait to be written.
+const OUTPUT_BYTES: usize = 256 << 10;
+/// The least and the most room that is made before reading, in bytes. It grows while the peer fills it, so that an
+/// idle session costs little; a longer message makes as much room as it has bytes *arrived*.
+const READ_BYTES_MIN: usize = 8 << 10;
+const READ_BYTES_MAX: usize = 256 << 10;
+/// Reads of the journal that run beside the session at once.
+const FETCHES_MAX: usize = 2;
+/// How often everything is asked in one go before other tasks get their turn.
+const ROUNDS_MAX: usize = 8;
+/// How long the peer may take to hear why the session ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why a session is over. Everything acknowledged stays so.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Ended {
+    /// [`SessionHandle::stop`] was called.
+    Stopped,
+    /// The peer closed the connection without a word: it crashed, or was cut off.
+    HungUp,
+    /// The session's own rules ended it, at this end or at the other.
+    Failed(SessionError),
+    /// The connection broke, or the peer does not accept this node's certificate.
+    Broken(Rejection),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("this end stopped"),
+            Self::HungUp => f.write_str("the peer hung up"),
+            Self::Failed(error) => error.fmt(f),
+            Self::Broken(rejection) => write!(f, "the connection broke: {rejection}"),
+        }
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        match Rejection::from(error) {
+            Rejection::HungUp => Self::HungUp,
+            rejection => Self::Broken(rejection),
+        }
+    }
+}
+
+impl Ended {
+    /// What the peer should hear before the connection is closed.
+    fn close_reason(&self) -> Option<CloseReason> {
+        match self {
+            Self::Stopped => Some(CloseReason::Shutdown),
+            Self::Failed(error) => error.close_reason(),
+            Self::HungUp | Self::Broken(_) => None,
+        }
+    }
+}
+
+/// Steers a session that runs, from any thread. Cheap to clone.
+#[derive(Clone)]
+pub struct SessionHandle(Arc<Mutex<Steered>>);
+
+struct Steered {
+    endpoint: Endpoint,
+    /// Why the session must end, if somebody outside of its task decided so.
+    end: Option<Ended>,
+    /// The task, to be woken after a change from outside.
+    task: Option<Waker>,
+}
+
+impl SessionHandle {
+    /// How the session stands; as it stood at its end once it is over.
+    pub fn status(&self) -> SessionStatus {
+        self.lock().endpoint.status()
+    }
+
+    /// Applies a new policy, which ends the session if it denies the peer.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        let mut steered = self.lock();
+        let result = steered.endpoint.handle_policy(now(), policy);
+        steered.finish(result.err().map(Ended::Failed));
+    }
+
+    /// Ends the session: the peer is told, then the connection is closed. Does not wait for that.
+    pub fn stop(&self) {
+        self.end(Ended::Stopped);
+    }
+
+    /// Ends the session for a reason. The first reason stays.
+    pub(super) fn end(&self, ended: Ended) {
+        self.lock().finish(Some(ended));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Steered> {
+        // A panic elsewhere does not make the status unreadable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Steered {
+    fn finish(&mut self, ended: Option<Ended>) {
+        if self.end.is_none() {
+            self.end = ended;
+        }
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+}
+
+impl fmt::Debug for SessionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionHandle").finish_non_exhaustive()
+    }
+}
+
+/// Runs a session over a connection that has proved who is there. The future ends with the session.
+///
+/// `events` is called from the session's task: it must
+/// not block. Dropping the future drops the connection without a word, which the peer survives like a cut.
+pub fn drive<S, E>(
+    stream: S,
+    endpoint: Endpoint,
+    events: E,
+) -> (SessionHandle, impl Future<Output = Ended> + Send + use<S, E>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    E: FnMut(Event) + Send,
+{
+    let handle = SessionHandle(Arc::new(Mutex::new(Steered { endpoint, end: None, task: None })));
+    let driver = Driver {
+        handle: handle.clone(),
+        stream,
+        events,
+        timer: None,
+        fetches: JoinSet::new(),
+        input: BytesMut::new(),
+        read_bytes: READ_BYTES_MIN,
+        output: BytesMut::new(),
+        flushed: true,
+    };
+    (handle, driver.run())
+}
+
+struct Driver<S, E> {
+    handle: SessionHandle,
+    stream: S,
+    events: E,
+    /// Armed at or before the endpoint's next timeout: one that moved later costs nothing until the old one is due.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// At most [`FETCHES_MAX`].
+    fetches: JoinSet<Fetched>,
+    /// Bytes read that are not a whole message yet: bounded by the codec's limits.
+    input: BytesMut,
+    read_bytes: usize,
+    /// Bytes to be written: at most [`OUTPUT_BYTES`] and one message.
+    output: BytesMut,
+    /// Whether all that was written has left the stream's own buffers.
+    flushed: bool,
+}
+
+impl<S, E> Driver<S, E>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    E: FnMut(Event),
+{
+    async fn run(mut self) -> Ended {
+        let ended = poll_fn(|cx| self.poll_ended(cx)).await;
+        self.deliver_events();
+        if let Some(reason) = ended.close_reason() {
+            say_goodbye(self.stream, self.output, reason).await;
+        }
+        ended
+    }
+
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.handle.lock().task = Some(cx.waker().clone());
+        for _ in 0..ROUNDS_MAX {
+            match self.round(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(ended) => return Poll::Ready(ended),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Asks everything that can be ready; whether anything was. If not, everything knows whom to wake.
+    fn round(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        if let Some(ended) = self.handle.lock().end.clone() {
+            return Err(ended);
+        }
+        let mut busy = self.poll_read(cx)?;
+        busy |= self.poll_journal(cx)?;
+        busy |= self.poll_timer(cx)?;
+        busy |= self.start_fetches()?;
+        self.deliver_events();
+        self.fill_output();
+        busy |= self.poll_write(cx)?;
+        Ok(busy)
+    }
+
+    /// Lets the endpoint handle an input, now.
+    fn input<T>(&self, handle: impl FnOnce(&mut Endpoint, Instant) -> Result<T, SessionError>) -> Result<T, Ended> {
+        handle(&mut self.handle.lock().endpoint, now()).map_err(Ended::Failed)
+    }
+
+    /// Reads what is there and handles the messages in it.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        if self.input.capacity() - self.input.len() < READ_BYTES_MIN / 2 {
+            self.input.reserve(self.read_bytes);
+        }
+        let room = self.input.capacity() - self.input.len();
+        let read = pin!(self.stream.read_buf(&mut self.input)).poll(cx);
+        match read {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0)) => return Err(Ended::HungUp),
+            Poll::Ready(Ok(count)) if count == room => self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => return Err(Ended::from(error)),
+        }
+        let mut steered = self.handle.lock();
+        let batch_len_max = steered.endpoint.batch_len_max_bytes();
+        let now = now();
+        loop {
+            match codec::decode(&mut self.input, batch_len_max) {
+                Ok(Some(message)) => steered.endpoint.handle_message(now, message).map_err(Ended::Failed)?,
+                Ok(None) => break,
+                Err(error) => return Err(Ended::Failed(misbehaved(&steered.endpoint, error))),
+            }
+        }
+        drop(steered);
+        if self.input.is_empty() && self.input.capacity() < READ_BYTES_MIN / 2 {
+            // What is left of a buffer whose batches live on elsewhere is of no use.
+            self.input = BytesMut::new();
+            self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+        }
+        Ok(true)
+    }
+
+    /// Takes the journal's news, and the reads that are done.
+    fn poll_journal(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        let mut busy = false;
+        let news = self.handle.lock().endpoint.poll_journal(cx);
+        if news.is_ready() {
+            self.input(Endpoint::handle_journal)?;
+            busy = true;
+        }
+        while let Poll::Ready(Some(fetched)) = self.fetches.poll_join_next(cx) {
+            match fetched {
+                Ok(fetched) => self.input(|endpoint, now| endpoint.handle_fetched(now, fetched))?,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is shutting down.
+                    Err(_) => return Err(Ended::Stopped),
+                },
+            }
+            busy = true;
+        }
+        Ok(busy)
+    }
+
+    /// Tells the endpoint when its time has come, and arms the timer.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        let mut busy = false;
+        loop {
+            let deadline = self.handle.lock().endpoint.poll_timeout().map(tokio::time::Instant::from_std);
+            let Some(deadline) = deadline else { return Ok(busy) };
+            if deadline <= tokio::time::Instant::now() {
+                // Once a round: an endpoint whose time stands still must not hold up the rest.
+                if !busy {
+                    self.input(Endpoint::handle_timeout)?;
+                    busy = true;
+                    continue;
+                }
+                return Ok(true);
+            }
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if timer.deadline() > deadline || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Ok(busy);
+            }
+        }
+    }
+
+    /// Starts the reads that the endpoint asks for.
+    ///
+    /// While nothing is on its way, latency counts, and what is asked for is nearly always the newest batch, which
+    /// the journal has in memory: read here, it saves two thread switches. Else reads run beside the writing.
+    fn start_fetches(&mut self) -> Result<bool, Ended> {
+        let mut busy = false;
+        while self.fetches.len() < FETCHES_MAX {
+            let Some(fetch) = self.handle.lock().endpoint.poll_fetch() else { break };
+            if self.output.is_empty() && self.fetches.is_empty() && !busy {
+                let fetched = fetch.run();
+                self.input(|endpoint, now| endpoint.handle_fetched(now, fetched))?;
+            } else {
+                self.fetches.spawn_blocking(move || fetch.run());
+            }
+            busy = true;
+        }
+        Ok(busy)
+    }
+
+    fn deliver_events(&mut self) {
+        loop {
+            // Not held while the application has the event: it may ask for the session's status.
+            let event = self.handle.lock().endpoint.poll_event();
+            match event {
+                Some(event) => (self.events)(event),
+                None => return,
+            }
+        }
+    }
+
+    /// Takes messages until the endpoint has no more or enough wait: many small ones make one write.
+    fn fill_output(&mut self) {
+        let mut steered = self.handle.lock();
+        while self.output.len() < OUTPUT_BYTES {
+            let Some(message) = steered.endpoint.poll_transmit() else { return };
+            codec::encode(&message, &mut self.output);
+        }
+    }
+
+    /// Writes what the connection takes, and flushes when there is no more.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        let mut busy = false;
+        while !self.output.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
+                Poll::Pending => return Ok(busy),
+                Poll::Ready(Ok(0)) => return Err(Ended::HungUp),
+                Poll::Ready(Ok(count)) => self.output.advance(count),
+                Poll::Ready(Err(error)) => return Err(self.last_words(cx, error)),
+            }
+            self.flushed = false;
+            busy = true;
+        }
+        if self.output.capacity() > 2 * OUTPUT_BYTES {
+            self.output = BytesMut::new();
+        }
+        if !self.flushed {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.flushed = true,
+                Poll::Ready(Err(error)) => return Err(self.last_words(cx, error)),
+            }
+        }
+        Ok(busy)
+    }
+
+    /// A peer that no longer takes anything may have said why.
+    fn last_words(&mut self, cx: &mut Context<'_>, error: io::Error) -> Ended {
+        self.poll_read(cx).err().unwrap_or_else(|| Ended::from(error))
+    }
+}
+
+/// Tells the peer why, after what is still to be written, and gives it a moment to hear it.
+pub(super) async fn say_goodbye<S>(mut stream: S, mut output: BytesMut, reason: CloseReason)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    codec::encode(&Message::Close(reason), &mut output);
+    let told = async {
+        if stream.write_all_buf(&mut output).await.is_ok() {
+            hang_up(stream).await;
+        }
+    };
+    // A peer that does not listen has been told all the same.
+    let _ = timeout(GOODBYE, told).await;
+}
+
+/// Closes this end and waits a moment until the peer closes its own: to drop a connection on which bytes still arrive
+/// would reset it, and take back the last words.
+pub(super) async fn hang_up<S>(mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let closed = async {
+        let mut ignored = [0; 4096];
+        if stream.shutdown().await.is_ok() {
+            while stream.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
+        }
+    };
+    let _ = timeout(GOODBYE, closed).await;
+}
+
+fn misbehaved(endpoint: &Endpoint, error: CodecError) -> SessionError {
+    SessionError::PeerMisbehaved { node: endpoint.status().peer, what: PeerMisbehaved::Codec(error) }
+}
+
+/// The clock of the runtime, which tests can stop.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

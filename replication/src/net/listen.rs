@@ -1,0 +1,458 @@
+//! The acceptor: lets peers in who prove who they are, and keeps the others from costing anybody anything.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use counterfoil_storage::{Journal, NodeName};
+use rustls::pki_types::CertificateDer;
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsStream;
+
+use super::{
+    driver::{Ended, SessionHandle, drive, hang_up, now, say_goodbye},
+    rejection::{Rejection, RejectionLog},
+    tls::{Tls, TlsError},
+};
+use crate::{Endpoint, Event, Limits, Policy, SessionConfig, SessionError, SessionStatus, message::CloseReason};
+
+/// How long to wait after the operating system refused to accept a connection: it is out of file handles or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a listener serves, and within which bounds.
+#[derive(Debug, Clone)]
+pub struct ListenConfig {
+    /// The store.
+    pub journal: Journal,
+    /// What this node proves itself with, and whom it believes.
+    pub tls: Tls,
+    /// Who may do what.
+    pub policy: Arc<Policy>,
+    /// Bounds of each session.
+    pub limits: Limits,
+    /// Bounds of the listener.
+    pub bounds: ListenBounds,
+}
+
+/// The bounds of a listener. Each default is stated.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ListenBounds {
+    /// How long a peer may take to prove who it is. Default: 10 s.
+    pub handshake_timeout: Duration,
+    /// Connections that have not proved yet who they are. When one more comes, the oldest of the address that has
+    /// most of them goes. Default: 64.
+    pub handshakes_max: usize,
+    /// The same of one address, whose own oldest goes. Default: 16.
+    pub handshakes_per_address_max: usize,
+    /// Sessions; who comes when all places are taken is turned away. Default: 4096.
+    pub sessions_max: usize,
+    /// Sessions of one node, whose own oldest ends: it is most likely one that the node has lost. Default: 4.
+    pub sessions_per_node_max: usize,
+}
+
+impl Default for ListenBounds {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            handshakes_max: 64,
+            handshakes_per_address_max: 16,
+            sessions_max: 4096,
+            sessions_per_node_max: 4,
+        }
+    }
+}
+
+/// Why nothing listens.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}; is another process there, or is it not this machine's address?")]
+    Bind {
+        /// The address asked for.
+        address: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The certificate is not the store's.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A peer that is in session.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Its name, as its certificate proved.
+    pub node: NodeName,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// Since when.
+    pub since: Instant,
+    /// How the session stands.
+    pub status: SessionStatus,
+}
+
+/// Accepts sessions until it is shut down or dropped; neither blocks.
+#[derive(Debug)]
+pub struct Listener {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+    acceptor: AbortHandle,
+}
+
+type Events = Box<dyn Fn(&NodeName, Event) + Send + Sync>;
+
+struct Shared {
+    journal: Journal,
+    limits: Limits,
+    bounds: ListenBounds,
+    events: Events,
+    places: Mutex<Places>,
+    log: Mutex<RejectionLog>,
+    /// Notified when a session has ended.
+    left: Notify,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("bounds", &self.bounds).finish_non_exhaustive()
+    }
+}
+
+/// Who is here, and by which rules.
+struct Places {
+    tls: Tls,
+    policy: Arc<Policy>,
+    /// Nobody is let in any more.
+    closed: bool,
+    next_id: u64,
+    /// Connections that have not proved who they are, oldest first: at most `handshakes_max`.
+    pending: Vec<Pending>,
+    /// Sessions, oldest first: at most `sessions_max`.
+    sessions: Vec<Session>,
+}
+
+struct Pending {
+    id: u64,
+    address: SocketAddr,
+    task: AbortHandle,
+}
+
+struct Session {
+    id: u64,
+    node: NodeName,
+    address: SocketAddr,
+    since: Instant,
+    handle: SessionHandle,
+    /// To ask again whether it may be here when the authority changes.
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+/// Listens on `address` (`host:port`; port 0 picks one), on the tokio runtime that this is called in.
+///
+/// `events` gets what the sessions say, with the peer's name. It is called from their tasks: it must not block.
+pub async fn listen(
+    address: &str,
+    config: ListenConfig,
+    events: impl Fn(&NodeName, Event) + Send + Sync + 'static,
+) -> Result<Listener, ListenError> {
+    let ListenConfig { journal, tls, policy, limits, bounds } = config;
+    tls.check_node(&journal.identity().node)?;
+    let bind = |source| ListenError::Bind { address: address.to_string(), source };
+    let tcp = TcpListener::bind(address).await.map_err(bind)?;
+    let local_addr = tcp.local_addr().map_err(bind)?;
+    let places = Places { tls, policy, closed: false, next_id: 0, pending: Vec::new(), sessions: Vec::new() };
+    let shared = Arc::new(Shared {
+        journal,
+        limits,
+        bounds,
+        events: Box::new(events),
+        places: Mutex::new(places),
+        log: Mutex::default(),
+        left: Notify::new(),
+    });
+    let acceptor = tokio::spawn(shared.clone().accept(tcp)).abort_handle();
+    Ok(Listener { shared, local_addr, acceptor })
+}
+
+impl Listener {
+    /// Where it listens: the port that was picked if 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Who is in session.
+    pub fn peers(&self) -> Vec<Peer> {
+        let places = self.shared.places();
+        let peers: Vec<_> = places
+            .sessions
+            .iter()
+            .map(|session| (session.node.clone(), session.address, session.since, session.handle.clone()))
+            .collect();
+        drop(places);
+        peers
+            .into_iter()
+            .map(|(node, address, since, handle)| Peer { node, address, since, status: handle.status() })
+            .collect()
+    }
+
+    /// Applies a new policy, to the sessions that are there too: what it no longer grants stops, and sessions of
+    /// nodes that it denies end.
+    pub fn set_policy(&self, policy: &Arc<Policy>) {
+        let mut places = self.shared.places();
+        places.policy = policy.clone();
+        let handles: Vec<_> = places.sessions.iter().map(|session| session.handle.clone()).collect();
+        drop(places);
+        for handle in handles {
+            handle.set_policy(policy.clone());
+        }
+    }
+
+    /// Uses other certificates for connections from now on, and ends the sessions of peers that they would not let in.
+    pub fn set_tls(&self, tls: Tls) -> Result<(), TlsError> {
+        tls.check_node(&self.shared.journal.identity().node)?;
+        let mut places = self.shared.places();
+        for session in &places.sessions {
+            if let Err(rejection) = tls.check_peer(&session.certificates) {
+                session.handle.end(Ended::Broken(rejection));
+            }
+        }
+        places.tls = tls;
+        Ok(())
+    }
+
+    /// Lets nobody in any more and ends all sessions; waits at most `within` until they have closed.
+    ///
+    /// Whether all had.
+    pub async fn shutdown(&self, within: Duration) -> bool {
+        self.close();
+        let all_left = async {
+            loop {
+                let left = self.shared.left.notified();
+                if self.shared.places().sessions.is_empty() {
+                    return;
+                }
+                left.await;
+            }
+        };
+        timeout(within, all_left).await.is_ok()
+    }
+
+    /// Lets nobody in any more and ends all sessions, without waiting for them.
+    pub fn close(&self) {
+        self.acceptor.abort();
+        let mut places = self.shared.places();
+        places.closed = true;
+        places.pending.drain(..).for_each(|pending| pending.task.abort());
+        places.sessions.iter().for_each(|session| session.handle.stop());
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a line about a connection that came to nothing, unless there were too many alike.
+    fn reject(&self, peer: SocketAddr, rejection: &Rejection) {
+        let line = self.log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), peer.ip(), rejection);
+        match line {
+            Some(0) => tracing::warn!(%peer, reason = %rejection, "turned away"),
+            Some(unlogged) => tracing::warn!(%peer, reason = %rejection, unlogged, "turned away"),
+            None => {}
+        }
+    }
+
+    async fn accept(self: Arc<Self>, tcp: TcpListener) {
+        loop {
+            match tcp.accept().await {
+                Ok((stream, address)) => self.admit(stream, address),
+                Err(error) => {
+                    self.reject(([0; 4], 0).into(), &Rejection::Io(format!("can't accept: {error}")));
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a new connection a place among those that have not proved who they are.
+    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        let mut places = self.places();
+        if places.closed {
+            return;
+        }
+        let displaced = places.make_room(address.ip(), &self.bounds);
+        let id = places.next_id;
+        places.next_id += 1;
+        let task = tokio::spawn(self.clone().welcome(stream, address, id)).abort_handle();
+        places.pending.push(Pending { id, address, task });
+        drop(places);
+        if let Some(displaced) = displaced {
+            self.reject(displaced, &Rejection::Displaced);
+        }
+    }
+
+    /// One connection from its first byte to its last.
+    async fn welcome(self: Arc<Self>, stream: TcpStream, address: SocketAddr, id: u64) {
+        let _place = Place { shared: self.clone(), id };
+        let limit = self.bounds.handshake_timeout;
+        let tls = self.places().tls.clone();
+        // Small messages go at once; where that can't be had, they go a little later.
+        let _ = stream.set_nodelay(true);
+        match timeout(limit, tls.accept_or_return(stream)).await {
+            Ok(Ok((node, stream))) => self.serve(node, stream, address, id).await,
+            Ok(Err((rejection, stream))) => {
+                self.reject(address, &rejection);
+                // It may still have to read why.
+                hang_up(stream).await;
+            }
+            Err(_) => self.reject(address, &Rejection::TooSlow(limit)),
+        }
+    }
+
+    /// The session of a peer that has proved who it is.
+    async fn serve(self: &Arc<Self>, node: NodeName, stream: TlsStream<TcpStream>, address: SocketAddr, id: u64) {
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        let policy = self.places().policy.clone();
+        if let Err(rejection) = self.check(&node, &policy, id) {
+            self.reject(address, &rejection);
+            if matches!(rejection, Rejection::Denied(_)) {
+                say_goodbye(stream, BytesMut::new(), CloseReason::Denied).await;
+            }
+            return;
+        }
+        let endpoint = Endpoint::new(self.journal.clone(), self.session_config(&node, &policy), now());
+        let (shared, peer) = (self.clone(), node.clone());
+        let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
+        let entry = Session { id, node: node.clone(), address, since: now(), handle, certificates };
+        if !self.places().enter(entry, &policy, &self.bounds) {
+            return;
+        }
+        tracing::info!(%node, %address, "session begins");
+        match session.await {
+            ended @ (Ended::Stopped | Ended::HungUp | Ended::Failed(SessionError::ClosedByPeer { .. })) => {
+                tracing::info!(%node, %address, reason = %ended, "session ended");
+            }
+            Ended::Failed(SessionError::Denied { node }) => self.reject(address, &Rejection::Denied(node)),
+            Ended::Failed(error) => self.reject(address, &Rejection::SessionFailed(error.to_string())),
+            Ended::Broken(rejection) => self.reject(address, &rejection),
+        }
+    }
+
+    fn check(&self, node: &NodeName, policy: &Policy, id: u64) -> Result<(), Rejection> {
+        if policy.is_denied(node) {
+            return Err(Rejection::Denied(node.clone()));
+        }
+        let places = self.places();
+        if !places.pending.iter().any(|pending| pending.id == id) {
+            return Err(Rejection::Displaced);
+        }
+        if places.sessions.len() >= self.bounds.sessions_max {
+            return Err(Rejection::Full(self.bounds.sessions_max));
+        }
+        Ok(())
+    }
+
+    fn session_config(&self, peer: &NodeName, policy: &Arc<Policy>) -> SessionConfig {
+        let identity = self.journal.identity();
+        SessionConfig {
+            local: identity.node.clone(),
+            incarnation: identity.incarnation,
+            peer: peer.clone(),
+            spaces: Vec::new(),
+            policy: policy.clone(),
+            limits: self.limits.clone(),
+        }
+    }
+}
+
+impl Places {
+    /// Ends a handshake if there are too many: of the address itself, or else of that which has most.
+    fn make_room(&mut self, newcomer: IpAddr, bounds: &ListenBounds) -> Option<SocketAddr> {
+        let origins: Vec<_> = self.pending.iter().map(|pending| origin(pending.address.ip())).collect();
+        let count = |address| origins.iter().filter(|other| **other == address).count();
+        let crowded = if count(origin(newcomer)) >= bounds.handshakes_per_address_max {
+            origin(newcomer)
+        } else if origins.len() >= bounds.handshakes_max {
+            // Of equals the last in this order, which is the oldest, so that a new one gets the time it needs.
+            origins.iter().rev().copied().max_by_key(|address| count(*address))?
+        } else {
+            return None;
+        };
+        let oldest = origins.iter().position(|address| *address == crowded)?;
+        let displaced = self.pending.remove(oldest);
+        displaced.task.abort();
+        Some(displaced.address)
+    }
+
+    /// Moves a connection to the sessions; false if its place was taken meanwhile.
+    fn enter(&mut self, session: Session, policy: &Arc<Policy>, bounds: &ListenBounds) -> bool {
+        let Some(pending) = self.pending.iter().position(|pending| pending.id == session.id) else { return false };
+        self.pending.remove(pending);
+        if !Arc::ptr_eq(policy, &self.policy) {
+            session.handle.set_policy(self.policy.clone());
+        }
+        let own = self.sessions.iter().filter(|other| other.node == session.node);
+        let surplus = (own.clone().count() + 1).saturating_sub(bounds.sessions_per_node_max);
+        own.take(surplus).for_each(|oldest| oldest.handle.stop());
+        self.sessions.push(session);
+        true
+    }
+}
+
+/// A connection's place, which is free again however its task ends.
+struct Place {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.shared.places();
+        places.pending.retain(|pending| pending.id != self.id);
+        places.sessions.retain(|session| session.id != self.id);
+        drop(places);
+        self.shared.left.notify_waiters();
+    }
+}
+
+/// Who is taken for one: an address, or all of an IPv6 network of 64 bits, which is what one host is usually given.
+fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_of_one_ipv6_network_are_taken_for_one() {
+        let [a, b, other, v4, mapped] =
+            ["2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1", "10.0.0.1", "::ffff:10.0.0.1"]
+                .map(|address| origin(address.parse().unwrap()));
+        assert_eq!(a, b);
+        assert_ne!(a, other);
+        assert_eq!(v4, mapped);
+    }
+}

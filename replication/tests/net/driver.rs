@@ -1,0 +1,217 @@
+//! The loop around a session, over connections in memory and with a clock that only the tests move.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use counterfoil_replication::{
+    Direction, Endpoint, Event, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, PeerMisbehaved, Policy, SessionError,
+    codec,
+    net::{Ended, SessionHandle, drive},
+};
+use counterfoil_storage::{Genesis, Incarnation};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use crate::node::{Node, name, space};
+
+/// A session that runs, and what it has said so far.
+struct Running {
+    handle: SessionHandle,
+    task: JoinHandle<Ended>,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+fn run(endpoint: Endpoint, stream: DuplexStream) -> Running {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let sink = events.clone();
+    let (handle, session) = drive(stream, endpoint, move |event| sink.lock().unwrap().push(event));
+    Running { handle, task: tokio::spawn(session), events }
+}
+
+impl Running {
+    fn said(&self, mut wanted: impl FnMut(&Event) -> bool) -> bool {
+        self.events.lock().unwrap().iter().any(&mut wanted)
+    }
+}
+
+/// Both ends of a session in which `source` is mirrored to `target`, over a connection that holds `room` bytes.
+fn mirror(source: &Node, target: &Node, room: usize) -> (Running, Running) {
+    let (near, far) = duplex(room);
+    let (from, to) = (&source.journal.identity().node, &target.journal.identity().node);
+    let endpoint = source.endpoint(to.as_str(), &[(from.as_str(), Direction::Send)], Policy::nothing());
+    let sender = run(endpoint, near);
+    let receiver = run(target.endpoint(from.as_str(), &[], Policy::own_space_only()), far);
+    (sender, receiver)
+}
+
+/// Lets the sessions go on, and the stores commit, until something holds.
+async fn until(nodes: &[&Node], mut holds: impl FnMut() -> bool) {
+    for _ in 0..10_000 {
+        if holds() {
+            return;
+        }
+        sleep(Duration::from_millis(1)).await;
+        for node in nodes {
+            node.journal.commit().unwrap();
+        }
+    }
+    panic!("it did not come about within 10 s of the tests' clock");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_durable_reaches_the_other_disk_and_its_acknowledgement_comes_back() {
+    let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
+    let before = source.append(100);
+    let (sender, receiver) = mirror(&source, &target, 64 << 10);
+    let acked = |wanted| sender.said(|event| matches!(event, Event::Acked { head, .. } if *head == wanted));
+    until(&[&target], || acked(before)).await;
+    let after = source.append(1);
+    until(&[&target], || acked(after)).await;
+
+    assert_eq!(target.head(source.log), Some(after));
+    assert_eq!(target.bodies(source.log), source.bodies(source.log));
+    assert!(receiver.said(|event| matches!(event, Event::PeerReady { node, .. } if *node == name("a"))));
+    assert_eq!(sender.handle.status().spaces[0].lag_records, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_ends_that_write_at_once_into_a_narrow_connection_do_not_wait_for_each_other() {
+    let (a, b) = (Node::by_hand("a"), Node::by_hand("b"));
+    let (head_a, head_b) = (a.append(2000), b.append(2000));
+    let (near, far) = duplex(64);
+    let spaces = [("a", Direction::Send), ("b", Direction::Receive)];
+    let near = run(a.endpoint("b", &spaces, Policy::nothing()), near);
+    let spaces = [("a", Direction::Receive), ("b", Direction::Send)];
+    let far = run(b.endpoint("a", &spaces, Policy::nothing()), far);
+    until(&[&a, &b], || a.head(b.log) == Some(head_b) && b.head(a.log) == Some(head_a)).await;
+    drop((near, far));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_of_many_spaces_hears_of_each() {
+    let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
+    let spaces: Vec<_> = (0..40).map(|n| format!("space-{n}")).collect();
+    let nonce = *source.journal.identity().incarnation.as_bytes();
+    let logs: Vec<_> = spaces
+        .iter()
+        .map(|own| source.journal.create_log(Genesis::new(space(own), name("a"), nonce)).unwrap())
+        .collect();
+    let policy = "[[grant]]\nnode = \"a\"\nspace = \"*\"\nrights = [\"write\"]";
+    let offered: Vec<_> = spaces.iter().map(|own| (own.as_str(), Direction::Send)).collect();
+    let (near, far) = duplex(64 << 10);
+    let _sender = run(source.endpoint("hub", &offered, Policy::nothing()), near);
+    let _receiver = run(target.endpoint("a", &[], Policy::parse(policy).unwrap()), far);
+    for _ in 0..2 {
+        for log in &logs {
+            source.journal.writer(*log).unwrap().append(b"x").unwrap();
+            source.journal.commit().unwrap();
+            until(&[&target], || target.head(*log) == source.head(*log)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_one_end_tells_the_other() {
+    let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
+    let (sender, receiver) = mirror(&source, &target, 64 << 10);
+    sleep(Duration::from_secs(1)).await;
+    receiver.handle.stop();
+    assert!(matches!(receiver.task.await.unwrap(), Ended::Stopped));
+    let ended = sender.task.await.unwrap();
+    assert!(matches!(ended, Ended::Failed(SessionError::ClosedByPeer { .. })), "{ended}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_cut_ends_both_sessions_and_the_next_one_goes_on_from_there() {
+    let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
+    source.append(500);
+    let (sender, receiver) = mirror(&source, &target, 1 << 10);
+    until(&[&target], || target.head(source.log).is_some_and(|head| head.next_seq.0 > 0)).await;
+    sender.task.abort();
+    let ended = receiver.task.await.unwrap();
+    assert!(matches!(ended, Ended::HungUp), "{ended}");
+
+    let head = source.append(500);
+    let (_sender, _receiver) = mirror(&source, &target, 64 << 10);
+    until(&[&target], || target.head(source.log) == Some(head)).await;
+    assert_eq!(target.bodies(source.log), source.bodies(source.log));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_comes_to_deny_the_peer_ends_the_session() {
+    let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
+    let (sender, receiver) = mirror(&source, &target, 64 << 10);
+    sleep(Duration::from_secs(1)).await;
+    receiver.handle.set_policy(Arc::new(Policy::parse("[[deny]]\nnode = \"a\"").unwrap()));
+    let ended = receiver.task.await.unwrap();
+    assert!(matches!(ended, Ended::Failed(SessionError::Denied { .. })), "{ended}");
+    let ended = sender.task.await.unwrap();
+    assert_eq!(ended.to_string(), "hub ended the session: this node is denied there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_says_nothing_is_given_up() {
+    let node = Node::by_hand("hub");
+    let (near, _silent) = duplex(64 << 10);
+    let begun = Instant::now();
+    let session = run(node.endpoint("a", &[], Policy::own_space_only()), near);
+    let ended = session.task.await.unwrap();
+    assert!(matches!(ended, Ended::Failed(SessionError::HandshakeTimeout { .. })), "{ended}");
+    assert!(begun.elapsed() >= Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_falls_silent_is_given_up_although_the_connection_stands() {
+    let node = Node::by_hand("hub");
+    let (near, mut far) = duplex(1 << 20);
+    let session = run(node.endpoint("a", &[], Policy::own_space_only()), near);
+    far.write_all(&hello()).await.unwrap();
+    let ended = session.task.await.unwrap();
+    assert!(matches!(ended, Ended::Failed(SessionError::Silent { .. })), "{ended}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_no_message_end_the_session_at_once_and_the_peer_is_told() {
+    let node = Node::by_hand("hub");
+    let oversized = [&(1_u32 << 30).to_le_bytes()[..], &[1]].concat();
+    let unknown_kind = vec![1, 0, 0, 0, 77];
+    for bytes in [oversized, unknown_kind] {
+        let (near, mut far) = duplex(64 << 10);
+        let session = run(node.endpoint("a", &[], Policy::own_space_only()), near);
+        far.write_all(&hello()).await.unwrap();
+        far.write_all(&bytes).await.unwrap();
+        let mut heard = BytesMut::new();
+        while far.read_buf(&mut heard).await.unwrap() > 0 {}
+        let mut last = None;
+        while let Some(message) = codec::decode(&mut heard, u32::MAX).unwrap() {
+            last = Some(message);
+        }
+        assert!(matches!(last, Some(Message::Close(_))), "{last:?}");
+        drop(far);
+        let ended = session.task.await.unwrap();
+        let Ended::Failed(SessionError::PeerMisbehaved { what: PeerMisbehaved::Codec(_), .. }) = ended else {
+            panic!("{ended}");
+        };
+    }
+}
+
+fn hello() -> BytesMut {
+    let mut bytes = BytesMut::new();
+    let hello = Hello {
+        protocol_min: PROTOCOL_MIN,
+        protocol_max: PROTOCOL_MAX,
+        incarnation: Incarnation::random().unwrap(),
+        session_window_bytes: 1 << 20,
+        space_window_bytes: 1 << 20,
+        batch_len_max_bytes: 1 << 20,
+        next_ms: 15_000,
+    };
+    codec::encode(&Message::Hello(hello), &mut bytes);
+    bytes
+}
