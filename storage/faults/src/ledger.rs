@@ -62,7 +62,8 @@ impl Reading {
             match item {
                 Ok(batch) => reading.batches.push(batch),
                 Err(error) => {
-                    let is_last = matches!(error, ReadError::Disk { .. }) || reading.errors.len() > READ_ERRORS_MAX;
+                    let stays = matches!(error, ReadError::Disk { .. } | ReadError::UnknownLog { .. });
+                    let is_last = stays || reading.errors.len() > READ_ERRORS_MAX;
                     reading.errors.push(error);
                     if is_last {
                         break;

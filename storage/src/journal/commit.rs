@@ -207,10 +207,15 @@ impl Shared {
             self.queue().sealed(&heads);
         }
         let written = tail.write(kind, entries)?;
+        let is_first_segment =
+            written.begun.as_ref().is_some_and(|segment| segment.header.number == SegmentNumber::ZERO);
         let heads = if bulk { Vec::new() } else { SealedItems::heads(&last, &written.frame.entries) };
         self.publish(written);
         if !heads.is_empty() {
             self.queue().sealed(&heads);
+        }
+        if is_first_segment {
+            record_extent(tail);
         }
         self.write_footers(tail);
         Ok(())
@@ -312,25 +317,26 @@ impl Shared {
         let open = matches!(queue.state, QueueState::Open);
         drop(queue);
         if open && self.mark(FrameKind::ClosingMark).is_ok() {
-            self.record_extent();
+            if let Some(tail) = locked(&self.tail).as_ref() {
+                record_extent(tail);
+            }
             self.queue().state = QueueState::Closed;
         }
         let signals = self.view().all_signals();
         signals.iter().for_each(|signal| signal.raise());
     }
 
-    fn record_extent(&self) {
-        let tail = locked(&self.tail);
-        let Some(tail) = tail.as_ref() else { return };
-        let Some((segment, end)) = tail.position() else { return };
-        if let Err(error) = (Extent { segment, end }).write(&*tail.vfs, &tail.dir) {
-            tracing::warn!(%error, "recording how far the journal reaches failed");
-        }
-    }
-
     /// Gives the lock back, so that the store can be opened again.
     pub(crate) fn unlock(&self) {
         drop(locked(&self.lock).take());
+    }
+}
+
+/// Records how far the journal reaches; without the record the loss of its end would go unnoticed.
+fn record_extent(tail: &Tail) {
+    let Some((segment, end)) = tail.position() else { return };
+    if let Err(error) = (Extent { segment, end }).raise(&*tail.vfs, &tail.dir) {
+        tracing::warn!(%error, "recording how far the journal reaches failed");
     }
 }
 
@@ -340,7 +346,7 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         // Damage at the end is not part of any frame, but of the segment.
         active.end = active.end.max(segment.header.previous_end);
     }
-    let sealed = end_active(view);
+    let sealed = end_active(view, segment.header.number);
     let NewSegment { header, file: new_file } = segment;
     view.active = Some(ActiveSegment {
         number: header.number,
@@ -353,10 +359,10 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
     sealed
 }
 
-/// Seals the segment that grows, if there is one; the footer that it is to get.
-pub(crate) fn end_active(view: &mut View) -> Option<SealJob> {
+/// Seals the segment that grows, if there is one, whose successor is `next`; the footer that it is to get.
+pub(crate) fn end_active(view: &mut View, next: SegmentNumber) -> Option<SealJob> {
     let file = Arc::clone(&view.active.as_ref()?.file);
     let (number, footer) = view.seal_active()?;
     let end = view.sealed_segment(number)?.end;
-    Some(SealJob { number, end, file, footer })
+    Some(SealJob { number, next, end, file, footer })
 }

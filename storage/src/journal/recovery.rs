@@ -239,7 +239,8 @@ impl<'a> Opening<'a> {
         let path = segment::path(self.dir, found.header.number);
         let block = found.header.encode_block();
         write_full(&*found.file, &mut [IoSlice::new(&block)], 0).map_err(failed("writing", &path))?;
-        found.file.sync_data().map_err(failed("flushing", &path))
+        found.file.sync_data().map_err(failed("flushing", &path))?;
+        self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))
     }
 
     fn report_missing(&mut self, found: &[Found], present: &[SegmentNumber]) {
@@ -378,7 +379,8 @@ impl<'a> Opening<'a> {
             active.end = end.offset();
         }
         // What lies behind an end that was searched may be damaged frames: nothing is written over it.
-        if let Some(job) = end_active(&mut self.view).filter(|_| matches!(end, End::Recorded(_))) {
+        let next = SegmentNumber(found.header.number.0 + 1);
+        if let Some(job) = end_active(&mut self.view, next).filter(|_| matches!(end, End::Recorded(_))) {
             self.seals.push(job);
         }
         Ok(())
@@ -455,15 +457,17 @@ impl<'a> Opening<'a> {
         self.begin_segment(last);
         let mut frontier = Frontier { scanner, unproven: None };
         let torn = self.scan(&mut frontier)?;
-        if last.has_one_copy {
-            // A crash during the first write leaves this too, so it is damage only if that write is proven.
-            if frontier.scanner.next_commit.0 > last.header.first_commit.0 + 1 {
-                self.damage(last.header.number, 0, "one of two copies of the segment's header is damaged");
-            }
-            self.mend_header(last)?;
+        // A crash during the first write leaves one copy too, so it is damage only if that write is proven.
+        if last.has_one_copy && frontier.scanner.next_commit.0 > last.header.first_commit.0 + 1 {
+            self.damage(last.header.number, 0, "one of two copies of the segment's header is damaged");
         }
         let kind = frontier.unproven.as_ref().map(|(frame, _)| frame.header.kind);
         self.recovery.clean = !torn && kind == Some(FrameKind::ClosingMark);
+        if last.has_one_copy || !self.recovery.clean {
+            // What was written but never flushed may be seen now and lost later; or the flush failed, and
+            // the kernel takes for clean what it lost. The frames before the last are proven, the last is copied.
+            self.mend_header(last)?;
+        }
         if torn {
             self.keep_torn_tail(&mut frontier)?;
         }
@@ -556,7 +560,7 @@ impl<'a> Opening<'a> {
         let len = (end - begin).min(super::frame::MAX_FRAME_LEN as u64) as usize;
         let bytes = frontier.scanner.bytes(begin, len).map_err(failed("reading", &path))?;
         let next_commit = frontier.scanner.next_commit;
-        let possibly_acknowledged = FrameHeader::decode(&bytes).is_some_and(|header| header.commit == next_commit);
+        let possibly_acknowledged = FrameHeader::resembles(&bytes, next_commit);
         let kept_in = if self.options.read_only { None } else { Some(self.write_torn_tail(number, begin, &bytes)?) };
         let place = Place { segment: number, offset: begin };
         let len_bytes = end - begin;
