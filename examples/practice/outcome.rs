@@ -35,7 +35,7 @@ pub(crate) fn show(practices: &[Practice], hub: &Store) -> Result<bool> {
     }
     println!("{phases}");
     for (phase, what) in [(Phase::LineCut, "the line was cut"), (Phase::HubStopped, "the hub was stopped")] {
-        if let Some(ratio) = ratio(first.ledger().of_phase(phase), first.ledger().of_phase(Phase::AllUp)) {
+        if let Some(ratio) = first.ledger().median_ratio(phase) {
             println!("While {what} an append took {ratio:.2} times as long as before (medians).");
         }
     }
@@ -66,11 +66,6 @@ pub(crate) fn show(practices: &[Practice], hub: &Store) -> Result<bool> {
         }
     );
     Ok(is_kept)
-}
-
-fn ratio(phase: &PhaseLedger, before: &PhaseLedger) -> Option<f64> {
-    let (median, median_before) = (phase.latencies.percentile(50)?, before.latencies.percentile(50)?);
-    Some(median.as_secs_f64() / median_before.as_secs_f64())
 }
 
 fn phase_row(phase: Phase, ledger: &PhaseLedger) -> [String; 6] {
