@@ -105,14 +105,18 @@ pub struct LocalLink {
 }
 
 impl LocalLink {
-    /// Cuts the line: what is on its way is lost, nothing goes through until [`heal`](Self::heal).
+    /// Cuts the line: what is on its way is lost, and from the return on nothing goes through until
+    /// [`heal`](Self::heal).
     pub fn cut(&self) {
         self.control.set(Wish::Cut);
+        let is_up = |state| matches!(state, LinkState::Connecting | LinkState::Connected);
+        self.shared.wait_while(|state| is_up(state) && self.control.wish() == Wish::Cut);
     }
 
     /// Mends the line: both ends begin a new session.
     pub fn heal(&self) {
         self.control.set(Wish::Up);
+        self.shared.touch();
     }
 
     /// How it is: in touch or not, and what the target lacks.
@@ -234,19 +238,21 @@ impl Pump {
                 }
                 Wish::Up => {
                     self.shared.set_state(LinkState::Connecting);
-                    let reason = match self.session() {
-                        Ok(()) => "the line was cut".to_owned(),
-                        Err(error) => error.to_string(),
+                    let ended = self.session();
+                    let state = match self.control.wish() {
+                        Wish::Up => LinkState::Connecting,
+                        Wish::Cut => LinkState::Cut,
+                        Wish::Stopped => break,
                     };
+                    self.shared.set_state(state);
+                    let reason = ended.map_or_else(|error| error.to_string(), |()| "the line was cut".to_owned());
                     self.shared.tell(LinkEvent::Disconnected { reason });
                     if self.control.wish() == Wish::Up {
-                        self.shared.set_state(LinkState::Connecting);
                         thread::park_timeout(RETRY);
                     }
                 }
             }
         }
-        self.shared.set_state(LinkState::Stopped);
     }
 
     /// Runs one session until it fails or is not wanted any more.
@@ -281,6 +287,13 @@ impl Pump {
         if index == 0 {
             self.shared.hear(event);
         }
+    }
+}
+
+impl Drop for Pump {
+    /// Also if the thread panics: nobody waits for a thread that is gone.
+    fn drop(&mut self) {
+        self.shared.set_state(LinkState::Stopped);
     }
 }
 

@@ -131,6 +131,8 @@ impl Builder {
         let (journal, recovery) = Journal::open(path, self.options.clone())?;
         let found = journal.identity().node.clone();
         if let Some(expected) = node.filter(|node| *node != found) {
+            // Gives the lock back at once; nothing has been appended that closing could fail on.
+            let _ = journal.close();
             return Err(Error::OtherNode { path: path.to_owned(), expected, found });
         }
         Ok(Store::from_journal(journal, recovery, self.options))

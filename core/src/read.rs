@@ -216,6 +216,9 @@ impl Follow {
 
     /// The same as a [`Stream`](futures_core::Stream), for async code. Its `poll_next` reads from disk when the
     /// newest batches are not in memory any more.
+    ///
+    /// In a store opened to read only it is woken by [`Store::refresh`](crate::Store::refresh), which
+    /// somebody must call now and then.
     pub fn into_stream(self) -> FollowStream {
         FollowStream { follow: self }
     }
@@ -274,17 +277,27 @@ impl Follow {
         }
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         loop {
+            if self.inner.is_read_only
+                && let Err(error) = self.inner.journal.refresh()
+            {
+                return Some(Err(error.into()));
+            }
             if let Poll::Ready(item) = self.poll_next(&mut Context::from_waker(&waker)) {
                 return item;
             }
-            match deadline.map(|deadline| deadline.saturating_duration_since(now())) {
-                None => thread::park(),
-                Some(Duration::ZERO) => return None,
-                Some(left) => thread::park_timeout(left),
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
+            match (left, self.inner.is_read_only) {
+                (Some(Duration::ZERO), _) => return None,
+                (None, false) => thread::park(),
+                (Some(left), false) => thread::park_timeout(left),
+                (left, true) => thread::park_timeout(left.unwrap_or(REFRESH).min(REFRESH)),
             }
         }
     }
 }
+
+/// How often a follower of a store that is opened to read only asks what the writer beside has written.
+const REFRESH: Duration = Duration::from_millis(20);
 
 #[expect(clippy::disallowed_methods, reason = "a caller's thread waits here for a time that it chose")]
 fn now() -> Instant {

@@ -123,7 +123,8 @@ impl Space {
 
     /// This node's own log, if it has begun.
     pub fn own_log(&self) -> Option<LogId> {
-        self.find_own(&self.logs()).map(|info| info.id)
+        let writer = self.state.writer.get().map(LogWriter::log);
+        writer.or_else(|| self.find_own(&self.logs()).map(|info| info.id))
     }
 
     /// Reads durable records of this node's own log, by its sequence numbers, in order. If this node

@@ -16,6 +16,18 @@ pub struct Stats {
     pub incarnation: Incarnation,
     /// Each space that has a log here, in order.
     pub spaces: Vec<SpaceStats>,
+    /// Segment files.
+    pub segments: u64,
+    /// Batches stored, since the store was made.
+    pub batches: u64,
+    /// Bytes of these batches.
+    pub batch_bytes: u64,
+    /// Bytes that wait to be committed.
+    pub queued_bytes: u64,
+    /// A write or flush has failed: appends are refused until the store is opened again.
+    pub is_poisoned: bool,
+    /// The last write found no space.
+    pub is_storage_full: bool,
     /// Records appended through this handle's process since the store was opened.
     pub appended_records: u64,
     /// Bytes of these records' bodies.
@@ -49,7 +61,14 @@ impl Stats {
             sum.records += info.durable.next_seq.0 - info.first_seq.0;
             sum.bytes += info.bytes;
         }
+        let journal = inner.journal.stats();
         Self {
+            segments: journal.segments,
+            batches: journal.batches,
+            batch_bytes: journal.batch_bytes,
+            queued_bytes: journal.queued_bytes,
+            is_poisoned: journal.poisoned,
+            is_storage_full: journal.storage_full,
             node: identity.node.clone(),
             incarnation: identity.incarnation,
             spaces: spaces.into_values().collect(),

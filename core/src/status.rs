@@ -234,6 +234,18 @@ impl LinkShared {
         self.changed.notify_all();
     }
 
+    /// Has those who wait for the state look again.
+    pub(crate) fn touch(&self) {
+        drop(self.now());
+        self.changed.notify_all();
+    }
+
+    /// Waits while the state is such.
+    pub(crate) fn wait_while(&self, mut is_such: impl FnMut(LinkState) -> bool) {
+        let is_such = |now: &mut Now| is_such(now.state);
+        drop(self.changed.wait_while(self.now(), is_such).unwrap_or_else(PoisonError::into_inner));
+    }
+
     pub(crate) fn tell(&self, event: LinkEvent) {
         let mut now = self.now();
         match &event {

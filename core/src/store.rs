@@ -13,7 +13,7 @@ use std::{
 };
 
 use counterfoil_storage::{
-    Incarnation, Journal, LogId, LogInfo, NodeName, Options, Recovery, Seq, SpaceName, StoreId, WallClock,
+    Incarnation, Journal, LogId, LogInfo, NodeName, Options, Recovery, Seq, SpaceName, StoreId, VerifyReport, WallClock,
 };
 
 use crate::{
@@ -51,6 +51,7 @@ pub(crate) struct Inner {
     pub(crate) journal: Journal,
     pub(crate) acks: Arc<Acks>,
     pub(crate) clock: Arc<dyn WallClock>,
+    pub(crate) is_read_only: bool,
     recovery: Recovery,
     spaces: Mutex<HashMap<SpaceName, Arc<SpaceState>>>,
     links: Mutex<Vec<LinkHandle>>,
@@ -135,6 +136,7 @@ impl Store {
                 journal,
                 acks,
                 clock: options.clock,
+                is_read_only: options.read_only,
                 recovery,
                 spaces: Mutex::default(),
                 links: Mutex::default(),
@@ -150,6 +152,11 @@ impl Store {
     /// The node's name.
     pub fn node(&self) -> &NodeName {
         &self.inner.journal.identity().node
+    }
+
+    /// The store's folder.
+    pub fn path(&self) -> &Path {
+        self.inner.journal.dir()
     }
 
     /// The store's random id.
@@ -189,10 +196,7 @@ impl Store {
 
     /// The spaces that have a log here, in order.
     pub fn spaces(&self) -> Vec<Space> {
-        let mut names: Vec<_> = self.logs().iter().map(|info| info.genesis.space.clone()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.into_iter().map(|name| self.open_space(name)).collect()
+        self.inner.journal.spaces().into_iter().map(|name| self.open_space(name)).collect()
     }
 
     /// All logs as they stand, of this node and of others; ascending by id.
@@ -208,6 +212,24 @@ impl Store {
     /// Makes durable all that has been appended so far.
     pub fn commit(&self) -> Result<()> {
         Ok(self.inner.journal.commit()?)
+    }
+
+    /// When opened to read only: takes notice of what the writer beside has made durable since;
+    /// whether there was anything. Iterators that follow do this by themselves.
+    pub fn refresh(&self) -> Result<bool> {
+        Ok(self.inner.journal.refresh()?)
+    }
+
+    /// Reads the whole store in the folder `path` and checks every checksum and every chain. Never
+    /// changes a byte; may run beside the process that writes the store.
+    ///
+    /// `progress` is told the bytes read so far and the bytes in all.
+    ///
+    /// # Errors
+    ///
+    /// There is no store, or it can't be told whose it is. Damage is not an error: see the report.
+    pub fn verify(path: impl AsRef<Path>, progress: impl FnMut(u64, u64)) -> Result<VerifyReport> {
+        Ok(counterfoil_storage::verify(path.as_ref(), &Options::default(), progress)?)
     }
 
     /// A snapshot of numbers to watch.

@@ -3,12 +3,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use counterfoil_storage::{
     AppendError, Batch, Journal, LogId, LogInfo, LogReader, ReadError, Receipt, Seq, SpaceName, StoreError, Stored,
+    Watch,
 };
 
 use crate::{
@@ -25,6 +26,10 @@ const READERS_MAX: usize = 64;
 
 /// How long to wait before a full queue is tried again, should the journal's watch say nothing.
 const QUEUE_RETRY: Duration = Duration::from_millis(20);
+
+/// Spaces that a session watches one by one: on a hub a commit for one practice does not wake the sessions of all
+/// others. A session with more spaces watches the whole journal.
+const WATCHES_MAX: usize = 16;
 
 /// A session tied to a journal; still without sockets, clocks and threads.
 ///
@@ -47,6 +52,16 @@ pub struct Endpoint {
     receipts: VecDeque<(LogId, Receipt)>,
     /// Where earlier fetches stopped; at most [`READERS_MAX`].
     readers: HashMap<LogId, Reader>,
+    watches: Watches,
+}
+
+/// What tells of news in the journal.
+#[derive(Debug)]
+enum Watches {
+    /// At most [`WATCHES_MAX`].
+    Spaces(Vec<(SpaceName, Watch)>),
+    /// `news`: what the watches before it may not have told yet.
+    All { watch: Watch, news: bool },
 }
 
 /// A reader and the place at which it goes on.
@@ -126,6 +141,7 @@ impl Endpoint {
             retry_at: None,
             receipts: VecDeque::new(),
             readers: HashMap::new(),
+            watches: Watches::Spaces(Vec::new()),
         };
         endpoint.load(now);
         endpoint
@@ -136,6 +152,18 @@ impl Endpoint {
         self.session.handle_message(now, message)?;
         self.load(now);
         self.store(now)
+    }
+
+    /// Ready when the journal has news for this session since it was last ready, else the task is woken by the next:
+    /// call [`handle_journal`](Self::handle_journal). For drivers that have no watch of their own.
+    pub fn poll_journal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_ready = match &mut self.watches {
+            Watches::Spaces(watches) => {
+                watches.iter_mut().fold(false, |ready, (_, watch)| watch.poll_changed(cx).is_ready() || ready)
+            }
+            Watches::All { watch, news } => std::mem::take(news) | watch.poll_changed(cx).is_ready(),
+        };
+        if is_ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Call when the journal's watch says that something became durable, or that the journal failed.
@@ -214,7 +242,21 @@ impl Endpoint {
     /// Tells the session of the logs that it asks for.
     fn load(&mut self, now: Instant) {
         while let Some(space) = self.session.poll_load() {
+            // Before its logs are looked at, so that no change comes between.
+            self.watch(&space);
             self.update(now, &space);
+        }
+    }
+
+    fn watch(&mut self, space: &SpaceName) {
+        let Watches::Spaces(watches) = &mut self.watches else { return };
+        if watches.iter().any(|(watched, _)| watched == space) {
+            return;
+        }
+        if watches.len() < WATCHES_MAX {
+            watches.push((space.clone(), self.journal.watch(Some(space))));
+        } else {
+            self.watches = Watches::All { watch: self.journal.watch(None), news: true };
         }
     }
 

@@ -321,7 +321,7 @@ impl Iterator for Records {
 /// A batch that its writer is still filling.
 ///
 /// Its header is written by [`seal`](Self::seal), when the predecessor's digest is known.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct BatchBuilder {
     /// Room for the header, then the records so far.
     buffer: Vec<u8>,
@@ -333,9 +333,7 @@ pub struct BatchBuilder {
 impl BatchBuilder {
     /// An empty batch with room for about `capacity` bytes of records.
     pub fn with_capacity(capacity: usize) -> Self {
-        let mut buffer = Vec::with_capacity(HEADER_LEN + capacity);
-        buffer.resize(HEADER_LEN, 0);
-        Self { buffer, first_time: Hlc::ZERO, last_time: Hlc::ZERO, record_count: 0 }
+        Self { buffer: Vec::with_capacity(HEADER_LEN + capacity), ..Self::default() }
     }
 
     /// Appends a record.
@@ -347,6 +345,7 @@ impl BatchBuilder {
     pub fn push(&mut self, time: Hlc, body: &[u8]) {
         assert!(body.len() <= MAX_RECORD_LEN, "the caller checks the length of records");
         if self.record_count == 0 {
+            self.buffer.resize(HEADER_LEN, 0);
             self.first_time = time;
             self.last_time = time;
         }
@@ -361,7 +360,7 @@ impl BatchBuilder {
 
     /// Length of the records so far, in bytes.
     pub fn body_len(&self) -> usize {
-        self.buffer.len() - HEADER_LEN
+        self.buffer.len().saturating_sub(HEADER_LEN)
     }
 
     /// Number of records so far.

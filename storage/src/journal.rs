@@ -231,11 +231,6 @@ impl Journal {
         let store = StoreId::random().map_err(disk("asking for random bytes"))?;
         let incarnation = Incarnation::random().map_err(disk("asking for random bytes"))?;
         BoundIdentity::create(vfs, dir, Identity { node, store, incarnation }).map_err(disk("writing the identity"))?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            vfs.sync_dir(parent).map_err(disk("flushing the folder above"))?;
-        } else {
-            vfs.sync_dir(Path::new(".")).map_err(disk("flushing the folder above"))?;
-        }
         Self::open_locked(dir, options, Some(lock)).map(|(journal, _)| journal)
     }
 
@@ -376,7 +371,7 @@ impl Journal {
             drop(queue);
             return self.duplicate_or_diverged(&batch);
         }
-        let follows = known.digest == batch.header().previous;
+        let follows = known.foreign_head() == Some(Head { next_seq, digest: batch.header().previous });
         if known.own || (first_seq == next_seq && !follows) {
             drop(queue);
             return Err(self.diverged(log, first_seq));
@@ -396,8 +391,8 @@ impl Journal {
         if self.log(log).is_none_or(|info| info.durable.next_seq <= first_seq) {
             self.commit()?;
         }
-        match self.read_batch(log, first_seq) {
-            Ok(Some(stored)) if stored == *batch => Ok(Stored::Duplicate),
+        match self.read_batch(log, first_seq)? {
+            Some(stored) if stored == *batch => Ok(Stored::Duplicate),
             _ => Err(self.diverged(log, first_seq)),
         }
     }
@@ -518,6 +513,10 @@ impl Journal {
     /// Commits what is queued, writes the closing mark and gives the lock back. Idempotent.
     ///
     /// Other handles' appends fail with [`AppendError::Closed`] from here on; reads go on.
+    ///
+    /// # Errors
+    ///
+    /// What was queued could not be committed: the disk is full, or failed. The store is closed all the same.
     pub fn close(&self) -> Result<(), AppendError> {
         self.shared.begin_closing();
         let committer = self.guard.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -530,8 +529,10 @@ impl Journal {
             }
             None => {}
         }
-        match &self.shared.queue().state {
-            QueueState::Poisoned(error) => Err(AppendError::Poisoned { error: error.clone() }),
+        let queue = self.shared.queue();
+        match (&queue.state, &queue.close_error) {
+            (QueueState::Poisoned(error), _) => Err(AppendError::Poisoned { error: error.clone() }),
+            (_, Some(error)) => Err(error.clone()),
             _ => Ok(()),
         }
     }

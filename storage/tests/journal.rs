@@ -299,3 +299,41 @@ fn a_flipped_bit_in_a_sealed_segment_takes_away_one_batch_and_is_named() {
     let report = verify(dir, &small(&vfs), |_, _| {}).unwrap();
     assert!(report.damage.iter().any(|damage| damage.log == Some(writer.log())), "{:?}", report.damage);
 }
+
+#[test]
+fn a_bulk_load_by_several_threads_keeps_every_chain_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("store");
+    let journal = Journal::create(&dir, node(), Options::default()).unwrap();
+    let nonce = *journal.identity().incarnation.as_bytes();
+    let writers: Vec<_> = (0..3)
+        .map(|number| {
+            let space = SpaceName::new(&format!("space-{number}")).unwrap();
+            journal.writer(journal.create_log(Genesis::new(space, node(), nonce)).unwrap()).unwrap()
+        })
+        .collect();
+    thread::scope(|scope| {
+        for (number, writer) in writers.iter().enumerate() {
+            scope.spawn(move || {
+                let bodies: Vec<_> = (0..500).map(body).collect();
+                for round in 0..20 {
+                    let receipt = writer.append_all(&bodies).unwrap();
+                    for single in 0..round * number as u64 {
+                        writer.append(&body(single)).unwrap();
+                    }
+                    if round % 6 == number as u64 {
+                        receipt.wait().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    journal.commit().unwrap();
+    let lengths = [10_000, 10_190, 10_380];
+    for (writer, length) in writers.iter().zip(lengths) {
+        assert_eq!(journal.log(writer.log()).unwrap().durable.next_seq, Seq(length));
+    }
+    journal.close().unwrap();
+    let report = verify(&dir, &Options::default(), |_, _| {}).unwrap();
+    assert_eq!((report.damage, report.records), (vec![], lengths.iter().sum()));
+}

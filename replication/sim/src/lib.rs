@@ -1,1 +1,23 @@
-//! Being laid out.
+//! A network and its machines in one thread, with faults drawn from a seed.
+//!
+//! Machines with real journals on faulty disks ([`FaultVfs`](counterfoil_faults::FaultVfs)) run real
+//! [`Endpoint`](counterfoil_replication::Endpoint)s over simulated connections. Time is virtual; one seeded
+//! source of randomness drives the faults, so a seed is a whole history. A phase of faults is followed
+//! by healing, after which all copies must be equal within a bound.
+//!
+//! Judged at every step, against what each machine's journal says and against the one true chain of each log:
+//!
+//! - what a node acknowledges is durable there, and is found there after every crash;
+//! - what leaves a node is durable there, and is found there after every crash;
+//! - a mirror's log is, batch by batch and byte by byte, a prefix of its source's: no gap, no duplicate;
+//! - what an application was told is durable is found after every crash;
+//! - a source believes no acknowledgement that its mirror did not make, and never its own;
+//! - no honest end is accused of breaking the protocol, and no log stops.
+
+mod machine;
+mod plan;
+mod wire;
+mod world;
+
+pub use plan::Plan;
+pub use world::{Report, Violation, explore};

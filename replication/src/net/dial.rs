@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    driver::{Ended, SessionHandle, drive, now},
+    driver::{SessionHandle, drive, now},
     rejection::Rejection,
     tls::{Tls, TlsError},
 };
@@ -110,6 +110,8 @@ pub enum LinkState {
     Waiting {
         /// When.
         until: Instant,
+        /// Why there is no session. One line.
+        reason: Arc<str>,
     },
     /// [`Link::stop`] was called, or the link dropped. Final.
     Stopped,
@@ -260,18 +262,17 @@ impl Shared {
     async fn run(self: Arc<Self>) {
         let mut backoff = Backoff::default();
         while self.enter(LinkState::Connecting) {
-            let ready_for = match self.connect().await {
+            let (reason, ready_for) = match self.connect().await {
                 Ok(stream) => self.session(stream).await,
-                Err(reason) => {
-                    self.failed(&reason);
-                    Duration::ZERO
-                }
+                Err(rejection) => (rejection.to_string(), Duration::ZERO),
             };
+            let reason: Arc<str> = reason.into();
+            self.failed(&reason);
             if ready_for >= PROVEN {
                 backoff = Backoff::default();
             }
             let pause = backoff.next_pause();
-            if !self.enter(LinkState::Waiting { until: now() + pause }) {
+            if !self.enter(LinkState::Waiting { until: now() + pause, reason }) {
                 break;
             }
             tokio::select! {
@@ -297,13 +298,15 @@ impl Shared {
     }
 
     /// Notes why there is no session. Each reason is logged once, however often it comes.
-    fn failed(&self, reason: &dyn fmt::Display) {
-        let reason: Arc<str> = reason.to_string().into();
+    fn failed(&self, reason: &Arc<str>) {
         let mut current = self.current();
-        if current.last_error.as_ref() != Some(&reason) && current.state != LinkState::Stopped {
+        if current.state == LinkState::Stopped {
+            return;
+        }
+        if current.last_error.as_ref() != Some(reason) {
             tracing::warn!(peer = %self.config.target, %reason, "no link");
         }
-        current.last_error = Some(reason);
+        current.last_error = Some(reason.clone());
         let tls = current.tls.clone();
         drop(current);
         // Perhaps the certificate or the authority has been replaced since.
@@ -337,8 +340,8 @@ impl Shared {
         }
     }
 
-    /// Runs one session; for how long it was ready.
-    async fn session(self: &Arc<Self>, stream: tokio_rustls::TlsStream<TcpStream>) -> Duration {
+    /// Runs one session: why it ended, and for how long it was ready.
+    async fn session(self: &Arc<Self>, stream: tokio_rustls::TlsStream<TcpStream>) -> (String, Duration) {
         let DialConfig { target, journal, spaces, limits, .. } = &self.config;
         let identity = journal.identity();
         let config = SessionConfig {
@@ -350,22 +353,16 @@ impl Shared {
             limits: limits.clone(),
         };
         let policy = config.policy.clone();
-        let watch = journal.watch(match spaces.as_slice() {
-            [(space, _)] => Some(space),
-            _ => None,
-        });
         let endpoint = Endpoint::new(journal.clone(), config, now());
         let shared = self.clone();
-        let (handle, session) = drive(stream, endpoint, watch, move |event| shared.tell(event));
+        let (handle, session) = drive(stream, endpoint, move |event| shared.tell(event));
         self.begin(&handle, &policy);
         let ended = session.await;
-        if !matches!(ended, Ended::Stopped) {
-            self.failed(&ended);
-        }
-        match self.current().state {
+        let ready_for = match self.current().state {
             LinkState::Connected { since } => now().duration_since(since),
             _ => Duration::ZERO,
-        }
+        };
+        (ended.to_string(), ready_for)
     }
 
     /// Makes the session known, and it learn what changed while it was made.

@@ -14,7 +14,6 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use counterfoil_storage::Watch;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     task::JoinSet,
@@ -37,7 +36,7 @@ const READ_BYTES_MAX: usize = 256 << 10;
 /// Reads of the journal that run beside the session at once.
 const FETCHES_MAX: usize = 2;
 /// How often everything is asked in one go before other tasks get their turn.
-const ROUNDS_MAX: usize = 32;
+const ROUNDS_MAX: usize = 8;
 /// How long the peer may take to hear why the session ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -146,12 +145,11 @@ impl fmt::Debug for SessionHandle {
 
 /// Runs a session over a connection that has proved who is there. The future ends with the session.
 ///
-/// `watch` tells when the endpoint's journal has durably grown. `events` is called from the session's task: it must
+/// `events` is called from the session's task: it must
 /// not block. Dropping the future drops the connection without a word, which the peer survives like a cut.
 pub fn drive<S, E>(
     stream: S,
     endpoint: Endpoint,
-    watch: Watch,
     events: E,
 ) -> (SessionHandle, impl Future<Output = Ended> + Send + use<S, E>)
 where
@@ -162,7 +160,6 @@ where
     let driver = Driver {
         handle: handle.clone(),
         stream,
-        watch,
         events,
         timer: None,
         fetches: JoinSet::new(),
@@ -177,7 +174,6 @@ where
 struct Driver<S, E> {
     handle: SessionHandle,
     stream: S,
-    watch: Watch,
     events: E,
     /// Armed at or before the endpoint's next timeout: one that moved later costs nothing until the old one is due.
     timer: Option<Pin<Box<Sleep>>>,
@@ -275,7 +271,8 @@ where
     /// Takes the journal's news, and the reads that are done.
     fn poll_journal(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
         let mut busy = false;
-        if self.watch.poll_changed(cx).is_ready() {
+        let news = self.handle.lock().endpoint.poll_journal(cx);
+        if news.is_ready() {
             self.input(Endpoint::handle_journal)?;
             busy = true;
         }
@@ -395,16 +392,28 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     codec::encode(&Message::Close(reason), &mut output);
-    let heard = async {
-        stream.write_all_buf(&mut output).await?;
-        stream.shutdown().await?;
-        // Closing while bytes arrive would reset the connection and take the last words back.
-        let mut ignored = [0; 4096];
-        while stream.read(&mut ignored).await? > 0 {}
-        Ok::<_, io::Error>(())
+    let told = async {
+        if stream.write_all_buf(&mut output).await.is_ok() {
+            hang_up(stream).await;
+        }
     };
     // A peer that does not listen has been told all the same.
-    let _ = timeout(GOODBYE, heard).await;
+    let _ = timeout(GOODBYE, told).await;
+}
+
+/// Closes this end and waits a moment until the peer closes its own: to drop a connection on which bytes still arrive
+/// would reset it, and take back the last words.
+pub(super) async fn hang_up<S>(mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let closed = async {
+        let mut ignored = [0; 4096];
+        if stream.shutdown().await.is_ok() {
+            while stream.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
+        }
+    };
+    let _ = timeout(GOODBYE, closed).await;
 }
 
 fn misbehaved(endpoint: &Endpoint, error: CodecError) -> SessionError {

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::TlsStream;
 
 use super::{
-    driver::{Ended, SessionHandle, drive, now, say_goodbye},
+    driver::{Ended, SessionHandle, drive, hang_up, now, say_goodbye},
     rejection::{Rejection, RejectionLog},
     tls::{Tls, TlsError},
 };
@@ -312,25 +312,24 @@ impl Shared {
 
     /// One connection from its first byte to its last.
     async fn welcome(self: Arc<Self>, stream: TcpStream, address: SocketAddr, id: u64) {
+        let _place = Place { shared: self.clone(), id };
         let limit = self.bounds.handshake_timeout;
-        let handshake = timeout(limit, self.handshake(stream)).await.unwrap_or(Err(Rejection::TooSlow(limit)));
-        match handshake {
-            Ok((node, stream)) => self.serve(node, stream, address, id).await,
-            Err(rejection) => {
-                self.places().pending.retain(|pending| pending.id != id);
+        let tls = self.places().tls.clone();
+        // Small messages go at once; where that can't be had, they go a little later.
+        let _ = stream.set_nodelay(true);
+        match timeout(limit, tls.accept_or_return(stream)).await {
+            Ok(Ok((node, stream))) => self.serve(node, stream, address, id).await,
+            Ok(Err((rejection, stream))) => {
                 self.reject(address, &rejection);
+                // It may still have to read why.
+                hang_up(stream).await;
             }
+            Err(_) => self.reject(address, &Rejection::TooSlow(limit)),
         }
     }
 
-    async fn handshake(&self, stream: TcpStream) -> Result<(NodeName, TlsStream<TcpStream>), Rejection> {
-        stream.set_nodelay(true)?;
-        let tls = self.places().tls.clone();
-        tls.accept(stream).await
-    }
-
     /// The session of a peer that has proved who it is.
-    async fn serve(self: Arc<Self>, node: NodeName, stream: TlsStream<TcpStream>, address: SocketAddr, id: u64) {
+    async fn serve(self: &Arc<Self>, node: NodeName, stream: TlsStream<TcpStream>, address: SocketAddr, id: u64) {
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let policy = self.places().policy.clone();
         if let Err(rejection) = self.check(&node, &policy, id) {
@@ -338,23 +337,18 @@ impl Shared {
             if matches!(rejection, Rejection::Denied(_)) {
                 say_goodbye(stream, BytesMut::new(), CloseReason::Denied).await;
             }
-            self.places().pending.retain(|pending| pending.id != id);
             return;
         }
-        let watch = self.journal.watch(None);
         let endpoint = Endpoint::new(self.journal.clone(), self.session_config(&node, &policy), now());
         let (shared, peer) = (self.clone(), node.clone());
-        let (handle, session) = drive(stream, endpoint, watch, move |event| (shared.events)(&peer, event));
+        let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
         let entry = Session { id, node: node.clone(), address, since: now(), handle, certificates };
         if !self.places().enter(entry, &policy, &self.bounds) {
             return;
         }
         tracing::info!(%node, %address, "session begins");
-        let ended = session.await;
-        self.places().sessions.retain(|session| session.id != id);
-        self.left.notify_waiters();
-        match ended {
-            Ended::Stopped | Ended::HungUp | Ended::Failed(SessionError::ClosedByPeer { .. }) => {
+        match session.await {
+            ended @ (Ended::Stopped | Ended::HungUp | Ended::Failed(SessionError::ClosedByPeer { .. })) => {
                 tracing::info!(%node, %address, reason = %ended, "session ended");
             }
             Ended::Failed(SessionError::Denied { node }) => self.reject(address, &Rejection::Denied(node)),
@@ -393,15 +387,17 @@ impl Shared {
 impl Places {
     /// Ends a handshake if there are too many: of the address itself, or else of that which has most.
     fn make_room(&mut self, newcomer: IpAddr, bounds: &ListenBounds) -> Option<SocketAddr> {
-        let count = |address| self.pending.iter().filter(|pending| pending.address.ip() == address).count();
-        let crowded = if count(newcomer) >= bounds.handshakes_per_address_max {
-            newcomer
-        } else if self.pending.len() >= bounds.handshakes_max {
-            self.pending.iter().map(|pending| pending.address.ip()).max_by_key(|address| count(*address))?
+        let origins: Vec<_> = self.pending.iter().map(|pending| origin(pending.address.ip())).collect();
+        let count = |address| origins.iter().filter(|other| **other == address).count();
+        let crowded = if count(origin(newcomer)) >= bounds.handshakes_per_address_max {
+            origin(newcomer)
+        } else if origins.len() >= bounds.handshakes_max {
+            // Of equals the last in this order, which is the oldest, so that a new one gets the time it needs.
+            origins.iter().rev().copied().max_by_key(|address| count(*address))?
         } else {
             return None;
         };
-        let oldest = self.pending.iter().position(|pending| pending.address.ip() == crowded)?;
+        let oldest = origins.iter().position(|address| *address == crowded)?;
         let displaced = self.pending.remove(oldest);
         displaced.task.abort();
         Some(displaced.address)
@@ -419,5 +415,44 @@ impl Places {
         own.take(surplus).for_each(|oldest| oldest.handle.stop());
         self.sessions.push(session);
         true
+    }
+}
+
+/// A connection's place, which is free again however its task ends.
+struct Place {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.shared.places();
+        places.pending.retain(|pending| pending.id != self.id);
+        places.sessions.retain(|session| session.id != self.id);
+        drop(places);
+        self.shared.left.notify_waiters();
+    }
+}
+
+/// Who is taken for one: an address, or all of an IPv6 network of 64 bits, which is what one host is usually given.
+fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_of_one_ipv6_network_are_taken_for_one() {
+        let [a, b, other, v4, mapped] =
+            ["2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1", "10.0.0.1", "::ffff:10.0.0.1"]
+                .map(|address| origin(address.parse().unwrap()));
+        assert_eq!(a, b);
+        assert_ne!(a, other);
+        assert_eq!(v4, mapped);
     }
 }

@@ -203,9 +203,20 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let stream = TlsAcceptor::from(self.0.server.clone()).accept(stream).await?;
-        let peer = peer_name(stream.get_ref().1.peer_certificates().unwrap_or_default())?;
-        Ok((peer, stream.into()))
+        self.accept_or_return(stream).await.map_err(|(rejection, _)| rejection)
+    }
+
+    /// Like [`accept`](Self::accept); gives the connection back if it came to nothing.
+    pub(super) async fn accept_or_return<S>(&self, stream: S) -> Result<(NodeName, TlsStream<S>), (Rejection, S)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let accepted = TlsAcceptor::from(self.0.server.clone()).accept(stream).into_fallible().await;
+        let stream = accepted.map_err(|(error, stream)| (error.into(), stream))?;
+        match peer_name(stream.get_ref().1.peer_certificates().unwrap_or_default()) {
+            Ok(peer) => Ok((peer, stream.into())),
+            Err(error) => Err((error.into(), stream.into_inner().0)),
+        }
     }
 
     /// Whether a peer that was let in with this certificate would be now.

@@ -2,11 +2,11 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use counterfoil_storage::{Batch, Head, LogId};
+use counterfoil_storage::{Batch, LogId};
 
 use super::{
     FetchFailure, FetchRequest, Session,
-    state::{Boundary, IN_FLIGHT_MAX, Log, Outgoing, Streaming},
+    state::{Log, Outgoing, Streaming},
 };
 use crate::{
     error::PeerMisbehaved,
@@ -82,8 +82,7 @@ impl Session {
     /// Puts a log in its space's list of logs ready to send, if it is.
     pub(super) fn want_send(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
-        let wants = matches!(&log.outgoing, Outgoing::Streaming(streaming) if streaming.can_send());
-        if wants && !std::mem::replace(&mut log.in_ready, true) {
+        if log.can_send() && !std::mem::replace(&mut log.in_ready, true) {
             let index = log.space;
             self.spaces[index].ready.push_back(id);
             self.enqueue_space(index);
@@ -256,23 +255,24 @@ impl Session {
     fn send_from(&mut self, index: usize, id: LogId) -> Option<Message> {
         let space = &mut self.spaces[index];
         let log = self.logs.get_mut(&id)?;
-        let head = log.head();
-        let Outgoing::Streaming(streaming) = &mut log.outgoing else {
+        let (head, can_send) = (log.head(), log.can_send());
+        let Some(streaming) = log.streaming().filter(|_| can_send) else {
             space.ready.pop_front();
             log.in_ready = false;
             return None;
         };
-        if streaming.can_send() && std::mem::take(&mut streaming.announce) {
+        if std::mem::take(&mut streaming.announce) {
             return Some(Message::Announce(Announce { genesis: (*log.genesis).clone(), head }));
         }
-        space.ready.pop_front();
-        log.in_ready = false;
         let batch = streaming.send()?;
+        let blocked = if streaming.ready.is_empty() { streaming.blocked.take() } else { None };
         let len = batch.bytes().len();
+        log.in_flight.push(batch.head(), len as u64);
+        log.in_ready = false;
+        space.ready.pop_front();
         self.source.ready_bytes -= len;
         self.source.used_bytes += len as u64;
         space.used_bytes += len as u64;
-        let blocked = if streaming.ready.is_empty() { streaming.blocked.take() } else { None };
         self.source.send_order.rotate_left(1);
         if let Some(reason) = blocked {
             self.park_outgoing(id, reason);
@@ -285,6 +285,15 @@ impl Session {
 }
 
 impl Log {
+    fn streaming(&mut self) -> Option<&mut Streaming> {
+        if let Outgoing::Streaming(streaming) = &mut self.outgoing { Some(streaming) } else { None }
+    }
+
+    fn can_send(&self) -> bool {
+        matches!(&self.outgoing, Outgoing::Streaming(streaming) if !streaming.ready.is_empty())
+            && !self.in_flight.is_full()
+    }
+
     /// Whether more of it should be read, given how many bytes ready to send are enough.
     fn wants_fetch(&self, watermark: usize) -> bool {
         matches!(&self.outgoing, Outgoing::Streaming(streaming)
@@ -296,33 +305,13 @@ impl Log {
 }
 
 impl Streaming {
-    fn can_send(&self) -> bool {
-        !self.ready.is_empty() && self.in_flight.len() < IN_FLIGHT_MAX
-    }
-
     /// Takes the next batch to send.
     fn send(&mut self) -> Option<Batch> {
-        if !self.can_send() {
-            return None;
-        }
         let batch = self.ready.pop_front()?;
         assert_eq!(batch.header().previous, self.sent.digest, "what is ready continues what was sent");
-        let len_bytes = batch.bytes().len() as u64;
         self.ready_bytes -= batch.bytes().len();
         self.sent = batch.head();
-        self.in_flight.push_back(Boundary { head: self.sent, len_bytes });
-        self.in_flight_bytes += len_bytes;
         Some(batch)
-    }
-
-    /// Whether a head is one that was sent and not yet acknowledged: then all up to it is.
-    pub(super) fn acknowledge(&mut self, head: Head) -> bool {
-        let found = self.in_flight.binary_search_by_key(&head.next_seq, |boundary| boundary.head.next_seq);
-        let Some(position) = found.ok().filter(|position| self.in_flight[*position].head == head) else {
-            return false;
-        };
-        self.in_flight_bytes -= self.in_flight.drain(..=position).map(|boundary| boundary.len_bytes).sum::<u64>();
-        true
     }
 }
 

@@ -7,7 +7,7 @@ use counterfoil_storage::{Batch, Head, LogId, Seq};
 
 use super::{
     LogState, Session,
-    state::{Local, Log, Outflow, Outgoing, Streaming},
+    state::{InFlight, Local, Log, Outflow, Outgoing, Streaming},
 };
 use crate::{
     error::PeerMisbehaved,
@@ -101,7 +101,8 @@ impl Session {
         self.spaces[index].outflow = Outflow::Open { scope };
         for id in self.log_ids(index) {
             let Some(log) = self.logs.get(&id) else { continue };
-            if matches!(log.outgoing, Outgoing::Awaiting { .. }) {
+            // Also those that came after the offer.
+            if matches!(log.outgoing, Outgoing::Awaiting { .. } | Outgoing::Idle) {
                 if self.source_carries(scope, log) && log.has_records() {
                     self.stream_from_start(id);
                 } else {
@@ -174,6 +175,9 @@ impl Session {
         let Some(log) = self.logs.get_mut(&id) else { return };
         if let Outgoing::Streaming(streaming) = &log.outgoing {
             self.source.ready_bytes -= streaming.ready_bytes;
+        }
+        if !matches!(state, Outgoing::Parked(_)) {
+            log.in_flight = InFlight::default();
         }
         log.outgoing = state;
         log.generation += 1;
@@ -277,20 +281,15 @@ impl Session {
             return Err(PeerMisbehaved::UnknownLog { log: ack.log });
         };
         let index = log.space;
-        match &mut log.outgoing {
-            Outgoing::Streaming(streaming) => {
-                if log.peer_head == Some(ack.head) {
-                    return Ok(());
-                }
-                if streaming.acknowledge(ack.head) {
-                    self.note_peer_head(ack.log, ack.head);
-                    self.want_send(ack.log);
-                } else {
-                    self.classify(ack.log, ack.head);
-                }
-            }
-            Outgoing::Checking { .. } | Outgoing::Ahead { .. } => self.classify(ack.log, ack.head),
-            Outgoing::Idle | Outgoing::Awaiting { .. } | Outgoing::Parked(_) => {}
+        if log.peer_head == Some(ack.head) {
+            return Ok(());
+        }
+        if log.in_flight.acknowledge(ack.head) {
+            self.note_peer_head(ack.log, ack.head);
+            self.want_send(ack.log);
+        } else if matches!(log.outgoing, Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. }) {
+            // The peer got it, or lost it, otherwise than by this session.
+            self.classify(ack.log, ack.head);
         }
         self.check_in_sync(index);
         Ok(())

@@ -165,6 +165,8 @@ pub(super) struct Log {
     pub(super) generation: u64,
     /// Up to where the peer has it durable, on this node's chain; `None` until known.
     pub(super) peer_head: Option<Head>,
+    /// What was sent and not acknowledged. Also of a log that has stopped since.
+    pub(super) in_flight: InFlight,
     /// It is in its space's list of logs ready to send, in that of logs wanting to be read, and in the
     /// session's of logs to check.
     pub(super) in_ready: bool,
@@ -201,6 +203,7 @@ impl Log {
             outgoing: Outgoing::Idle,
             generation: 0,
             peer_head: None,
+            in_flight: InFlight::default(),
             in_ready: false,
             in_fetch: false,
             in_checks: false,
@@ -256,16 +259,13 @@ pub(super) enum Outgoing {
     Parked(ParkReason),
 }
 
-/// A log that is being sent. `peer_head ≤ in_flight ≤ sent ≤ read ≤ durable here`, all on one chain.
+/// A log that is being sent. `peer_head ≤ in flight ≤ sent ≤ read ≤ durable here`, all on one chain.
 #[derive(Debug)]
 pub(super) struct Streaming {
     /// The target does not know the log: announce it before the next batch.
     pub(super) announce: bool,
     /// After the last batch sent.
     pub(super) sent: Head,
-    /// Heads after each batch sent and not acknowledged; at most [`IN_FLIGHT_MAX`].
-    pub(super) in_flight: VecDeque<Boundary>,
-    pub(super) in_flight_bytes: u64,
     /// Read and not yet sent; the first follows `sent`.
     pub(super) ready: VecDeque<Batch>,
     pub(super) ready_bytes: usize,
@@ -277,13 +277,43 @@ pub(super) struct Streaming {
 }
 
 /// The most batches of one log that may be sent and not acknowledged: 131,072, of 48 bytes each.
-pub(super) const IN_FLIGHT_MAX: usize = 131_072;
+const IN_FLIGHT_MAX: usize = 131_072;
+
+/// The batches of a log that were sent and not acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    /// Ascending; at most [`IN_FLIGHT_MAX`].
+    boundaries: VecDeque<Boundary>,
+    pub(super) bytes: u64,
+}
 
 /// Where a batch that was sent ends.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Boundary {
-    pub(super) head: Head,
-    pub(super) len_bytes: u64,
+struct Boundary {
+    head: Head,
+    len_bytes: u64,
+}
+
+impl InFlight {
+    pub(super) fn is_full(&self) -> bool {
+        self.boundaries.len() >= IN_FLIGHT_MAX
+    }
+
+    /// A batch was sent.
+    pub(super) fn push(&mut self, head: Head, len_bytes: u64) {
+        self.boundaries.push_back(Boundary { head, len_bytes });
+        self.bytes += len_bytes;
+    }
+
+    /// Whether a head is one that was sent and not yet acknowledged: then all up to it is.
+    pub(super) fn acknowledge(&mut self, head: Head) -> bool {
+        let found = self.boundaries.binary_search_by_key(&head.next_seq, |boundary| boundary.head.next_seq);
+        let Some(position) = found.ok().filter(|position| self.boundaries[*position].head == head) else {
+            return false;
+        };
+        self.bytes -= self.boundaries.drain(..=position).map(|boundary| boundary.len_bytes).sum::<u64>();
+        true
+    }
 }
 
 impl Streaming {
@@ -291,8 +321,6 @@ impl Streaming {
         Self {
             announce,
             sent: head,
-            in_flight: VecDeque::new(),
-            in_flight_bytes: 0,
             ready: VecDeque::new(),
             ready_bytes: 0,
             read: head,

@@ -10,17 +10,13 @@ use crate::event::{SessionStatus, SpaceStatus};
 
 impl Session {
     pub(super) fn report(&self) -> SessionStatus {
-        let in_flight = |log: &Log| match &log.outgoing {
-            Outgoing::Streaming(streaming) => streaming.in_flight_bytes,
-            _ => 0,
-        };
         let mut spaces: Vec<_> = self.spaces.iter().map(|space| self.report_space(space)).collect();
         spaces.sort_by(|a, b| a.space.cmp(&b.space));
         SessionStatus {
             peer: self.config.peer.clone(),
             incarnation: self.peer.map(|peer| peer.incarnation),
             last_heard: self.liveness.last_heard,
-            in_flight_bytes: self.logs.values().map(in_flight).sum(),
+            in_flight_bytes: self.logs.values().map(|log| log.in_flight.bytes).sum(),
             spaces,
         }
     }
@@ -70,12 +66,12 @@ fn lag(log: &Log) -> (u64, u64) {
     }
     let next_seq = local.head.next_seq.0;
     let acked = log.peer_head.map_or(0, |head| head.next_seq.0);
-    let (sent, in_flight_bytes) = match &log.outgoing {
-        Outgoing::Streaming(streaming) => (streaming.sent.next_seq.0, streaming.in_flight_bytes),
-        _ => (acked, 0),
+    let sent = match &log.outgoing {
+        Outgoing::Streaming(streaming) => streaming.sent.next_seq.0,
+        _ => acked,
     };
     let kept = next_seq.saturating_sub(local.first_seq.0).max(1);
     let unsent = u128::from(next_seq.saturating_sub(sent));
     let unsent_bytes = u128::from(local.bytes) * unsent / u128::from(kept);
-    (next_seq.saturating_sub(acked), in_flight_bytes + u64::try_from(unsent_bytes).unwrap_or(u64::MAX))
+    (next_seq.saturating_sub(acked), log.in_flight.bytes + u64::try_from(unsent_bytes).unwrap_or(u64::MAX))
 }

@@ -424,6 +424,12 @@ impl Session {
         }
     }
 
+    /// Bytes received that are neither durable nor dropped.
+    #[cfg(test)]
+    pub(super) fn target_outstanding(&self) -> u64 {
+        self.target.outstanding
+    }
+
     fn queue_credit(&mut self, index: usize) {
         let space = &mut self.spaces[index];
         if space.credit_due > 0 && !std::mem::replace(&mut space.in_credit_queue, true) {

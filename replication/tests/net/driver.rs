@@ -11,14 +11,14 @@ use counterfoil_replication::{
     codec,
     net::{Ended, SessionHandle, drive},
 };
-use counterfoil_storage::Incarnation;
+use counterfoil_storage::{Genesis, Incarnation};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     task::JoinHandle,
     time::{Instant, sleep},
 };
 
-use crate::node::{Node, name};
+use crate::node::{Node, name, space};
 
 /// A session that runs, and what it has said so far.
 struct Running {
@@ -27,11 +27,10 @@ struct Running {
     events: Arc<Mutex<Vec<Event>>>,
 }
 
-fn run(node: &Node, endpoint: Endpoint, stream: DuplexStream) -> Running {
+fn run(endpoint: Endpoint, stream: DuplexStream) -> Running {
     let events = Arc::new(Mutex::new(Vec::new()));
     let sink = events.clone();
-    let (handle, session) =
-        drive(stream, endpoint, node.journal.watch(None), move |event| sink.lock().unwrap().push(event));
+    let (handle, session) = drive(stream, endpoint, move |event| sink.lock().unwrap().push(event));
     Running { handle, task: tokio::spawn(session), events }
 }
 
@@ -46,8 +45,8 @@ fn mirror(source: &Node, target: &Node, room: usize) -> (Running, Running) {
     let (near, far) = duplex(room);
     let (from, to) = (&source.journal.identity().node, &target.journal.identity().node);
     let endpoint = source.endpoint(to.as_str(), &[(from.as_str(), Direction::Send)], Policy::nothing());
-    let sender = run(source, endpoint, near);
-    let receiver = run(target, target.endpoint(from.as_str(), &[], Policy::own_space_only()), far);
+    let sender = run(endpoint, near);
+    let receiver = run(target.endpoint(from.as_str(), &[], Policy::own_space_only()), far);
     (sender, receiver)
 }
 
@@ -87,11 +86,34 @@ async fn two_ends_that_write_at_once_into_a_narrow_connection_do_not_wait_for_ea
     let (head_a, head_b) = (a.append(2000), b.append(2000));
     let (near, far) = duplex(64);
     let spaces = [("a", Direction::Send), ("b", Direction::Receive)];
-    let near = run(&a, a.endpoint("b", &spaces, Policy::nothing()), near);
+    let near = run(a.endpoint("b", &spaces, Policy::nothing()), near);
     let spaces = [("a", Direction::Receive), ("b", Direction::Send)];
-    let far = run(&b, b.endpoint("a", &spaces, Policy::nothing()), far);
+    let far = run(b.endpoint("a", &spaces, Policy::nothing()), far);
     until(&[&a, &b], || a.head(b.log) == Some(head_b) && b.head(a.log) == Some(head_a)).await;
     drop((near, far));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_of_many_spaces_hears_of_each() {
+    let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
+    let spaces: Vec<_> = (0..40).map(|n| format!("space-{n}")).collect();
+    let nonce = *source.journal.identity().incarnation.as_bytes();
+    let logs: Vec<_> = spaces
+        .iter()
+        .map(|own| source.journal.create_log(Genesis::new(space(own), name("a"), nonce)).unwrap())
+        .collect();
+    let policy = "[[grant]]\nnode = \"a\"\nspace = \"*\"\nrights = [\"write\"]";
+    let offered: Vec<_> = spaces.iter().map(|own| (own.as_str(), Direction::Send)).collect();
+    let (near, far) = duplex(64 << 10);
+    let _sender = run(source.endpoint("hub", &offered, Policy::nothing()), near);
+    let _receiver = run(target.endpoint("a", &[], Policy::parse(policy).unwrap()), far);
+    for _ in 0..2 {
+        for log in &logs {
+            source.journal.writer(*log).unwrap().append(b"x").unwrap();
+            source.journal.commit().unwrap();
+            until(&[&target], || target.head(*log) == source.head(*log)).await;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +160,7 @@ async fn a_peer_that_says_nothing_is_given_up() {
     let node = Node::by_hand("hub");
     let (near, _silent) = duplex(64 << 10);
     let begun = Instant::now();
-    let session = run(&node, node.endpoint("a", &[], Policy::own_space_only()), near);
+    let session = run(node.endpoint("a", &[], Policy::own_space_only()), near);
     let ended = session.task.await.unwrap();
     assert!(matches!(ended, Ended::Failed(SessionError::HandshakeTimeout { .. })), "{ended}");
     assert!(begun.elapsed() >= Duration::from_secs(10));
@@ -148,7 +170,7 @@ async fn a_peer_that_says_nothing_is_given_up() {
 async fn a_peer_that_falls_silent_is_given_up_although_the_connection_stands() {
     let node = Node::by_hand("hub");
     let (near, mut far) = duplex(1 << 20);
-    let session = run(&node, node.endpoint("a", &[], Policy::own_space_only()), near);
+    let session = run(node.endpoint("a", &[], Policy::own_space_only()), near);
     far.write_all(&hello()).await.unwrap();
     let ended = session.task.await.unwrap();
     assert!(matches!(ended, Ended::Failed(SessionError::Silent { .. })), "{ended}");
@@ -161,7 +183,7 @@ async fn bytes_that_are_no_message_end_the_session_at_once_and_the_peer_is_told(
     let unknown_kind = vec![1, 0, 0, 0, 77];
     for bytes in [oversized, unknown_kind] {
         let (near, mut far) = duplex(64 << 10);
-        let session = run(&node, node.endpoint("a", &[], Policy::own_space_only()), near);
+        let session = run(node.endpoint("a", &[], Policy::own_space_only()), near);
         far.write_all(&hello()).await.unwrap();
         far.write_all(&bytes).await.unwrap();
         let mut heard = BytesMut::new();

@@ -136,6 +136,22 @@ async fn silent_connections_can_t_keep_an_honest_one_out() {
 }
 
 #[tokio::test]
+async fn the_newest_sessions_of_a_node_take_the_places_of_its_oldest() {
+    let (authority, hub) = (Authority::new(), Node::new("hub"));
+    let listener = listen_as(&hub, &authority, "127.0.0.1:0", Policy::own_space_only()).await;
+    let tls = authority.tls("a");
+    let mut lost = Vec::new();
+    for n in 0..10 {
+        let mut stream = tls.connect(tcp(&listener).await, &name("hub")).await.unwrap();
+        // The hub's own hello: the session has begun.
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        assert!(listener.peers().len() <= n + 1);
+        lost.push(stream);
+    }
+    until("left", || listener.peers().len() == 4).await;
+}
+
+#[tokio::test]
 async fn a_flood_of_bad_connections_does_not_flood_the_log() {
     let (log, _guard) = Log::begin();
     let (authority, hub) = (Authority::new(), Node::new("hub"));

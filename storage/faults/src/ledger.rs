@@ -35,6 +35,8 @@ struct LogLedger {
     genesis: Genesis,
     /// Whether the log itself was acknowledged.
     is_proven: bool,
+    /// Whether the log itself is queued.
+    is_queued: bool,
     /// For each sequence number the bodies given for it; where acknowledged, exactly one.
     bodies: Vec<Vec<Bytes>>,
     /// Sequence number after the last record acknowledged, or served, which promises as much.
@@ -60,7 +62,8 @@ impl Reading {
             match item {
                 Ok(batch) => reading.batches.push(batch),
                 Err(error) => {
-                    let is_last = matches!(error, ReadError::Disk { .. }) || reading.errors.len() > READ_ERRORS_MAX;
+                    let stays = matches!(error, ReadError::Disk { .. } | ReadError::UnknownLog { .. });
+                    let is_last = stays || reading.errors.len() > READ_ERRORS_MAX;
                     reading.errors.push(error);
                     if is_last {
                         break;
@@ -69,6 +72,29 @@ impl Reading {
             }
         }
         reading
+    }
+}
+
+/// An acknowledged record that a journal does not serve.
+#[derive(Debug, Clone)]
+pub struct Missing {
+    /// Its log.
+    pub log: LogId,
+    /// Its sequence number.
+    pub seq: Seq,
+    /// Its bytes.
+    pub body: Bytes,
+    /// Whether reading the log said so at its place.
+    pub is_named: bool,
+}
+
+/// Whether an error of reading a log says that a record can't be served.
+fn names(error: &ReadError, id: LogId, seq: Seq) -> bool {
+    match error {
+        ReadError::Damaged { log, first_seq, next_seq, .. } | ReadError::Hole { log, first_seq, next_seq } => {
+            *log == id && (*first_seq..*next_seq).contains(&seq)
+        }
+        _ => true,
     }
 }
 
@@ -85,13 +111,15 @@ impl Ledger {
 
     /// A log was made known.
     pub fn created(&mut self, genesis: &Genesis) {
-        self.logs.entry(genesis.log_id()).or_insert_with(|| LogLedger {
+        let ledger = self.logs.entry(genesis.log_id()).or_insert_with(|| LogLedger {
             genesis: genesis.clone(),
             is_proven: false,
+            is_queued: true,
             bodies: Vec::new(),
             proven: 0,
             queued: 0,
         });
+        ledger.is_queued = true;
     }
 
     /// Records were queued from `first_seq` on.
@@ -99,7 +127,8 @@ impl Ledger {
         let ledger = self.logs.get_mut(&log).ok_or_else(|| Violation(format!("{log} was never created")))?;
         let first = first_seq.0 as usize;
         ensure!(first >= ledger.proven, "{log}: sequence number {first} was given twice, {} are proven", ledger.proven);
-        ensure!(first <= ledger.queued, "{log}: sequence number {first} was given, {} come before", ledger.queued);
+        let given = ledger.bodies.len();
+        ensure!(first <= given, "{log}: sequence number {first} was given, {given} come before");
         for (index, body) in bodies.iter().enumerate() {
             let body = Bytes::copy_from_slice(body.as_ref());
             match ledger.bodies.get_mut(first + index) {
@@ -114,8 +143,16 @@ impl Ledger {
     /// Everything queued was acknowledged.
     pub fn committed(&mut self) {
         for log in self.logs.values_mut() {
-            log.is_proven = true;
+            log.is_proven |= log.is_queued || log.queued > log.proven;
             log.prove(log.queued);
+        }
+    }
+
+    /// A commit failed: of what was queued nothing is known, and another commit does not concern it.
+    pub fn commit_failed(&mut self) {
+        for log in self.logs.values_mut() {
+            log.is_queued = false;
+            log.queued = log.proven;
         }
     }
 
@@ -172,29 +209,35 @@ impl Ledger {
         Ok(())
     }
 
-    /// Judges a journal on a medium that rots: what it serves is what it was given, in place. How many
-    /// of the acknowledged records it does not serve.
-    pub fn judge_rotten(&self, journal: &Journal) -> Result<u64, Violation> {
-        let mut missing = 0;
+    /// Judges a journal on a medium that rots: what it serves is what it was given, in place. Which
+    /// acknowledged records it does not serve, and what it says of them.
+    pub fn judge_rotten(&self, journal: &Journal) -> Result<Vec<Missing>, Violation> {
+        let mut missing = Vec::new();
         for (id, ledger) in &self.logs {
             let reading = Reading::of(journal.read(*id, Seq::ZERO));
             ensure!(reading.errors.len() < READ_ERRORS_MAX, "{id}: reading makes no progress");
+            let mut served = vec![false; ledger.proven];
             let mut end = 0;
-            let mut served = 0;
             for batch in &reading.batches {
-                let first = batch.first_seq().0 as usize;
-                ensure!(first >= end, "{id}: {first} was served after {end}");
-                end = batch.next_seq().0 as usize;
-                served += end - first;
+                let range = batch.first_seq().0 as usize..batch.next_seq().0 as usize;
+                ensure!(range.start >= end, "{id}: {} was served after {end}", range.start);
+                end = range.end;
                 ledger.check_bodies(*id, batch)?;
+                range.filter(|seq| *seq < ledger.proven).for_each(|seq| served[seq] = true);
             }
-            missing += ledger.proven.saturating_sub(served) as u64;
-            // Reading goes on behind the end and past damage; single reads say the same or refuse.
+            // Single reads say the same or refuse.
             for seq in [0, ledger.proven / 2, ledger.proven.saturating_sub(1)] {
                 if let Ok(Some(batch)) = journal.read_batch(*id, Seq(seq as u64)) {
                     ledger.check_bodies(*id, &batch)?;
                 }
             }
+            let unserved = (0..).zip(served).filter(|(_, is_served)| !is_served).map(|(seq, _)| Seq(seq));
+            missing.extend(unserved.map(|seq| Missing {
+                log: *id,
+                seq,
+                body: ledger.bodies[seq.0 as usize][0].clone(),
+                is_named: reading.errors.iter().any(|error| names(error, *id, seq)),
+            }));
         }
         Ok(missing)
     }
@@ -225,9 +268,6 @@ impl LogLedger {
             candidates.drain(..candidates.len() - 1);
         }
         self.proven = self.proven.max(next);
-        if self.proven >= self.queued {
-            self.bodies.truncate(self.proven);
-        }
     }
 
     /// Each batch follows the one before, and holds what was given.

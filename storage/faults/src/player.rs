@@ -59,7 +59,7 @@ pub struct Player {
     own: Vec<LogId>,
     /// Logs of another node, with their heads there.
     foreign: Vec<(LogId, Head)>,
-    next_nonce: u8,
+    next_space: u64,
     /// Whether the store was made: from then on it must open.
     is_made: bool,
     /// Whether the journal refused an append for good.
@@ -95,7 +95,7 @@ impl Player {
             rng: Rng::new(42),
             own: Vec::new(),
             foreign: Vec::new(),
-            next_nonce: 0,
+            next_space: 0,
             is_made: false,
             is_poisoned: false,
             errors: 0,
@@ -183,6 +183,10 @@ impl Player {
         match opened {
             Ok((journal, recovery)) => {
                 self.is_made = true;
+                if !self.is_faulty() {
+                    let damage = recovery.iter().flat_map(Recovery::damage).next();
+                    ensure!(damage.is_none(), "damage was found where there is none: {damage:?}");
+                }
                 self.settle(&journal)?;
                 self.journal = Some(journal);
                 Ok(recovery)
@@ -227,7 +231,7 @@ impl Player {
         if !self.is_faulty() {
             judged?;
         }
-        self.own.retain(|id| journal.log(*id).is_some());
+        self.own.retain(|id| journal.writer(*id).is_ok());
         self.foreign.retain_mut(|(id, head)| {
             let info = journal.log(*id);
             if let Some(info) = &info {
@@ -248,16 +252,20 @@ impl Player {
         if matches!(error, AppendError::StorageFull) {
             ensure!(self.disk.is_bounded() || self.disk.struck() > 0, "full without a bound");
         }
+        // Whoever met it, the commit of all that was queued has failed.
+        self.ledger.commit_failed();
         self.is_poisoned |= matches!(error, AppendError::Poisoned { .. });
         self.errors += 1;
         Ok(())
     }
 
     fn create_log(&mut self, journal: &Journal, node: &str) -> Result<(), Violation> {
-        self.next_nonce = self.next_nonce.wrapping_add(1);
+        self.next_space += 1;
         let name = |_| Violation("a name".into());
-        let space = SpaceName::new("space").map_err(name)?;
-        let genesis = Genesis::new(space, NodeName::new(node).map_err(name)?, [self.next_nonce; 16]);
+        let space = SpaceName::new(&format!("space-{}", self.next_space)).map_err(name)?;
+        // A log is a node's own if it names the node and its present incarnation.
+        let nonce = *journal.identity().incarnation.as_bytes();
+        let genesis = Genesis::new(space, NodeName::new(node).map_err(name)?, nonce);
         match journal.create_log(genesis.clone()) {
             Ok(id) => {
                 self.ledger.created(&genesis);
@@ -310,9 +318,12 @@ impl Player {
                 ensure!(!self.is_poisoned, "a poisoned journal took a batch");
                 self.take_receipt(&receipt, &bodies)?;
                 self.foreign[slot].1 = batch.head();
-                let again = journal.store(batch);
-                ensure!(matches!(again, Ok(Stored::Duplicate) | Err(_)), "a duplicate was stored: {again:?}");
-                Ok(())
+                match journal.store(batch) {
+                    Ok(Stored::Duplicate) => Ok(()),
+                    Err(StoreError::Append(error)) => self.explain(&error),
+                    Err(StoreError::Read(_)) if self.is_faulty() => Ok(()),
+                    again => Err(Violation(format!("{id}: a duplicate was not told: {again:?}"))),
+                }
             }
             Ok(Stored::Duplicate) => Err(Violation(format!("{id}: a new batch was taken for a duplicate"))),
             Err(StoreError::Append(error)) => self.explain(&error),

@@ -69,13 +69,14 @@ fn played(program: &[Step], faults: &[Injection]) -> Player {
 fn tail(disk: &FaultVfs) -> String {
     let trace = disk.trace();
     let lines: Vec<&str> = trace.iter().map(|(_, line)| line.as_str()).collect();
-    lines[lines.len().saturating_sub(25)..].join("\n")
+    lines[lines.len().saturating_sub(60)..].join("\n") + "\n"
 }
 
 fn without_kills(program: Vec<Step>) -> Vec<Step> {
     program.into_iter().map(|step| if step == Step::Kill { Step::Reopen } else { step }).collect()
 }
 
+/// How many crashes at each operation: `COUNTERFOIL_EXPLORE`, or one.
 fn seeds() -> u64 {
     std::env::var("COUNTERFOIL_EXPLORE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
@@ -89,7 +90,9 @@ fn a_crash_at_any_operation_and_at_any_of_the_recovery_loses_nothing_acknowledge
         for number in &changing {
             let fault = Injection::at(*number, Fault::PowerCut);
             let player = played(&program, &[fault]);
-            for seed in 0..3 * seeds() {
+            // The process alone was killed: what it wrote is seen, flushed or not, and may be lost later.
+            check(&player.on_disk(player.disk.clone()).prove_sound(player.disk.kill()), name, *number, 0, None);
+            for seed in 0..seeds() {
                 let seed = seed + number * 1000;
                 check(
                     &player.on_disk(player.disk.clone()).prove_sound(player.disk.crash(seed)),
@@ -116,7 +119,11 @@ fn crash_in_recovery(player: &Player, name: &str, number: u64, seed: u64) -> u64
     let operations = first.disk.trace();
     drop(first);
     let mut crashes = 0;
-    for (again, _) in (0..).zip(&operations).filter(|(_, (operation, _))| operation.changes_disk()) {
+    for (again, (operation, _)) in (0..).zip(&operations) {
+        // Usually a part of them, another one after each crash.
+        if !operation.changes_disk() || (seeds() == 1 && !(number + again).is_multiple_of(4)) {
+            continue;
+        }
         let mut second = player.on_disk(player.disk.crash(seed));
         second.disk.inject(Injection::at(again, Fault::PowerCut));
         check(&second.open(), name, number, seed, Some(again));
@@ -144,8 +151,16 @@ fn explore(fault: Fault) {
             for injection in [Injection::at(number, fault), Injection::at(number, fault).for_ever()] {
                 let player = played(&program, &[injection]);
                 for disk in [player.disk.snapshot().kill(), player.disk.snapshot().crash(number)] {
-                    let outcome = player.on_disk(player.disk.clone()).prove_sound(disk);
-                    assert_eq!(outcome, Ok(()), "{name}: {injection:?} ({operation:?})\n{}", tail(&player.disk));
+                    let mut after = player.on_disk(disk.clone());
+                    let outcome = after.prove_sound(disk.clone());
+                    assert_eq!(
+                        outcome,
+                        Ok(()),
+                        "{name}: {injection:?} ({operation:?})\n{}then\n{}then\n{}",
+                        tail(&player.disk),
+                        tail(&disk),
+                        tail(&after.disk)
+                    );
                     explored += 1;
                 }
             }

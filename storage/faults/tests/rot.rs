@@ -7,8 +7,8 @@ use std::{
     thread,
 };
 
-use counterfoil_faults::{FaultVfs, Ledger, Player, STORE, Step, small_options};
-use counterfoil_storage::{Journal, Options};
+use counterfoil_faults::{FaultVfs, Ledger, Missing, Player, STORE, Step, small_options};
+use counterfoil_storage::{Finding, Journal, Options, verify};
 
 const SEGMENT_BYTES: u64 = 64 << 10;
 
@@ -19,7 +19,7 @@ enum Left {
     Killed,
 }
 
-/// What became of one store with one damage.
+/// What became of stores with one damage each.
 #[derive(Debug, Default)]
 struct Tally {
     trials: u64,
@@ -27,8 +27,19 @@ struct Tally {
     refused: u64,
     /// Records were missing, and it was said.
     named: u64,
+    /// Nothing was missing, and damage was found.
+    found: u64,
     /// Nothing was missing.
     harmless: u64,
+}
+
+/// What must be said of records that are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expect {
+    /// That they are.
+    Named,
+    /// Nothing, where nothing records how far the file went: but then only its end may be missing.
+    Front,
 }
 
 fn options() -> Options {
@@ -59,29 +70,56 @@ fn segment_of(disk: &FaultVfs) -> PathBuf {
     longest.expect("a store has files")
 }
 
-/// Opens a damaged store, reads all of it, appends to it.
-fn judge(disk: &FaultVfs, ledger: &Ledger, tally: &mut Tally, what: &dyn std::fmt::Display) {
+/// Opens a damaged store, reads and verifies all of it; the records that are missing.
+fn judge(
+    disk: &FaultVfs,
+    ledger: &Ledger,
+    expect: Expect,
+    tally: &mut Tally,
+    what: &dyn std::fmt::Display,
+) -> Vec<Missing> {
     tally.trials += 1;
     let mut options = options();
     options.vfs = Arc::new(disk.clone());
+    let verified = catch_unwind(AssertUnwindSafe(|| verify(Path::new(STORE), &options, |_, _| {})));
+    let verified = verified.unwrap_or_else(|_| panic!("{what}: verifying panicked"));
     let opened = catch_unwind(AssertUnwindSafe(|| Journal::open(Path::new(STORE), options)));
     let (journal, recovery) = match opened.unwrap_or_else(|_| panic!("{what}: opening panicked")) {
         Ok(opened) => opened,
         Err(error) => {
-            assert!(!error.to_string().is_empty());
+            assert!(verified.is_err(), "{what}: it does not open ({error}), and verify finds nothing");
             tally.refused += 1;
-            return;
+            return Vec::new();
         }
     };
     let judged = catch_unwind(AssertUnwindSafe(|| ledger.judge_rotten(&journal)));
     let missing = judged.unwrap_or_else(|_| panic!("{what}: reading panicked"));
     let missing = missing.unwrap_or_else(|violation| panic!("{what}: {violation:?}"));
-    if missing == 0 {
-        tally.harmless += 1;
-    } else {
-        tally.named += 1;
+    let verified = verified.unwrap_or_else(|error| panic!("{what}: verifying failed: {error}"));
+    let reported = recovery
+        .findings
+        .iter()
+        .any(|finding| matches!(finding, Finding::Damage(_) | Finding::TornTail { possibly_acknowledged: true, .. }));
+    let unnamed = missing.iter().find(|missing| !missing.is_named);
+    assert!(
+        unnamed.is_none() || reported || expect == Expect::Front,
+        "{what}: {unnamed:?} is missing, and nothing says so: {recovery:?}"
+    );
+    if expect == Expect::Front {
+        assert!(
+            missing.is_sorted_by(|a, b| a.log != b.log || a.seq.0 + 1 == b.seq.0),
+            "{what}: not the end is missing"
+        );
+    } else if !missing.is_empty() {
+        let said = reported || !verified.damage.is_empty();
+        assert!(said, "{what}: {} records are missing, and verify finds nothing", missing.len());
     }
-    let _ = recovery;
+    match (missing.is_empty(), reported || !verified.damage.is_empty()) {
+        (false, _) => tally.named += 1,
+        (true, true) => tally.found += 1,
+        (true, false) => tally.harmless += 1,
+    }
+    missing
 }
 
 /// Runs `trial` for each number on as many threads as there are processors.
@@ -101,6 +139,7 @@ fn on_all_processors(numbers: impl Iterator<Item = u64>, trial: impl Fn(u64, &mu
             sum.trials += tally.trials;
             sum.refused += tally.refused;
             sum.named += tally.named;
+            sum.found += tally.found;
             sum.harmless += tally.harmless;
         }
     });
@@ -118,10 +157,16 @@ fn a_flipped_bit_of_a_segment_is_named_or_harmless_and_never_wrong_data() {
         let (disk, ledger) = small_store(left);
         let segment = segment_of(&disk);
         let bits = SEGMENT_BYTES * 8;
-        let tally = on_all_processors((0..bits).step_by(stride(33)), |bit, tally| {
+        let tally = on_all_processors((0..bits).step_by(stride(101)), |bit, tally| {
             let rotten = disk.snapshot();
             if rotten.flip_bit(&segment, bit) {
-                judge(&rotten, &ledger, tally, &format_args!("{left:?}, bit {bit} of {}", segment.display()));
+                judge(
+                    &rotten,
+                    &ledger,
+                    Expect::Named,
+                    tally,
+                    &format_args!("{left:?}, bit {bit} of {}", segment.display()),
+                );
             }
         });
         println!("{left:?}: {tally:?}");
@@ -135,10 +180,16 @@ fn a_flipped_bit_of_any_other_file_is_named_or_harmless() {
         let segment = segment_of(&disk);
         for path in disk.files().into_iter().filter(|path| *path != segment) {
             let bits = disk.content(&path).map_or(0, |content| content.len() as u64 * 8).min(SEGMENT_BYTES);
-            let tally = on_all_processors((0..bits).step_by(stride(5)), |bit, tally| {
+            let tally = on_all_processors((0..bits).step_by(stride(13)), |bit, tally| {
                 let rotten = disk.snapshot();
                 rotten.flip_bit(&path, bit);
-                judge(&rotten, &ledger, tally, &format_args!("{left:?}, bit {bit} of {}", path.display()));
+                judge(
+                    &rotten,
+                    &ledger,
+                    Expect::Named,
+                    tally,
+                    &format_args!("{left:?}, bit {bit} of {}", path.display()),
+                );
             });
             println!("{left:?}, {}: {tally:?}", path.display());
         }
@@ -150,27 +201,70 @@ fn a_segment_cut_at_any_byte_is_named_or_harmless() {
     for left in [Left::Closed, Left::Killed] {
         let (disk, ledger) = small_store(left);
         let segment = segment_of(&disk);
-        let tally = on_all_processors((0..SEGMENT_BYTES).step_by(stride(13)), |len, tally| {
+        let expect = if matches!(left, Left::Closed) { Expect::Named } else { Expect::Front };
+        let tally = on_all_processors((0..SEGMENT_BYTES).step_by(stride(37)), |len, tally| {
             let rotten = disk.snapshot();
             rotten.cut(&segment, len);
-            judge(&rotten, &ledger, tally, &format_args!("{left:?}, cut to {len}"));
+            judge(&rotten, &ledger, expect, tally, &format_args!("{left:?}, cut to {len}"));
         });
         println!("{left:?}: {tally:?}");
     }
 }
 
+/// A closed store of several segments.
+fn store_of_segments() -> (FaultVfs, Ledger) {
+    let mut player = Player::new(FaultVfs::new(1), small_options());
+    let mut steps = vec![Step::CreateLog, Step::CreateLog, Step::CreateForeignLog];
+    for round in 0..30 {
+        steps.extend([Step::AppendAll(round, vec![150; 20]), Step::Store(0, 10), Step::Commit]);
+    }
+    steps.push(Step::Reopen);
+    assert_eq!(player.play(&steps), Ok(()));
+    player.journal.take().expect("open").close().unwrap();
+    (player.disk.kill(), player.ledger)
+}
+
+fn contains(content: &[u8], body: &[u8]) -> bool {
+    content.windows(body.len()).any(|window| window == body)
+}
+
 #[test]
-fn a_file_that_is_missing_or_foreign_is_named_and_the_rest_is_served() {
-    let (disk, ledger) = small_store(Left::Closed);
+fn a_file_that_is_missing_or_foreign_or_cut_is_named_and_the_rest_is_served() {
+    let (disk, ledger) = store_of_segments();
+    let files = disk.files();
+    assert!(files.len() > 8, "{files:?}");
     let mut tally = Tally::default();
-    for path in disk.files() {
-        let rotten = disk.snapshot();
-        rotten.lose(&path);
-        judge(&rotten, &ledger, &mut tally, &format_args!("without {}", path.display()));
-        for foreign in [vec![0xff; 5000], vec![0; 5000], b"#!/bin/sh\n".to_vec()] {
+    for path in &files {
+        let original = disk.content(path).unwrap_or_default();
+        let mut trial = |what: &str, rot: &dyn Fn(&FaultVfs)| {
             let rotten = disk.snapshot();
-            rotten.edit(&path, |content| *content = foreign);
-            judge(&rotten, &ledger, &mut tally, &format_args!("foreign {}", path.display()));
+            rot(&rotten);
+            let what = format!("{what} {}", path.display());
+            for missing in judge(&rotten, &ledger, Expect::Named, &mut tally, &what) {
+                let was_there = contains(&original, &missing.body);
+                assert!(was_there, "{what}: {} of {} is missing, but is in another file", missing.seq, missing.log);
+            }
+        };
+        trial("without", &|disk| {
+            disk.lose(path);
+        });
+        for (name, foreign) in
+            [("ones in", vec![0xff; 5000]), ("zeros in", vec![0; 20_000]), ("text in", b"text".to_vec())]
+        {
+            trial(name, &|disk| {
+                disk.edit(path, |content| content.clone_from(&foreign));
+            });
+        }
+        trial("headers lost of", &|disk| {
+            disk.edit(path, |content| {
+                let end = content.len().min(8192);
+                content[..end].fill(0);
+            });
+        });
+        for len in (0..original.len() as u64).step_by(1000) {
+            trial(&format!("cut to {len}:"), &|disk| {
+                disk.cut(path, len);
+            });
         }
     }
     println!("{tally:?}");

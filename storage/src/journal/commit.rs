@@ -17,7 +17,7 @@ use super::{
     fill::{Filler, SealJob},
     frame::FrameKind,
     identity::{Extent, Identity},
-    queue::{self, Group, Queue, QueueState},
+    queue::{self, Group, Queue, QueueState, SealedItems},
     read::IndexCache,
     tail::{NewSegment, Tail, WriteError, Written},
     view::{ActiveSegment, View},
@@ -25,12 +25,16 @@ use super::{
 };
 use crate::{ids::SegmentNumber, vfs::VfsLock};
 
+/// From so many entries on, a commit is part of a bulk load.
+const BULK_ENTRIES: usize = 8;
+
 /// When so many bytes are queued the background committer is told at once.
 pub(crate) const NUDGE_BYTES: usize = 1 << 20;
 
 /// What all handles of a journal share.
 ///
-/// Locks are taken in this order: queue, tail, view, cache; the tail is locked by the leader only.
+/// The tail is locked by the leader only, who holds no other lock when taking it, and may take the
+/// queue, the view or the cache for a moment while holding it.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
@@ -194,9 +198,25 @@ impl Shared {
     fn write(&self, kind: FrameKind, items: Vec<queue::Item>) -> Result<(), WriteError> {
         let mut tail = locked(&self.tail);
         let Some(tail) = tail.as_mut() else { return Err(WriteError::Full) };
-        let entries = queue::seal(items, |log| self.view().head(log));
+        let (entries, last) = queue::seal(items, |log| self.view().head(log)).into_parts();
+        // In a bulk load those who append seal their batches themselves: they are told at once where
+        // the log ends. Else that can wait until after the flush.
+        let bulk = last.len() <= 8 && entries.len() >= BULK_ENTRIES;
+        if bulk {
+            let heads = SealedItems::heads(&last, &entries);
+            self.queue().sealed(&heads);
+        }
         let written = tail.write(kind, entries)?;
+        let is_first_segment =
+            written.begun.as_ref().is_some_and(|segment| segment.header.number == SegmentNumber::ZERO);
+        let heads = if bulk { Vec::new() } else { SealedItems::heads(&last, &written.frame.entries) };
         self.publish(written);
+        if !heads.is_empty() {
+            self.queue().sealed(&heads);
+        }
+        if is_first_segment {
+            record_extent(tail);
+        }
         self.write_footers(tail);
         Ok(())
     }
@@ -288,32 +308,35 @@ impl Shared {
         while !queue.is_empty() || queue.in_flight.is_some() {
             let group = Arc::clone(queue.in_flight.as_ref().unwrap_or(&queue.filling));
             drop(queue);
-            // A failure is kept in the queue's state.
-            let _ = self.wait_for(&group, None);
+            let outcome = self.wait_for(&group, None);
             queue = self.queue();
+            if let Some(Err(error)) = outcome {
+                queue.close_error = Some(error);
+            }
         }
         let open = matches!(queue.state, QueueState::Open);
         drop(queue);
         if open && self.mark(FrameKind::ClosingMark).is_ok() {
-            self.record_extent();
+            if let Some(tail) = locked(&self.tail).as_ref() {
+                record_extent(tail);
+            }
             self.queue().state = QueueState::Closed;
         }
         let signals = self.view().all_signals();
         signals.iter().for_each(|signal| signal.raise());
     }
 
-    fn record_extent(&self) {
-        let tail = locked(&self.tail);
-        let Some(tail) = tail.as_ref() else { return };
-        let Some((segment, end)) = tail.position() else { return };
-        if let Err(error) = (Extent { segment, end }).write(&*tail.vfs, &tail.dir) {
-            tracing::warn!(%error, "recording how far the journal reaches failed");
-        }
-    }
-
     /// Gives the lock back, so that the store can be opened again.
     pub(crate) fn unlock(&self) {
         drop(locked(&self.lock).take());
+    }
+}
+
+/// Records how far the journal reaches; without the record the loss of its end would go unnoticed.
+fn record_extent(tail: &Tail) {
+    let Some((segment, end)) = tail.position() else { return };
+    if let Err(error) = (Extent { segment, end }).raise(&*tail.vfs, &tail.dir) {
+        tracing::warn!(%error, "recording how far the journal reaches failed");
     }
 }
 
@@ -323,8 +346,7 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         // Damage at the end is not part of any frame, but of the segment.
         active.end = active.end.max(segment.header.previous_end);
     }
-    let file = view.active.as_ref().map(|active| Arc::clone(&active.file));
-    let sealed = view.seal_active();
+    let sealed = end_active(view, segment.header.number);
     let NewSegment { header, file: new_file } = segment;
     view.active = Some(ActiveSegment {
         number: header.number,
@@ -334,7 +356,13 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         announced: std::collections::HashSet::new(),
         end: super::segment::FRAMES_OFFSET,
     });
-    let (number, footer) = sealed?;
+    sealed
+}
+
+/// Seals the segment that grows, if there is one, whose successor is `next`; the footer that it is to get.
+pub(crate) fn end_active(view: &mut View, next: SegmentNumber) -> Option<SealJob> {
+    let file = Arc::clone(&view.active.as_ref()?.file);
+    let (number, footer) = view.seal_active()?;
     let end = view.sealed_segment(number)?.end;
-    Some(SealJob { number, end, file: file?, footer })
+    Some(SealJob { number, next, end, file, footer })
 }

@@ -155,6 +155,9 @@ pub enum StoreError {
     /// The bytes are not a sound batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// Whether the batch is stored here already can't be told: what is here can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The batch begins after the end of the log here: what is between is missing.
     #[error("log {log} ends at {next_seq} here, the batch begins at {first_seq}: send what is between")]
     Gap {

@@ -29,6 +29,8 @@ const CHUNK_PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(crate) struct SealJob {
     pub(crate) number: SegmentNumber,
+    /// The segment after it, whose first frame is durable.
+    pub(crate) next: SegmentNumber,
     /// Where its frames end.
     pub(crate) end: u64,
     pub(crate) file: Arc<dyn VfsFile>,
@@ -46,7 +48,7 @@ impl SealJob {
         write_full(&*self.file, &mut [IoSlice::new(&encoded)], offset)?;
         self.file.set_len(offset + encoded.len() as u64)?;
         self.file.sync_data()?;
-        Extent { segment: self.number, end: self.end }.write(vfs, dir)
+        Extent { segment: self.next, end: segment::FRAMES_OFFSET }.raise(vfs, dir)
     }
 }
 

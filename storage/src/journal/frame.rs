@@ -213,6 +213,11 @@ impl FrameHeader {
         out
     }
 
+    /// Whether these bytes may have been the header of the frame of `commit` before something befell them.
+    pub(crate) fn resembles(bytes: &[u8], commit: CommitNumber) -> bool {
+        bytes.starts_with(&MAGIC) || bytes.get(16..24) == Some(&commit.0.to_le_bytes()[..])
+    }
+
     /// Reads a header; `None` if these bytes can't be one. The length is bounded, nothing else is believed yet.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Fields(bytes);

@@ -16,7 +16,7 @@
 //! | 1 + n | node: length and name |
 //! | 4 | CRC-32 of what is before |
 //!
-//! `extent`, replaced as a whole when a segment is sealed and at a clean close: magic `CFE1` (4),
+//! `extent`, replaced as a whole when a segment has been begun and at a clean close: magic `CFE1` (4),
 //! segment (8), offset where its frames end (8), CRC-32 (4). A store found shorter has lost data.
 
 use std::{io, io::IoSlice, path::Path};
@@ -167,8 +167,12 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Replaces the extent file.
-    pub(crate) fn write(self, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+    /// Replaces the extent file, unless it records this place or one beyond.
+    pub(crate) fn raise(self, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+        if Self::read(vfs, dir)?.is_some_and(|recorded| recorded >= self) { Ok(()) } else { self.write(vfs, dir) }
+    }
+
+    fn write(self, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
         let (path, new_path) = (dir.join(EXTENT_FILE), dir.join("extent.new"));
         match vfs.remove(&new_path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,7 +1,7 @@
 //! What waits to be committed, and those who wait for it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     mem,
     sync::{Arc, OnceLock},
     task::Waker,
@@ -32,10 +32,10 @@ pub(crate) struct Group {
 pub(crate) enum Item {
     /// A log made known.
     Announcement(Announcement),
-    /// A batch that this node writes; still open for records until the group is taken.
-    Own { log: LogId, builder: BatchBuilder },
-    /// A batch of another node's, verbatim.
-    Foreign(Batch),
+    /// A batch that this node writes, not yet sealed.
+    Open { slot: usize, log: LogId, builder: BatchBuilder },
+    /// A batch of another node's, verbatim, or one of this node's that is full.
+    Batch(Batch),
 }
 
 /// A log as far as it is queued.
@@ -47,13 +47,31 @@ pub(crate) struct LogQueue {
     pub(crate) own: bool,
     /// Sequence number of the next record.
     pub(crate) next_seq: Seq,
-    /// Digest at `next_seq` of another node's log; unused for own logs, whose batches are not sealed yet.
-    pub(crate) digest: crate::ids::Digest,
+    /// Where the sealed batches end. None while whoever leads is sealing batches of this log.
+    ///
+    /// For another node's log this is where the log ends.
+    sealed: Option<Head>,
+    /// Items with full batches that wait for their predecessor to be sealed, in order.
+    unsealed: VecDeque<usize>,
     /// Its announcement is durable, or is queued before anything of the log.
     announced: bool,
     /// The item that is open for records, with the group that it belongs to.
     open: Option<(u64, usize)>,
 }
+
+impl LogQueue {
+    /// Where another node's log ends, what is queued included.
+    pub(crate) fn foreign_head(&self) -> Option<Head> {
+        self.sealed.filter(|head| head.next_seq == self.next_seq)
+    }
+}
+
+/// A log with batches that its leader sealed: where they end.
+pub(crate) type SealedHead = (usize, Head);
+
+/// How many batches are sealed when one becomes full: more than one, so that those that had to wait
+/// for their predecessor are caught up with; few, since others wait for the queue meanwhile.
+const SEALED_AT_ONCE: usize = 8;
 
 /// Whether anything can be queued.
 #[derive(Debug, Clone)]
@@ -79,6 +97,8 @@ pub(crate) struct Queue {
     pub(crate) state: QueueState,
     /// Nothing more is taken; what is queued is still committed.
     pub(crate) closing: bool,
+    /// Why what was queued when the journal was closed could not be committed.
+    pub(crate) close_error: Option<AppendError>,
     /// The clock that stamps records.
     pub(crate) clock: Hlc,
     /// Those to be woken once a group is done, by its number.
@@ -103,6 +123,7 @@ impl Queue {
             in_flight: None,
             state: QueueState::Open,
             closing: false,
+            close_error: None,
             clock,
             waiters: Vec::new(),
             full: false,
@@ -145,8 +166,9 @@ impl Queue {
     ) -> usize {
         let slot = self.logs.len();
         self.slots.insert(id, slot);
-        let Head { next_seq, digest } = head;
-        self.logs.push(LogQueue { id, genesis, own, next_seq, digest, announced, open: None });
+        let (sealed, unsealed) = (Some(head), VecDeque::new());
+        let next_seq = head.next_seq;
+        self.logs.push(LogQueue { id, genesis, own, next_seq, sealed, unsealed, announced, open: None });
         slot
     }
 
@@ -172,29 +194,57 @@ impl Queue {
             Some(index) if self.items[index].has_room(body.len(), self.batch_bytes) => index,
             _ => {
                 let capacity = (body.len() + 20).max(if open.is_some() { self.batch_bytes } else { 0 });
-                self.items.push(Item::Own { log: log.id, builder: BatchBuilder::with_capacity(capacity) });
-                log.open = Some((self.filling.number, self.items.len() - 1));
-                self.items.len() - 1
+                let (log, index) = (log.id, self.items.len());
+                self.items.push(Item::Open { slot, log, builder: BatchBuilder::with_capacity(capacity) });
+                self.logs[slot].open = Some((self.filling.number, index));
+                if let Some(full) = open {
+                    self.logs[slot].unsealed.push_back(full);
+                    self.seal_full(slot);
+                }
+                index
             }
         };
-        if let Item::Own { builder, .. } = &mut self.items[index] {
+        if let Item::Open { builder, .. } = &mut self.items[index] {
             builder.push(self.clock, body);
         }
         self.bytes += body.len() + 16;
+        let log = &mut self.logs[slot];
         let seq = log.next_seq;
         log.next_seq.0 += 1;
         seq
+    }
+
+    /// Seals full batches of a log in the thread that filled them, so that hashing and writing share
+    /// the work of a bulk load.
+    fn seal_full(&mut self, slot: usize) {
+        let log = &mut self.logs[slot];
+        for _ in 0..SEALED_AT_ONCE {
+            let Some(head) = log.sealed else { return };
+            let Some(index) = log.unsealed.pop_front() else { return };
+            if let Item::Open { builder, .. } = &mut self.items[index] {
+                let batch = mem::take(builder).seal(log.id, head);
+                log.sealed = Some(batch.head());
+                self.items[index] = Item::Batch(batch);
+            }
+        }
+    }
+
+    /// Takes note of where the batches end that whoever leads has sealed.
+    pub(crate) fn sealed(&mut self, heads: &[SealedHead]) {
+        for (slot, head) in heads {
+            self.logs[*slot].sealed = Some(*head);
+        }
     }
 
     /// Queues another node's batch, which continues the log.
     pub(crate) fn push_batch(&mut self, slot: usize, batch: Batch) {
         self.announce(slot);
         let log = &mut self.logs[slot];
-        debug_assert_eq!((log.next_seq, log.digest), (batch.first_seq(), batch.header().previous));
+        debug_assert_eq!(log.sealed, Some(Head { next_seq: batch.first_seq(), digest: batch.header().previous }));
         log.next_seq = batch.next_seq();
-        log.digest = batch.digest();
+        log.sealed = Some(batch.head());
         self.bytes += batch.bytes().len();
-        self.items.push(Item::Foreign(batch));
+        self.items.push(Item::Batch(batch));
     }
 
     /// Takes what is queued as the group in flight and begins the next one.
@@ -204,6 +254,13 @@ impl Queue {
         self.in_flight = Some(Arc::clone(&group));
         self.bytes = 0;
         self.nudged = false;
+        for item in &self.items {
+            if let Item::Open { slot, .. } = item {
+                let log = &mut self.logs[*slot];
+                log.sealed = None;
+                log.unsealed.clear();
+            }
+        }
         (group, mem::take(&mut self.items))
     }
 
@@ -243,8 +300,9 @@ impl Queue {
         for log in &mut self.logs {
             let head = head_of(log.id);
             log.announced = head.is_some();
-            let Head { next_seq, digest } = head.unwrap_or_else(|| log.genesis.head());
-            (log.next_seq, log.digest, log.open) = (next_seq, digest, None);
+            let head = head.unwrap_or_else(|| log.genesis.head());
+            (log.next_seq, log.sealed, log.open) = (head.next_seq, Some(head), None);
+            log.unsealed.clear();
         }
         self.take_waiters(last.number)
     }
@@ -254,33 +312,73 @@ impl Item {
     /// Whether a record fits into the open batch. A batch may exceed its size only by being one record.
     fn has_room(&self, body_len: usize, batch_bytes: usize) -> bool {
         match self {
-            Self::Own { builder, .. } => builder.body_len() + body_len <= batch_bytes,
+            Self::Open { builder, .. } => builder.body_len() + body_len <= batch_bytes,
             _ => false,
         }
     }
 }
 
-/// Seals what was queued into the entries of a frame. `head_of` says where logs durably end.
-pub(crate) fn seal(items: Vec<Item>, head_of: impl Fn(LogId) -> Option<Head>) -> Vec<FrameEntry> {
+/// The entries of a frame, and which of them are the last batches of the logs that were sealed here.
+pub(crate) struct SealedItems {
+    pub(crate) entries: Vec<FrameEntry>,
+    last: Vec<(usize, usize)>,
+}
+
+impl SealedItems {
+    /// Where the logs end whose batches were sealed here. Computes their digests.
+    pub(crate) fn heads(last: &[(usize, usize)], entries: &[FrameEntry]) -> Vec<SealedHead> {
+        let head = |(slot, entry): &(usize, usize)| match &entries[*entry] {
+            FrameEntry::Batch(batch) => Some((*slot, batch.head())),
+            FrameEntry::Announcement(_) => None,
+        };
+        last.iter().filter_map(head).collect()
+    }
+
+    /// The entries, and the slots and entries to ask [`heads`](Self::heads) with.
+    pub(crate) fn into_parts(self) -> (Vec<FrameEntry>, Vec<(usize, usize)>) {
+        (self.entries, self.last)
+    }
+}
+
+/// Seals what was queued. `head_of` says where logs durably end.
+pub(crate) fn seal(items: Vec<Item>, head_of: impl Fn(LogId) -> Option<Head>) -> SealedItems {
     let mut entries = Vec::with_capacity(items.len());
-    // The last entry of each log in this frame.
-    let mut last: HashMap<LogId, usize> = HashMap::new();
+    // The last entry of each log in this frame, as far as a later batch may have to follow it.
+    let mut last_of: HashMap<LogId, usize> = HashMap::new();
+    let mut last_sealed: HashMap<usize, usize> = HashMap::new();
     for item in items {
+        let index = entries.len();
         match item {
             Item::Announcement(announcement) => {
-                last.insert(announcement.genesis.log_id(), entries.len());
+                last_of.insert(announcement.genesis.log_id(), index);
                 entries.push(FrameEntry::Announcement(announcement));
             }
-            Item::Foreign(batch) => entries.push(FrameEntry::Batch(batch)),
-            Item::Own { log, builder } => {
-                let here = last.insert(log, entries.len()).map(|index| match &entries[index] {
-                    FrameEntry::Announcement(announcement) => announcement.genesis.head(),
-                    FrameEntry::Batch(batch) => batch.head(),
-                });
-                let head = here.or_else(|| head_of(log)).expect("a log is announced before its first batch");
+            Item::Batch(batch) => {
+                let head = head_before(last_of.insert(batch.log(), index), &entries, batch.log(), &head_of);
+                let follows = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
+                assert_eq!(head, follows, "a batch continues its log");
+                entries.push(FrameEntry::Batch(batch));
+            }
+            Item::Open { slot, log, builder } => {
+                let head = head_before(last_of.insert(log, index), &entries, log, &head_of);
+                last_sealed.insert(slot, index);
                 entries.push(FrameEntry::Batch(builder.seal(log, head)));
             }
         }
     }
-    entries
+    SealedItems { entries, last: last_sealed.into_iter().collect() }
+}
+
+/// The head of a log after its last entry in this frame, or as far as it is durable.
+fn head_before(
+    last: Option<usize>,
+    entries: &[FrameEntry],
+    log: LogId,
+    head_of: impl Fn(LogId) -> Option<Head>,
+) -> Head {
+    match last.map(|index| &entries[index]) {
+        Some(FrameEntry::Announcement(announcement)) => announcement.genesis.head(),
+        Some(FrameEntry::Batch(batch)) => batch.head(),
+        None => head_of(log).expect("a log is announced before its first batch"),
+    }
 }

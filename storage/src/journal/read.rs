@@ -153,14 +153,14 @@ impl Shared {
             None => self.search(log, seq)?,
             found => found,
         };
-        let Some(segment) = target else { return Ok(Located::Hole { resumes_at }) };
-        let entries = segment.index.run_from(log, seq, LOOKUP_BATCHES);
-        if entries.is_empty() {
+        let entries =
+            target.as_ref().map(|segment| segment.index.run_from(log, seq, LOOKUP_BATCHES)).unwrap_or_default();
+        let Some(segment) = target.filter(|_| !entries.is_empty()) else {
             if let Some(next) = self.run_after(log, seq) {
                 resumes_at = resumes_at.min(next);
             }
             return Ok(Located::Hole { resumes_at });
-        }
+        };
         let entries = entries.into_iter().map(|entry| (log, entry, None)).collect();
         Ok(Located::Extract(Extract { segment: segment.number, file: segment.file, entries }))
     }

@@ -7,7 +7,8 @@
 //! | header copies | is the last | outcome |
 //! |---|---|---|
 //! | whole | | used |
-//! | one | | used; damage reported |
+//! | one | no | used; damage reported; the other copy written anew |
+//! | one | yes | the same, but damage only if its first write is proven by a later frame: else it was cut off |
 //! | all zero | yes | space made ready: ignored, taken when needed |
 //! | all zero or unreadable | no | damage: what it held is missing, the rest is served |
 //! | unreadable | yes | its first write never finished: set aside, reported as torn |
@@ -43,7 +44,7 @@ use std::{
 
 use super::{
     LOCK_FILE, Options,
-    commit::{Shared, begin_active},
+    commit::{Shared, begin_active, end_active},
     error::{OpenError, Place},
     fill::SealJob,
     frame::{Frame, FrameEntry, FrameHeader, FrameKind},
@@ -68,6 +69,25 @@ const TORN_TAILS_KEPT: usize = 8;
 struct Found {
     header: SegmentHeader,
     file: Arc<dyn VfsFile>,
+    /// Of two copies of the header, one can't be read.
+    has_one_copy: bool,
+}
+
+/// Where the frames of a segment end.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// As the next segment's header says.
+    Recorded(u64),
+    /// As far as valid frames were found.
+    Searched(u64),
+}
+
+impl End {
+    fn offset(self) -> u64 {
+        match self {
+            Self::Recorded(offset) | Self::Searched(offset) => offset,
+        }
+    }
 }
 
 /// The end of the scanned part of the last segment.
@@ -120,6 +140,10 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let found = opening.find_segments()?;
     opening.check_extent(&found)?;
     let Some((last, sealed)) = found.split_last() else { return opening.finish_empty() };
+    for half in sealed.iter().filter(|found| found.has_one_copy) {
+        opening.damage(half.header.number, 0, "one of two copies of the segment's header is damaged");
+        opening.mend_header(half)?;
+    }
     opening.restore_sealed(sealed, last)?;
     opening.finish(last)
 }
@@ -187,11 +211,8 @@ impl<'a> Opening<'a> {
             let state =
                 SegmentHeader::read(&*file, self.bound.identity.store, number).map_err(failed("reading", &path))?;
             match state {
-                HeaderState::Whole(header) => found.push(Found { header, file }),
-                HeaderState::OneCopy(header) => {
-                    self.damage(number, 0, "one of two copies of the segment's header is damaged");
-                    found.push(Found { header, file });
-                }
+                HeaderState::Whole(header) => found.push(Found { header, file, has_one_copy: false }),
+                HeaderState::OneCopy(header) => found.push(Found { header, file, has_one_copy: true }),
                 HeaderState::Unused => unusable.push((number, None)),
                 HeaderState::Unreadable => unusable.push((number, Some(file))),
             }
@@ -208,6 +229,18 @@ impl<'a> Opening<'a> {
         self.report_missing(&found, &numbers_of(&names));
         self.next_segment = last.map_or(SegmentNumber::ZERO, |last| SegmentNumber(last.0 + 1));
         Ok(found)
+    }
+
+    /// Writes both copies of a header of which one can't be read.
+    fn mend_header(&self, found: &Found) -> Result<(), OpenError> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        let path = segment::path(self.dir, found.header.number);
+        let block = found.header.encode_block();
+        write_full(&*found.file, &mut [IoSlice::new(&block)], 0).map_err(failed("writing", &path))?;
+        found.file.sync_data().map_err(failed("flushing", &path))?;
+        self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))
     }
 
     fn report_missing(&mut self, found: &[Found], present: &[SegmentNumber]) {
@@ -260,12 +293,20 @@ impl<'a> Opening<'a> {
 
     /// Restores what all segments but the last hold: from footers where they are valid.
     fn restore_sealed(&mut self, sealed: &[Found], last: &Found) -> Result<(), OpenError> {
-        let ends: Vec<_> = sealed.iter().skip(1).chain([last]).map(|next| next.header.previous_end).collect();
+        let mut ends = Vec::with_capacity(sealed.len());
+        for (found, next) in sealed.iter().zip(sealed.iter().skip(1).chain([last])) {
+            ends.push(if next.header.number.0 == found.header.number.0 + 1 {
+                End::Recorded(next.header.previous_end)
+            } else {
+                // Its successor, which records it, is missing.
+                End::Searched(self.search_end(found)?)
+            });
+        }
         // Footers are needed back to one that lists all logs.
         let mut footers = Vec::new();
         for (found, end) in sealed.iter().zip(&ends).rev() {
             let path = segment::path(self.dir, found.header.number);
-            let footer = read_footer(&*found.file, *end).map_err(failed("reading", &path))?;
+            let footer = read_footer(&*found.file, end.offset()).map_err(failed("reading", &path))?;
             let all_logs = footer.as_ref().is_some_and(|footer| footer.all_logs);
             footers.push(footer);
             if all_logs {
@@ -282,12 +323,12 @@ impl<'a> Opening<'a> {
             match footer {
                 Some(footer) => {
                     footer.rows.into_iter().for_each(|(id, row)| self.view.restore_log(id, row));
-                    self.push_sealed(found, end);
+                    self.push_sealed(found, end.offset());
+                    self.view.bytes_since_all_logs += end.offset();
                 }
-                None if all_logs_at.is_some_and(|at| index < at) => self.push_sealed(found, end),
+                None if all_logs_at.is_some_and(|at| index < at) => self.push_sealed(found, end.offset()),
                 None => self.scan_sealed(found, end)?,
             }
-            self.view.bytes_since_all_logs += end;
         }
         if let Some(at) = all_logs_at {
             self.view.bytes_since_all_logs = sealed[at + 1..].iter().map(|found| found.header.previous_end).sum();
@@ -301,11 +342,27 @@ impl<'a> Opening<'a> {
         self.view.sealed.push(SealedSegment { number, first_arrival, end, pinned: None });
     }
 
-    /// Reads a segment whose footer is missing.
-    fn scan_sealed(&mut self, found: &Found, end: u64) -> Result<(), OpenError> {
+    /// Where the last valid frame of a segment ends, for want of a record.
+    fn search_end(&self, found: &Found) -> Result<u64, OpenError> {
         let path = segment::path(self.dir, found.header.number);
-        let scanner =
-            Scanner::new(Arc::clone(&found.file), found.header, Some(end)).map_err(failed("reading", &path))?;
+        let search = || {
+            let mut scanner = Scanner::new(Arc::clone(&found.file), found.header, None)?;
+            loop {
+                match scanner.next_frame()? {
+                    FrameAt::Frame(_) => {}
+                    FrameAt::Invalid(_) if scanner.resume()?.is_some() => {}
+                    FrameAt::Invalid(_) | FrameAt::Nothing => return Ok(scanner.offset),
+                }
+            }
+        };
+        search().map_err(failed("reading", &path))
+    }
+
+    /// Reads a segment whose footer is missing.
+    fn scan_sealed(&mut self, found: &Found, end: End) -> Result<(), OpenError> {
+        let path = segment::path(self.dir, found.header.number);
+        let scanner = Scanner::new(Arc::clone(&found.file), found.header, Some(end.offset()))
+            .map_err(failed("reading", &path))?;
         self.begin_segment(found);
         let mut frontier = Frontier { scanner, unproven: None };
         let torn = self.scan(&mut frontier)?;
@@ -313,12 +370,18 @@ impl<'a> Opening<'a> {
             self.view.apply(&frame, offset);
         }
         let reached = frontier.scanner.offset;
-        if torn || reached < end {
-            self.damage(found.header.number, reached, format!("frames are damaged or missing up to offset {end}"));
+        if torn || reached < end.offset() {
+            let what = format!("frames are damaged or missing up to offset {}", end.offset());
+            self.damage(found.header.number, reached, what);
             self.frames_lost = true;
         }
         if let Some(active) = &mut self.view.active {
-            active.end = end;
+            active.end = end.offset();
+        }
+        // What lies behind an end that was searched may be damaged frames: nothing is written over it.
+        let next = SegmentNumber(found.header.number.0 + 1);
+        if let Some(job) = end_active(&mut self.view, next).filter(|_| matches!(end, End::Recorded(_))) {
+            self.seals.push(job);
         }
         Ok(())
     }
@@ -359,6 +422,10 @@ impl<'a> Opening<'a> {
 
     fn finish_empty(mut self) -> Result<Opened, OpenError> {
         self.frames_lost |= !self.lost.is_empty();
+        if !self.options.read_only {
+            // Making the store may have failed or been cut off before its folder's own entry was durable.
+            self.sync_folders()?;
+        }
         self.recovery.clean = self.recovery.findings.is_empty();
         self.renew_incarnation()?;
         let start = TailStart {
@@ -373,6 +440,16 @@ impl<'a> Opening<'a> {
         Ok(self.opened(tail, None))
     }
 
+    /// Makes the entries of the store's folder durable, and its own entry in the folder above.
+    fn sync_folders(&self) -> Result<(), OpenError> {
+        self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))?;
+        let above = self
+            .dir
+            .parent()
+            .map_or(self.dir, |above| if above.as_os_str().is_empty() { Path::new(".") } else { above });
+        self.vfs.sync_dir(above).map_err(failed("flushing the folder above", self.dir))
+    }
+
     /// Reads the last segment and decides where writing goes on.
     fn finish(mut self, last: &Found) -> Result<Opened, OpenError> {
         let path = segment::path(self.dir, last.header.number);
@@ -380,8 +457,17 @@ impl<'a> Opening<'a> {
         self.begin_segment(last);
         let mut frontier = Frontier { scanner, unproven: None };
         let torn = self.scan(&mut frontier)?;
+        // A crash during the first write leaves one copy too, so it is damage only if that write is proven.
+        if last.has_one_copy && frontier.scanner.next_commit.0 > last.header.first_commit.0 + 1 {
+            self.damage(last.header.number, 0, "one of two copies of the segment's header is damaged");
+        }
         let kind = frontier.unproven.as_ref().map(|(frame, _)| frame.header.kind);
         self.recovery.clean = !torn && kind == Some(FrameKind::ClosingMark);
+        if last.has_one_copy || !self.recovery.clean {
+            // What was written but never flushed may be seen now and lost later; or the flush failed, and
+            // the kernel takes for clean what it lost. The frames before the last are proven, the last is copied.
+            self.mend_header(last)?;
+        }
         if torn {
             self.keep_torn_tail(&mut frontier)?;
         }
@@ -474,7 +560,7 @@ impl<'a> Opening<'a> {
         let len = (end - begin).min(super::frame::MAX_FRAME_LEN as u64) as usize;
         let bytes = frontier.scanner.bytes(begin, len).map_err(failed("reading", &path))?;
         let next_commit = frontier.scanner.next_commit;
-        let possibly_acknowledged = FrameHeader::decode(&bytes).is_some_and(|header| header.commit == next_commit);
+        let possibly_acknowledged = FrameHeader::resembles(&bytes, next_commit);
         let kept_in = if self.options.read_only { None } else { Some(self.write_torn_tail(number, begin, &bytes)?) };
         let place = Place { segment: number, offset: begin };
         let len_bytes = end - begin;

@@ -86,12 +86,13 @@ impl Scanner {
     }
 
     fn frame_at(&mut self, offset: u64, commit: Option<CommitNumber>) -> io::Result<FrameAt> {
-        if offset + FRAME_HEADER_LEN as u64 > self.limit {
-            return Ok(FrameAt::Nothing);
-        }
-        let bytes = self.window.slice(offset, FRAME_HEADER_LEN, READ_AHEAD)?;
+        let len = self.limit.saturating_sub(offset).min(FRAME_HEADER_LEN as u64) as usize;
+        let bytes = self.window.slice(offset, len, READ_AHEAD)?;
         if bytes.iter().all(|&byte| byte == 0) {
             return Ok(FrameAt::Nothing);
+        }
+        if bytes.len() < FRAME_HEADER_LEN {
+            return Ok(FrameAt::Invalid("a frame is cut short"));
         }
         let Some(header) = FrameHeader::decode(&bytes) else {
             return Ok(FrameAt::Invalid("there are bytes that are no frame"));

@@ -1,4 +1,4 @@
-//! Errors say what, where and what to do, on one line, and can be decided by.
+//! Making, opening and closing stores, and errors: they say what, where and what to do, on one line, and can be decided by.
 
 use std::time::Duration;
 
@@ -33,7 +33,11 @@ fn a_store_is_made_once_and_opened_by_its_own_node() {
     let receipt = store.own_space().unwrap().append("a").unwrap();
     receipt.wait(Durability::Local).unwrap();
     assert_eq!(builder.clone().open(&path).unwrap_err().kind(), ErrorKind::Locked);
-    assert_eq!(Store::open_read_only(&path).unwrap().own_space().unwrap().read(..).unwrap().count(), 1);
+    // What is proven durable is served beside the writer: the last commit once its mark is written.
+    let count_beside = || Store::open_read_only(&path).unwrap().own_space().unwrap().read(..).unwrap().count();
+    while count_beside() < 1 {
+        std::thread::yield_now();
+    }
     store.close(Duration::ZERO).unwrap();
     drop(store);
 
@@ -86,4 +90,52 @@ fn appending_without_waiting_is_refused_while_the_queue_is_full() {
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     store.commit().unwrap();
     space.try_append([0; 100]).unwrap();
+}
+
+#[test]
+fn a_copy_of_a_store_writes_a_new_log_that_names_the_one_it_continues() {
+    let folder = tempfile::tempdir().unwrap();
+    let (original, copy) = (folder.path().join("original"), folder.path().join("copy"));
+    let store = Store::builder().node("practice-12").create(&original).unwrap();
+    let receipt = store.own_space().unwrap().append("a").unwrap();
+    store.close(Duration::ZERO).unwrap();
+    let incarnation = store.incarnation();
+    let head = store.logs()[0].durable;
+
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(&original).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let copy = Store::open(&copy).unwrap();
+    assert_ne!(copy.incarnation(), incarnation);
+    let space = copy.own_space().unwrap();
+    let second = space.append("b").unwrap();
+    second.wait(Durability::Local).unwrap();
+    assert_ne!(second.log(), receipt.log());
+    assert_eq!(second.first_seq().0, 0);
+    let log = space.logs().into_iter().find(|info| info.id == second.log()).unwrap();
+    let parent = log.genesis.parent.unwrap();
+    assert_eq!((parent.log, parent.head), (receipt.log(), head));
+    let bodies = |read: counterfoil::Read| read.map(|record| record.unwrap().into_body()).collect::<Vec<_>>();
+    assert_eq!(bodies(space.read(..).unwrap()), ["b"]);
+    assert_eq!(bodies(space.read_log(receipt.log(), ..).unwrap()), ["a"]);
+}
+
+#[test]
+fn a_follower_beside_the_writer_sees_what_it_writes_and_verify_finds_it_sound() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let writer = Store::builder().node("practice-12").create(&path).unwrap();
+    let beside = Store::open_read_only(&path).unwrap();
+    let mut follower = beside.own_space().unwrap().follow(counterfoil::Cursor::start());
+    for body in ["a", "b", "c"] {
+        writer.own_space().unwrap().append(body).unwrap().wait(Durability::Local).unwrap();
+        assert_eq!(follower.next().unwrap().unwrap().into_body(), body);
+    }
+    writer.close(Duration::ZERO).unwrap();
+    let report = Store::verify(&path, |_, _| {}).unwrap();
+    assert_eq!((report.records, report.damage.len()), (3, 0));
+    beside.close(Duration::ZERO).unwrap();
+    assert!(follower.next().is_none());
 }

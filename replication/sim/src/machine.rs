@@ -1,0 +1,321 @@
+//! A machine: a journal on a faulty disk, and the other book in which its promises are kept.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use counterfoil_faults::{FaultVfs, STORE, small_options};
+use counterfoil_replication::Message;
+use counterfoil_storage::{
+    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, LogWriter, NodeName, Options, Receipt, Seq,
+    SpaceName,
+};
+
+/// The one true history of each log: what was seen durable where it is written.
+#[derive(Debug, Default)]
+pub(crate) struct Chains {
+    batches: BTreeMap<LogId, Vec<Batch>>,
+}
+
+impl Chains {
+    /// Judges a durable batch: at the log's origin it extends the history, elsewhere it must be part of it.
+    fn judge(&mut self, batch: &Batch, is_origin: bool) -> Result<(), String> {
+        let (log, seq) = (batch.log(), batch.first_seq());
+        let batches = self.batches.entry(log).or_default();
+        match batches.binary_search_by_key(&seq, Batch::first_seq) {
+            Ok(position) if batches[position] == *batch => Ok(()),
+            Ok(_) => Err(format!("log {log} holds other bytes at {seq} than its origin")),
+            Err(position) => {
+                let end = batches.last().map_or(Seq::ZERO, Batch::next_seq);
+                let follows = batches.last().is_none_or(|last| last.digest() == batch.header().previous);
+                if !is_origin || position != batches.len() || seq != end || !follows {
+                    return Err(format!(
+                        "log {log} holds a batch at {seq} that its origin does not, which ends at {end}"
+                    ));
+                }
+                batches.push(batch.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a log's history has a batch that ends in this head.
+    pub(crate) fn has_head(&self, log: LogId, head: Head) -> bool {
+        let batches = self.batches.get(&log).map_or(&[][..], Vec::as_slice);
+        head.next_seq == Seq::ZERO
+            || batches
+                .binary_search_by_key(&head.next_seq, Batch::next_seq)
+                .is_ok_and(|position| batches[position].digest() == head.digest)
+    }
+}
+
+/// A log of another writer that a practice got by another way and relays.
+#[derive(Debug)]
+struct Relayed {
+    genesis: Genesis,
+    head: Head,
+}
+
+/// What a machine has promised; all of it must hold after every crash.
+#[derive(Debug, Default)]
+struct Promises {
+    /// To its application.
+    local: BTreeMap<LogId, Seq>,
+    /// To its peers: acknowledgements and heads.
+    acked: BTreeMap<LogId, Head>,
+    /// By sending it.
+    sent: BTreeMap<LogId, Seq>,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) name: NodeName,
+    pub(crate) disk: FaultVfs,
+    /// `None` while it is down.
+    pub(crate) journal: Option<Journal>,
+    writer: Option<LogWriter>,
+    /// The space that it writes to.
+    own_space: Option<SpaceName>,
+    relayed: Vec<Relayed>,
+    /// Appends whose outcome is awaited.
+    receipts: Vec<Receipt>,
+    promises: Promises,
+    /// How far each log has been judged since the machine was last started.
+    judged: BTreeMap<LogId, Seq>,
+    /// How much was durable when endpoints were last told.
+    pub(crate) seen_arrival: u64,
+    /// A commit is planned.
+    pub(crate) commit_planned: bool,
+    records: u64,
+}
+
+fn options(disk: &FaultVfs) -> Options {
+    let mut options = small_options();
+    options.vfs = Arc::new(disk.clone());
+    options.ring_bytes = 4 << 10;
+    options
+}
+
+impl Machine {
+    pub(crate) fn new(name: &str, own_space: Option<&str>, relays: &[&str], seed: u64) -> Result<Self, String> {
+        let name = NodeName::new(name).map_err(|error| error.to_string())?;
+        let own_space = own_space.map(SpaceName::new).transpose().map_err(|error| error.to_string())?;
+        let relayed = relays.iter().map(|writer| {
+            let writer = NodeName::new(writer).map_err(|error| error.to_string())?;
+            let space = SpaceName::new(RELAYED_SPACE).map_err(|error| error.to_string())?;
+            let genesis = Genesis::new(space, writer, [5; 16]);
+            Ok(Relayed { head: genesis.head(), genesis })
+        });
+        let relayed = relayed.collect::<Result<_, String>>()?;
+        let disk = FaultVfs::new(seed);
+        let journal =
+            Journal::create(Path::new(STORE), name.clone(), options(&disk)).map_err(|error| error.to_string())?;
+        let mut machine = Self {
+            name,
+            disk,
+            journal: Some(journal),
+            writer: None,
+            own_space,
+            relayed,
+            receipts: Vec::new(),
+            promises: Promises::default(),
+            judged: BTreeMap::new(),
+            seen_arrival: 0,
+            commit_planned: false,
+            records: 0,
+        };
+        machine.begin_writing();
+        Ok(machine)
+    }
+
+    /// Stops the process at once. The disk must then be crashed or killed.
+    pub(crate) fn stop(&mut self) {
+        self.journal = None;
+        self.writer = None;
+        self.receipts.clear();
+        self.commit_planned = false;
+    }
+
+    /// Starts the process on the disk as it is, and judges what it finds.
+    pub(crate) fn start(&mut self, chains: &mut Chains) -> Result<(), String> {
+        let (journal, _) = Journal::open(Path::new(STORE), options(&self.disk)).map_err(|error| error.to_string())?;
+        self.seen_arrival = journal.next_arrival().0;
+        self.judged.clear();
+        self.journal = Some(journal);
+        self.begin_writing();
+        for relayed in &mut self.relayed {
+            let id = relayed.genesis.log_id();
+            let known = self.journal.as_ref().and_then(|journal| journal.log(id));
+            relayed.head = known.map_or_else(|| relayed.genesis.head(), |log| log.durable);
+        }
+        self.judge(chains)?;
+        self.judge_promises(chains)
+    }
+
+    fn begin_writing(&mut self) {
+        let (Some(journal), Some(space)) = (&self.journal, &self.own_space) else { return };
+        let nonce = *journal.identity().incarnation.as_bytes();
+        let log = journal.create_log(Genesis::new(space.clone(), self.name.clone(), nonce));
+        self.writer = log.and_then(|log| journal.writer(log)).ok();
+    }
+
+    /// Whether this is where a log is written, or got from outside the simulation.
+    fn is_origin(&self, log: &Genesis) -> bool {
+        log.node == self.name || self.relayed.iter().any(|relayed| relayed.genesis == *log)
+    }
+
+    /// Judges what has become durable since the last time.
+    pub(crate) fn judge(&mut self, chains: &mut Chains) -> Result<(), String> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        for log in journal.logs(None) {
+            let from = self.judged.get(&log.id).copied().unwrap_or_default();
+            if from >= log.durable.next_seq {
+                continue;
+            }
+            let is_origin = self.is_origin(&log.genesis);
+            for batch in journal.read(log.id, from) {
+                let batch = batch.map_err(|error| format!("{}: {error}", self.name))?;
+                chains.judge(&batch, is_origin).map_err(|error| format!("{}: {error}", self.name))?;
+                self.judged.insert(log.id, batch.next_seq());
+            }
+            if self.judged.get(&log.id) != Some(&log.durable.next_seq) || !chains.has_head(log.id, log.durable) {
+                return Err(format!("{}: log {} does not end where it says", self.name, log.id));
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_promises(&self, chains: &Chains) -> Result<(), String> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let acked = self.promises.acked.iter().map(|(log, head)| (*log, head.next_seq, "acknowledged"));
+        let local = self.promises.local.iter().map(|(log, seq)| (*log, *seq, "told its application"));
+        let sent = self.promises.sent.iter().map(|(log, seq)| (*log, *seq, "sent"));
+        for (log, promised, how) in acked.chain(local).chain(sent) {
+            let durable = journal.log(log).map_or(Seq::ZERO, |log| log.durable.next_seq);
+            if durable < promised {
+                return Err(format!(
+                    "{}: {how} log {log} up to {promised}, after a crash it ends at {durable}",
+                    self.name
+                ));
+            }
+        }
+        match self.promises.acked.iter().find(|(log, head)| !chains.has_head(**log, **head)) {
+            Some((log, _)) => Err(format!("{}: acknowledged a head of log {log} that never was", self.name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Judges a message that leaves this machine, and keeps what it promises.
+    pub(crate) fn judge_sent(&mut self, message: &Message, chains: &Chains) -> Result<(), String> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let durable = |log: LogId| journal.log(log).map_or(Seq::ZERO, |log| log.durable.next_seq);
+        let promised: Vec<(LogId, Head)> = match message {
+            Message::Ack(ack) => vec![(ack.log, ack.head)],
+            Message::Heads(heads) => heads.heads.iter().map(|head| (head.log, head.head)).collect(),
+            Message::Batch(batch) => {
+                if durable(batch.log()) < batch.next_seq() {
+                    return Err(format!("{}: sent {batch:?}, which is not durable there", self.name));
+                }
+                let sent = self.promises.sent.entry(batch.log()).or_default();
+                *sent = batch.next_seq().max(*sent);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        for (log, head) in promised {
+            if durable(log) < head.next_seq || !chains.has_head(log, head) {
+                return Err(format!("{}: acknowledged log {log} at {}, not durable there", self.name, head.next_seq));
+            }
+            let best = self.promises.acked.entry(log).or_insert(head);
+            if best.next_seq < head.next_seq {
+                *best = head;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this machine ever acknowledged a log up to there.
+    pub(crate) fn has_acked(&self, log: LogId, seq: Seq) -> bool {
+        self.promises.acked.get(&log).is_some_and(|head| head.next_seq >= seq)
+    }
+
+    /// Appends records to its own log, and now and then to those it relays; how many.
+    pub(crate) fn append(&mut self, count: u64, bytes: u64, to_relayed: bool) -> Result<u64, String> {
+        let Some(journal) = &self.journal else { return Ok(0) };
+        let first = self.records;
+        let bodies: Vec<Vec<u8>> = (first..first + count).map(|number| body(number, bytes)).collect();
+        self.records += count;
+        if to_relayed && !self.relayed.is_empty() {
+            let position = (first % self.relayed.len() as u64) as usize;
+            let relayed = &mut self.relayed[position];
+            let mut builder = BatchBuilder::with_capacity(64);
+            bodies.iter().for_each(|body| builder.push(Hlc::from_bits(first), body));
+            let batch = builder.seal(relayed.genesis.log_id(), relayed.head);
+            let stored = journal.create_log(relayed.genesis.clone()).map_err(Into::into);
+            match stored.and_then(|_| journal.try_store(batch.clone())) {
+                Ok(_) => relayed.head = batch.head(),
+                Err(counterfoil_storage::StoreError::Append(_)) => {}
+                Err(error) => return Err(format!("{}: relaying: {error}", self.name)),
+            }
+            return Ok(count);
+        }
+        let Some(writer) = &self.writer else {
+            self.begin_writing();
+            return Ok(0);
+        };
+        // A full or failed disk refuses: nothing is promised then.
+        if let Ok(receipt) = writer.try_append_all(&bodies) {
+            self.receipts.push(receipt);
+        }
+        Ok(count)
+    }
+
+    /// Flushes what is queued. Whether the journal can go on.
+    pub(crate) fn commit(&mut self) -> Result<bool, String> {
+        self.commit_planned = false;
+        let Some(journal) = &self.journal else { return Ok(true) };
+        let committed = journal.commit();
+        let before = self.receipts.len();
+        for receipt in self.receipts.drain(..) {
+            match receipt.is_durable() {
+                Ok(true) => {
+                    let local = self.promises.local.entry(receipt.log()).or_default();
+                    *local = receipt.next_seq().max(*local);
+                }
+                Ok(false) => return Err(format!("{}: a commit of {before} appends left one open", self.name)),
+                Err(_) => {}
+            }
+        }
+        match committed {
+            Ok(()) => Ok(true),
+            Err(AppendError::StorageFull) => {
+                for relayed in &mut self.relayed {
+                    let known = journal.log(relayed.genesis.log_id());
+                    relayed.head = known.map_or_else(|| relayed.genesis.head(), |log| log.durable);
+                }
+                Ok(true)
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether something is queued that nobody has planned to flush.
+    pub(crate) fn needs_commit(&self) -> bool {
+        !self.commit_planned && self.journal.as_ref().is_some_and(|journal| journal.stats().queued_bytes > 0)
+    }
+
+    /// Durable heads of its logs that are not empty.
+    pub(crate) fn heads(&self) -> BTreeMap<LogId, Head> {
+        let logs = self.journal.as_ref().map(|journal| journal.logs(None)).unwrap_or_default();
+        logs.into_iter().filter(|log| log.durable.next_seq > Seq::ZERO).map(|log| (log.id, log.durable)).collect()
+    }
+}
+
+/// The space of the logs that a practice relays.
+pub(crate) const RELAYED_SPACE: &str = "relayed";
+
+fn body(number: u64, bytes_max: u64) -> Vec<u8> {
+    let mut body = format!("record {number} ").into_bytes();
+    let len = (number.wrapping_mul(2_654_435_761) % bytes_max.max(1)) as usize;
+    body.resize(body.len().max(len), b'.');
+    body
+}

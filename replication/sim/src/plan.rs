@@ -1,0 +1,73 @@
+//! What a seed decides before a history begins.
+
+use std::time::Duration;
+
+use counterfoil_faults::Rng;
+
+/// How often things happen, per 1000 simulated seconds unless said otherwise, and how long they last.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Practices that mirror to the hub, each its own space.
+    pub practices: usize,
+    /// Whether the first practice also relays two logs of other writers.
+    pub relays: bool,
+    /// Whether the hub mirrors all onward to a second hub.
+    pub second_hub: bool,
+    /// How long faults last before everything is mended.
+    pub faulty: Duration,
+    /// Time between two appends of a practice, at most.
+    pub append_pause: Duration,
+    /// Records in an append, at most.
+    pub append_records: u64,
+    /// Bytes of a record, at most.
+    pub record_bytes: u64,
+    /// One-way delay of a link, at most.
+    pub latency: Duration,
+    /// Time that a flush takes, at most.
+    pub flush: Duration,
+    /// Connections that are cut.
+    pub cuts: u64,
+    /// Connections of which one or both directions fall silent.
+    pub silences: u64,
+    /// Connections whose bytes are corrupted, which ends them as TLS would.
+    pub corruptions: u64,
+    /// Processes killed; what was written stays.
+    pub kills: u64,
+    /// Machines that lose power; what was not flushed is lost, torn or kept.
+    pub crashes: u64,
+    /// Flushes that fail.
+    pub disk_errors: u64,
+    /// Disks that run full for a while.
+    pub full_disks: u64,
+    /// Window of a session and of a space, in bytes.
+    pub windows: (u64, u64),
+}
+
+impl Plan {
+    /// Draws one. Some plans have no fault of a kind, some have many.
+    pub fn draw(rng: &mut Rng) -> Self {
+        let mut rate = |highest: u64| if rng.chance(1, 3) { 0 } else { rng.below(highest + 1) };
+        let (cuts, silences, corruptions) = (rate(500), rate(100), rate(200));
+        let (kills, crashes, disk_errors, full_disks) = (rate(200), rate(200), rate(60), rate(100));
+        let window = 1 << (8 + rng.below(12));
+        Self {
+            practices: 1 + rng.below(3) as usize,
+            relays: rng.chance(1, 3),
+            second_hub: rng.chance(1, 3),
+            faulty: Duration::from_secs(10 + rng.below(50)),
+            append_pause: Duration::from_millis(10 + rng.below(1000)),
+            append_records: 1 + rng.below(20),
+            record_bytes: 1 + rng.below(400),
+            latency: Duration::from_micros(50 + rng.below(100_000)),
+            flush: Duration::from_micros(100 + rng.below(20_000)),
+            cuts,
+            silences,
+            corruptions,
+            kills,
+            crashes,
+            disk_errors,
+            full_disks,
+            windows: (window, 1 << (8 + rng.below(12))),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Who may do what, and when it changes.
+
+use counterfoil_storage::Seq;
+
+use super::*;
+use crate::message::{Flow, Refusal};
+
+fn grant(node: &str, space: &str, rights: &str) -> Policy {
+    Policy::parse(&format!("[[grant]]\nnode = \"{node}\"\nspace = \"{space}\"\nrights = [{rights}]")).unwrap()
+}
+
+fn refused(node: &Node, by: By) -> bool {
+    node.events
+        .iter()
+        .any(|event| matches!(event, Event::Refused { reason: Refusal::NoRight, by: who, .. } if *who == by))
+}
+
+#[test]
+fn a_space_without_a_grant_is_refused_and_nothing_of_it_is_stored() {
+    let mut practice = Node::new("p", "hub", &[("other", Direction::Send), ("p", Direction::Send)]);
+    let mut hub = Node::new("hub", "p", &[]);
+    let foreign = practice.append("other", "p", &["secret"]);
+    let own = practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(refused(&practice, By::Peer) && refused(&hub, By::Local));
+    assert!(!hub.logs.contains_key(&foreign));
+    assert_eq!(hub.bodies(own), ["a"], "the space that is granted does not suffer");
+}
+
+#[test]
+fn a_space_is_not_given_to_a_node_that_may_not_read_it() {
+    let mut thief = Node::new("t", "hub", &[("p", Direction::Receive)]);
+    let mut hub = Node::new("hub", "t", &[]);
+    hub.append("p", "p", &["secret"]);
+    run(start(), &mut thief, &mut hub);
+    assert!(refused(&thief, By::Peer));
+    assert!(thief.logs.is_empty());
+    assert!(!hub.sent.iter().any(|message| matches!(message, Message::Offer(_) | Message::Announce(_))));
+}
+
+#[test]
+fn the_right_to_write_carries_own_logs_only() {
+    let mut source = Node::new("p", "hub", &[("p", Direction::Send)]);
+    let mut hub = Node::new("hub", "p", &[]);
+    let own = source.append("p", "p", &["a"]);
+    let foreign = source.append("p", "q", &["b"]);
+    run(start(), &mut source, &mut hub);
+    assert_eq!(hub.bodies(own), ["a"]);
+    assert!(!hub.logs.contains_key(&foreign));
+    assert!(source.session.status().spaces[0].in_sync, "what the flow does not carry is not waited for");
+    source.append("p", "q", &["c"]);
+    run(start(), &mut source, &mut hub);
+    assert!(!hub.logs.contains_key(&foreign));
+    assert!(source.session.status().spaces[0].in_sync);
+}
+
+#[test]
+fn a_log_of_another_writer_is_parked_when_announced_without_the_right_to_relay() {
+    let mut hub = Node::new("hub", "p", &[]);
+    let mut honest = Node::new("p", "hub", &[("p", Direction::Send)]);
+    run(start(), &mut honest, &mut hub);
+    let foreign = genesis("p", "q");
+    let log = foreign.log_id();
+    let first = batch(log, foreign.head(), &["x"]);
+    let announce = crate::message::Announce { head: first.head(), genesis: foreign };
+    hub.handle(start(), Message::Announce(announce)).unwrap();
+    hub.handle(start(), Message::Batch(first)).unwrap();
+    assert!(matches!(hub.parked(log), Some((ParkReason::NoRight { .. }, By::Local))));
+    assert!(!hub.logs.contains_key(&log));
+    assert_eq!(hub.session.target_outstanding(), 0);
+}
+
+#[test]
+fn a_denial_ends_a_living_session() {
+    let (mut practice, mut hub) = practice_and_hub();
+    run(start(), &mut practice, &mut hub);
+    let denial = Policy::parse("[[deny]]\nnode = \"p\"").unwrap();
+    let error = hub.session.handle_policy(Arc::new(denial)).unwrap_err();
+    assert!(matches!(error, SessionError::Denied { .. }), "{error}");
+    assert!(error.close_reason().is_some());
+}
+
+#[test]
+fn a_denied_node_gets_no_further_than_hello() {
+    let mut practice = Node::new("p", "hub", &[("p", Direction::Send)]);
+    let denial = Policy::parse("[[deny]]\nnode = \"p\"").unwrap();
+    let mut hub = Node::with("hub", "p", &[], denial, Limits::default());
+    let hello = practice.transmit().unwrap();
+    assert!(matches!(hub.handle(start(), hello), Err(SessionError::Denied { .. })));
+}
+
+#[test]
+fn a_right_taken_away_stops_the_flow_and_one_given_starts_it() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    practice.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(refused(&practice, By::Peer));
+    assert_eq!(hub.bodies(log), ["a"]);
+    hub.session.handle_policy(Arc::new(Policy::own_space_only())).unwrap();
+    practice.append("p", "p", &["c"]);
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a", "b", "c"]);
+    assert_eq!(practice.acked(log), Some(Seq(3)));
+    assert_eq!(hub.session.target_outstanding(), 0);
+}
+
+#[test]
+fn a_wider_right_brings_the_logs_that_the_narrow_one_left_out() {
+    let mut source = Node::new("p", "hub", &[("p", Direction::Send)]);
+    let mut hub = Node::new("hub", "p", &[]);
+    source.append("p", "p", &["a"]);
+    let foreign = source.append("p", "q", &["b"]);
+    run(start(), &mut source, &mut hub);
+    hub.session.handle_policy(Arc::new(grant("p", "p", "\"relay\""))).unwrap();
+    run(start(), &mut source, &mut hub);
+    assert_eq!(hub.bodies(foreign), ["b"]);
+    hub.session.handle_policy(Arc::new(grant("p", "p", "\"write\""))).unwrap();
+    source.append("p", "q", &["c"]);
+    run(start(), &mut source, &mut hub);
+    assert_eq!(hub.bodies(foreign), ["b"], "and a narrower one stops them");
+}
+
+#[test]
+fn a_right_to_read_given_later_starts_the_flow_that_was_asked_for() {
+    let mut reader = Node::new("r", "hub", &[("s", Direction::Receive)]);
+    let mut hub = Node::new("hub", "r", &[]);
+    let log = hub.append("s", "hub", &["a"]);
+    run(start(), &mut reader, &mut hub);
+    assert!(reader.logs.is_empty());
+    hub.session.handle_policy(Arc::new(grant("r", "s", "\"read\""))).unwrap();
+    run(start(), &mut reader, &mut hub);
+    assert_eq!(reader.bodies(log), ["a"]);
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    hub.append("s", "hub", &["b"]);
+    run(start(), &mut reader, &mut hub);
+    assert_eq!(reader.bodies(log), ["a"]);
+    assert!(reader.events.iter().any(|event| matches!(event, Event::Refused { flow: Flow::Incoming, .. })));
+}
+
+#[test]
+fn a_session_has_no_more_spaces_than_allowed() {
+    let policy = grant("p", "*", "\"write\"");
+    let limits = Limits { spaces_max: 1, ..Limits::default() };
+    let mut practice = Node::new("p", "hub", &[("a", Direction::Send), ("b", Direction::Send)]);
+    let mut hub = Node::with("hub", "p", &[], policy, limits);
+    run(start(), &mut practice, &mut hub);
+    let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::TooManySpaces, .. });
+    assert_eq!(practice.events.iter().filter(|event| refused(event)).count(), 1);
+}

@@ -1,0 +1,404 @@
+//! What an honest pair does.
+
+use counterfoil_storage::{Digest, LogId, Seq};
+
+use super::*;
+use crate::message::{Flow, Heads};
+
+#[test]
+fn a_fresh_mirror_gets_every_record_in_order_and_acknowledges_it() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a", "b"]);
+    practice.append("p", "p", &["c"]);
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a", "b", "c"]);
+    assert_eq!(practice.acked(log), Some(Seq(3)));
+    assert!(practice.events.contains(&Event::InSync { space: space("p") }));
+    let status = practice.session.status();
+    assert!(status.spaces[0].in_sync && status.spaces[0].lag_records == 0 && status.in_flight_bytes == 0);
+}
+
+#[test]
+fn records_and_logs_that_come_while_the_session_lives_flow_at_once() {
+    let (mut practice, mut hub) = practice_and_hub();
+    run(start(), &mut practice, &mut hub);
+    assert!(practice.events.contains(&Event::InSync { space: space("p") }), "an empty space is in sync");
+    let log = practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    practice.append("p", "p", &["b"]);
+    assert_eq!(practice.session.status().spaces[0].lag_records, 1);
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a", "b"]);
+    assert_eq!(practice.acked(log), Some(Seq(2)));
+}
+
+#[test]
+fn two_equal_stores_know_it_after_one_short_message_each() {
+    let (mut practice, mut hub) = practice_and_hub();
+    practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    practice.reconnect();
+    hub.reconnect();
+    run(start(), &mut practice, &mut hub);
+    assert!(matches!(practice.sent[..], [Message::Hello(_), Message::Offer(_)]), "{:?}", practice.sent);
+    assert!(matches!(hub.sent[..], [Message::Hello(_), Message::Equal(_)]), "{:?}", hub.sent);
+    let mut bytes = BytesMut::new();
+    codec::encode(&practice.sent[1], &mut bytes);
+    codec::encode(&hub.sent[1], &mut bytes);
+    assert!(bytes.len() <= 100, "{} bytes", bytes.len());
+    assert!(practice.events.contains(&Event::InSync { space: space("p") }));
+}
+
+#[test]
+fn a_mirror_that_is_behind_gets_only_what_it_lacks() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    practice.append("p", "p", &["b"]);
+    practice.append("p", "p", &["c"]);
+    practice.reconnect();
+    hub.reconnect();
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a", "b", "c"]);
+    assert_eq!(practice.batches_sent(), 2);
+    assert_eq!(practice.acked(log), Some(Seq(3)));
+}
+
+#[test]
+fn nothing_is_acknowledged_before_it_is_durable() {
+    let (mut practice, mut hub) = practice_and_hub();
+    hub.flushing = false;
+    let log = practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a"], "it is stored");
+    assert_eq!(practice.acked(log), None, "but not flushed");
+    hub.flush();
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(practice.acked(log), Some(Seq(1)));
+}
+
+#[test]
+fn what_is_queued_but_not_durable_is_not_sent() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    practice.flushing = false;
+    let model = practice.logs.get_mut(&log).unwrap();
+    let next = batch(log, model.head_at(1), &["b"]);
+    model.batches.push(next);
+    practice.announce_logs();
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a"]);
+}
+
+#[test]
+fn diverged_histories_park_that_log_at_both_ends_and_no_other() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    practice.append("p", "p", &["b"]);
+    hub.append("p", "p", &["x"]);
+    let model = practice.logs.get_mut(&log).unwrap();
+    let other = Arc::new(Genesis { nonce: [9; 16], ..(*model.genesis).clone() });
+    let other_id = other.log_id();
+    let first = batch(other_id, other.head(), &["fine"]);
+    practice.logs.insert(other_id, ModelLog { genesis: other, batches: vec![first], durable: 1, trimmed: 0 });
+    run(start(), &mut practice, &mut hub);
+    let (reason, by) = practice.parked(log).unwrap();
+    assert!(matches!(reason, ParkReason::Diverged { .. }) && by == By::Local, "{reason}");
+    assert_eq!(hub.parked(log), Some((reason, By::Peer)));
+    assert_eq!(hub.bodies(log), ["x"], "nothing was altered");
+    assert_eq!(hub.bodies(other_id), ["fine"]);
+    assert_eq!(practice.acked(log), None);
+    assert!(!practice.session.status().spaces[0].in_sync);
+    assert_eq!(practice.session.status().spaces[0].parked.len(), 1);
+}
+
+#[test]
+fn histories_that_differ_at_equal_length_are_noticed_without_a_read() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    hub.append("p", "p", &["x"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(matches!(practice.parked(log), Some((ParkReason::Diverged { .. }, By::Local))));
+}
+
+#[test]
+fn a_head_inside_a_batch_is_another_history() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a", "b"]);
+    hub.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(matches!(practice.parked(log), Some((ParkReason::Diverged { .. }, By::Local))));
+}
+
+#[test]
+fn a_peer_that_has_more_is_reported_and_streaming_goes_on_when_this_end_has_as_much() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    hub.append("p", "p", &["a"]);
+    hub.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(practice.events.iter().any(|event| matches!(event, Event::Ahead { log: id, .. } if *id == log)));
+    assert_eq!(practice.acked(log), None, "what is not on the chain here does not count");
+    practice.append("p", "p", &["b"]);
+    practice.append("p", "p", &["c"]);
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a", "b", "c"]);
+    assert_eq!(practice.acked(log), Some(Seq(3)));
+}
+
+#[test]
+fn a_hole_is_named_at_both_ends_after_what_comes_before_it_was_sent() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    practice.append("p", "p", &["b"]);
+    practice.append("p", "p", &["c"]);
+    practice.hole = Some((Seq(1), Seq(2)));
+    run(start(), &mut practice, &mut hub);
+    let gap = ParkReason::Gap { first_seq: Seq(1), next_seq: Seq(2), cause: GapCause::Hole };
+    assert_eq!(practice.parked(log), Some((gap.clone(), By::Local)));
+    assert_eq!(hub.parked(log), Some((gap, By::Peer)));
+    assert_eq!(hub.bodies(log), ["a"]);
+    assert_eq!(practice.acked(log), Some(Seq(1)), "what arrived before the hole counts");
+}
+
+#[test]
+fn what_retention_removed_is_an_explicit_gap() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    practice.append("p", "p", &["b"]);
+    practice.logs.get_mut(&log).unwrap().trimmed = 1;
+    practice.announce_logs();
+    run(start(), &mut practice, &mut hub);
+    let gap = ParkReason::Gap { first_seq: Seq(0), next_seq: Seq(1), cause: GapCause::Trimmed };
+    assert_eq!(hub.parked(log), Some((gap, By::Peer)));
+}
+
+#[test]
+fn a_small_window_is_never_overdrawn_and_all_arrives() {
+    let limits = Limits { session_window_bytes: 500, space_window_bytes: 300, ..Limits::default() };
+    let mut practice = Node::new("p", "hub", &[("p", Direction::Send)]);
+    let mut hub = Node::with("hub", "p", &[], Policy::own_space_only(), limits);
+    let long = "x".repeat(1000);
+    let mut log = None;
+    for _ in 0..50 {
+        practice.append("p", "p", &["short"]);
+        log = Some(practice.append("p", "p", &[&long]));
+    }
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(practice.acked(log.unwrap()), Some(Seq(100)));
+}
+
+#[test]
+fn a_store_that_does_not_flush_stops_the_stream_at_its_window() {
+    let limits = Limits { session_window_bytes: 1000, ..Limits::default() };
+    let mut practice = Node::new("p", "hub", &[("p", Direction::Send)]);
+    let mut hub = Node::with("hub", "p", &[], Policy::own_space_only(), limits);
+    hub.flushing = false;
+    for _ in 0..100 {
+        practice.append("p", "p", &["0123456789"]);
+    }
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(practice.batches_sent(), 10, "1000 bytes of 100 each");
+    hub.flush();
+    run(start(), &mut practice, &mut hub);
+    assert!(practice.batches_sent() > 10);
+}
+
+#[test]
+fn spaces_take_turns() {
+    let policy = r#"
+        [[grant]]
+        node = "p"
+        space = "*"
+        rights = ["write"]
+    "#;
+    let mut practice = Node::new("p", "hub", &[("a", Direction::Send), ("b", Direction::Send)]);
+    let mut hub = Node::with("hub", "p", &[], Policy::parse(policy).unwrap(), Limits::default());
+    for _ in 0..10 {
+        practice.append("a", "p", &["x"]);
+    }
+    let late = practice.append("b", "p", &["y"]);
+    run(start(), &mut practice, &mut hub);
+    let order: Vec<LogId> = practice
+        .sent
+        .iter()
+        .filter_map(|message| if let Message::Batch(b) = message { Some(b.log()) } else { None })
+        .collect();
+    let position = order.iter().position(|log| *log == late).unwrap();
+    assert!(position <= 1, "the space with one record waits for one batch of the other at most, not {position}");
+}
+
+#[test]
+fn a_full_disk_holds_records_back_and_they_come_when_there_is_room() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    hub.full = true;
+    practice.append("p", "p", &["b"]);
+    practice.append("p", "p", &["c"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(hub.events.contains(&Event::StorageFull));
+    assert_eq!(practice.acked(log), Some(Seq(1)));
+    let now = pass(start(), 3, &mut practice, &mut hub);
+    assert_eq!(practice.acked(log), Some(Seq(1)), "still full");
+    hub.full = false;
+    pass(now, 2, &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a", "b", "c"]);
+    assert_eq!(practice.acked(log), Some(Seq(3)));
+    assert_eq!(hub.session.target_outstanding(), 0, "all credit went back");
+}
+
+#[test]
+fn a_mirror_that_lost_what_it_acknowledged_says_so_and_gets_it_again() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    practice.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    let model = hub.logs.get_mut(&log).unwrap();
+    model.batches.truncate(1);
+    model.durable = 1;
+    hub.announce_logs();
+    run(start(), &mut practice, &mut hub);
+    let withdrawn = practice.events.iter().any(
+        |event| matches!(event, Event::Withdrawn { from, to, .. } if from.next_seq == Seq(2) && to.next_seq == Seq(1)),
+    );
+    assert!(withdrawn, "{:?}", practice.events);
+    assert_eq!(hub.bodies(log), ["a", "b"]);
+    assert_eq!(practice.acked(log), Some(Seq(2)));
+}
+
+#[test]
+fn a_mirror_restored_from_a_backup_resumes_from_what_it_has() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    practice.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    let model = hub.logs.get_mut(&log).unwrap();
+    model.batches.truncate(1);
+    model.durable = 1;
+    hub.reconnect();
+    practice.reconnect();
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a", "b"]);
+    assert_eq!(practice.batches_sent(), 1);
+}
+
+#[test]
+fn both_ends_of_a_space_get_each_others_logs_without_echo() {
+    let mut a = Node::new("a", "b", &[("s", Direction::Both)]);
+    let mut b = Node::new("b", "a", &[("s", Direction::Both)]);
+    let log_a = a.append("s", "a", &["1"]);
+    let log_b = b.append("s", "b", &["2"]);
+    run(start(), &mut a, &mut b);
+    a.append("s", "a", &["3"]);
+    b.append("s", "b", &["4"]);
+    run(start(), &mut a, &mut b);
+    for node in [&a, &b] {
+        assert_eq!(node.bodies(log_a), ["1", "3"]);
+        assert_eq!(node.bodies(log_b), ["2", "4"]);
+        assert!(node.session.status().spaces[0].in_sync);
+        assert_eq!(node.batches_sent(), 2, "each batch crosses once");
+    }
+}
+
+#[test]
+fn an_end_that_asks_receives_all_logs_of_the_space() {
+    let mut reader = Node::new("r", "hub", &[("s", Direction::Receive)]);
+    let policy = "[[grant]]\nnode = \"r\"\nspace = \"s\"\nrights = [\"read\"]";
+    let mut hub = Node::with("hub", "r", &[], Policy::parse(policy).unwrap(), Limits::default());
+    let of_hub = hub.append("s", "hub", &["1"]);
+    let of_other = hub.append("s", "other", &["2"]);
+    run(start(), &mut reader, &mut hub);
+    assert_eq!(reader.bodies(of_hub), ["1"]);
+    assert_eq!(reader.bodies(of_other), ["2"]);
+    assert_eq!(hub.acked(of_other), Some(Seq(1)));
+}
+
+#[test]
+fn many_logs_are_compared_in_messages_of_bounded_length() {
+    let mut source = Node::new("s", "t", &[("x", Direction::Send)]);
+    let mut target = Node::new("t", "s", &[("x", Direction::Receive)]);
+    let count = codec::HEADS_MAX * 2;
+    for index in 0..count {
+        source.append("x", &format!("w{index}"), &["r"]);
+    }
+    run(start(), &mut source, &mut target);
+    assert_eq!(target.logs.len(), count);
+    source.reconnect();
+    target.reconnect();
+    source.append("x", "w0", &["more"]);
+    run(start(), &mut source, &mut target);
+    let heads: Vec<&Heads> = target
+        .sent
+        .iter()
+        .filter_map(|message| if let Message::Heads(heads) = message { Some(heads) } else { None })
+        .collect();
+    assert_eq!(heads.iter().map(|heads| heads.heads.len()).sum::<usize>(), count);
+    assert!(heads.len() == 3 && heads[0].first && heads[2].last);
+    assert_eq!(source.batches_sent(), 1);
+    assert!(source.session.status().spaces[0].in_sync);
+}
+
+#[test]
+fn an_acknowledgement_of_a_head_that_is_not_on_the_chain_does_not_count() {
+    let (mut practice, mut hub) = practice_and_hub();
+    hub.flushing = false;
+    let log = practice.append("p", "p", &["a"]);
+    practice.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    let forged = crate::message::Ack {
+        log,
+        node: node("hub"),
+        incarnation: incarnation("hub"),
+        head: Head { next_seq: Seq(1), digest: Digest::from_bytes([1; 32]) },
+    };
+    practice.handle(start(), Message::Ack(forged)).unwrap();
+    assert_eq!(practice.acked(log), None);
+    assert!(matches!(practice.parked(log), Some((ParkReason::Diverged { .. }, By::Local))));
+}
+
+#[test]
+fn a_busy_link_says_how_far_behind_the_mirror_is_and_an_idle_one_proves_that_it_is_not() {
+    let limits = Limits { session_window_bytes: 1, ..Limits::default() };
+    let mut practice = Node::new("p", "hub", &[("p", Direction::Send)]);
+    let mut hub = Node::with("hub", "p", &[], Policy::own_space_only(), limits);
+    hub.flushing = false;
+    for _ in 0..3 {
+        practice.append("p", "p", &["x"]);
+    }
+    run(start(), &mut practice, &mut hub);
+    let now = pass(start(), 2, &mut practice, &mut hub);
+    assert_eq!(hub.session.status().spaces[0].behind_records, 3, "one is stored but not durable");
+    hub.flushing = true;
+    hub.flush();
+    run(start(), &mut practice, &mut hub);
+    pass(now, 30, &mut practice, &mut hub);
+    assert_eq!(hub.session.status().spaces[0].behind_records, 0);
+    let said = practice.sent.iter().any(|m| matches!(m, Message::Heartbeat(beat) if !beat.frontiers.is_empty()));
+    assert!(said, "{:?}", practice.sent);
+}
+
+#[test]
+fn a_frontier_that_does_not_match_while_idle_makes_the_heads_be_compared_again() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    // The hub's copy changes without the session being told, as after a repair by hand.
+    let model = hub.logs.get_mut(&log).unwrap();
+    model.batches.clear();
+    model.durable = 0;
+    hub.session.logs.get_mut(&log).unwrap().told = None;
+    hub.announce_logs();
+    pass(start(), 2, &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a"]);
+}
+
+#[test]
+fn a_log_that_only_the_other_end_parks_is_named_with_its_flow() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    let park = crate::message::Park { log, flow: Flow::Outgoing, reason: ParkReason::Checksum { first_seq: Seq(1) } };
+    hub.handle(start(), Message::Park(park)).unwrap();
+    assert_eq!(hub.session.status().spaces[0].parked.len(), 1);
+}
