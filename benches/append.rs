@@ -142,7 +142,7 @@ fn bulk(criterion: &mut Criterion, ratios: &mut Ratios, space: Space) {
         },
         operations: RECORDS as u64,
         measure: Measure::Rate,
-        target: if space == Space::Filled { Target::OfLimit(0.4) } else { Target::None },
+        target: Target::OfLimit(0.4),
     };
     ratios.compare(criterion, contest, || {
         let payload = Payload::new(1000);
