@@ -85,6 +85,12 @@ impl Ledger {
         &self.phases[phase as usize]
     }
 
+    /// Median latency in a phase, as a multiple of that when all was up.
+    pub(crate) fn median_ratio(&self, phase: Phase) -> Option<f64> {
+        let median = |phase| self.of_phase(phase).latencies.percentile(50);
+        Some(median(phase)?.as_secs_f64() / median(Phase::AllUp)?.as_secs_f64())
+    }
+
     /// Notes what the practice's process has said.
     pub(crate) fn hear(&mut self, news: News, now: Instant) {
         let phase = &mut self.phases[self.phase as usize];

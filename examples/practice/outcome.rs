@@ -34,8 +34,13 @@ pub(crate) fn show(practices: &[Practice], hub: &Store) -> Result<bool> {
         phases.row(phase_row(phase, first.ledger().of_phase(phase)));
     }
     println!("{phases}");
+    for (phase, what) in [(Phase::LineCut, "the line was cut"), (Phase::HubStopped, "the hub was stopped")] {
+        if let Some(ratio) = first.ledger().median_ratio(phase) {
+            println!("While {what} an append took {ratio:.2} times as long as before (medians).");
+        }
+    }
 
-    println!("What each end holds:\n");
+    println!("\nWhat each end holds:\n");
     let mut ends = Table::new(["", "made", "acknowledged", "on its disk", "on the hub's", "digest", ""]);
     let mut is_kept = true;
     for practice in practices {

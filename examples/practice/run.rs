@@ -1,7 +1,7 @@
 //! The course of the run: who is started, what is broken when, and when it is over.
 
 use std::{
-    env, fs,
+    env,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -122,7 +122,7 @@ impl Practice {
         certificates::issue(&folder.join("ca"), &NodeName::new(&name)?, &tls, certificates::DAYS_DEFAULT)?;
         let store = folder.join(&name);
         Store::builder().node(name.as_str()).create(&store)?.close(Duration::ZERO)?;
-        let input = cli.input.as_ref().map(fs::canonicalize).transpose()?;
+        let input = cli.input.as_deref().map(std::path::absolute).transpose()?;
         let records = Records { seed: cli.seed.wrapping_add(number.into()), days: cli.days, input };
         Ok(Self {
             record_count: records.all()?.len() as u64,

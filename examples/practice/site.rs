@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Args;
-use counterfoil::{Durability, Link, Seq, Store, Tls};
+use counterfoil::{Durability, Link, Seq, Space, Store, Tls};
 
 use crate::{Result, records::Records};
 
@@ -89,7 +89,10 @@ impl Site {
         // Appends go on after the last record in the store: it knows best what was done before.
         let next_seq = space.logs().first().map_or(Seq::ZERO, |info| info.durable.next_seq);
         News::Ready { next_seq: next_seq.0 }.tell()?;
-        thread::spawn(move || tell_lag(&link));
+        {
+            let (store, space) = (store.clone(), space.clone());
+            thread::spawn(move || tell_lag(&store, &space, &link));
+        }
 
         let pause = Duration::from_secs(self.seconds.into()) / records.len() as u32;
         let started_at = now();
@@ -107,10 +110,15 @@ impl Site {
     }
 }
 
-fn tell_lag(link: &Link) {
-    let is_told = |link: &Link| News::Lag { records: link.status().lag.records }.tell().is_ok();
-    while is_told(link) {
+fn tell_lag(store: &Store, space: &Space, link: &Link) {
+    loop {
         thread::sleep(LAG_EVERY);
+        // After a start it is not known what the hub has until it has said so.
+        let has_said = space.own_log().is_some_and(|log| !store.acks(log).is_empty());
+        let news = News::Lag { records: link.status().lag.records };
+        if has_said && news.tell().is_err() {
+            return;
+        }
     }
 }
 
