@@ -43,9 +43,8 @@ pub fn store(logs: u64) -> (TempDir, Journal, Vec<LogWriter>) {
 }
 
 fn create_log(journal: &Journal, number: u64) -> LogId {
-    let mut nonce = [0; 16];
-    nonce[..8].copy_from_slice(&number.to_le_bytes());
     let space = SpaceName::new(&format!("practice-{number}")).expect("a name");
-    let node = journal.identity().node.clone();
-    journal.create_log(Genesis::new(space, node, nonce)).expect("a new log")
+    let identity = journal.identity();
+    let genesis = Genesis::new(space, identity.node.clone(), *identity.incarnation.as_bytes());
+    journal.create_log(genesis).expect("a new log")
 }

@@ -155,12 +155,17 @@ impl GroupCommit {
         let mut group = lock(&self.group);
         group.bytes.extend_from_slice(record);
         let mine = group.number;
+        let mut is_registered = false;
         loop {
             if group.durable > mine {
                 return Ok(());
             }
             if group.has_leader {
-                group.waiting.push(thread::current());
+                // Once: the entry goes when the group is taken, and its leader wakes whom it took.
+                if !is_registered {
+                    group.waiting.push(thread::current());
+                    is_registered = true;
+                }
                 drop(group);
                 thread::park();
                 group = lock(&self.group);

@@ -145,7 +145,7 @@ fn list(unmirrored: &[Unmirrored]) -> String {
 /// The result of most calls of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What an [`Error`] is about, to decide by.
+/// What an [error](enum@Error) is about, to decide by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -90,7 +90,9 @@ fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<A
     let link = net::dial(config, move |event| match event {
         net::LinkEvent::Session(event) => {
             acks.hear(&event);
-            shared.hear(event);
+            if shared.hear(event) {
+                acks.touch();
+            }
         }
         net::LinkEvent::State(net::LinkState::Waiting { .. }) => {
             let reason = last_error().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string());

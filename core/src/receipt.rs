@@ -129,7 +129,8 @@ impl Receipt {
         self.reached()
     }
 
-    /// A future of the same wait. It never flushes in `poll`: the store's background thread does.
+    /// A future of the same wait. It never flushes in `poll`: the store's background thread does. In a
+    /// store opened without one, somebody must call [`Store::commit`](crate::Store::commit).
     ///
     /// Dropping it before it is ready is harmless: the append goes on.
     pub fn durable(&self, level: Durability) -> Durable {

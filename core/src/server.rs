@@ -59,7 +59,7 @@ impl ServerBuilder {
     }
 
     /// Told what happens with each peer, by the peer's name. It is called from the server's own
-    /// threads: it must not wait for anything.
+    /// threads: it must not wait for anything, nor hold the store, which would keep itself open.
     pub fn on_event(mut self, told: impl Fn(&NodeName, LinkEvent) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Box::new(told));
         self

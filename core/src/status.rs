@@ -151,6 +151,8 @@ pub struct Unmirrored {
     pub first_seq: Seq,
     /// Where the log durably ends here.
     pub next_seq: Seq,
+    /// What is in the way, and what to do, if anything is known to be.
+    pub reason: Option<String>,
 }
 
 impl Unmirrored {
@@ -163,7 +165,8 @@ impl Unmirrored {
 impl fmt::Display for Unmirrored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { peer, space, first_seq, .. } = self;
-        write!(f, "{peer} lacks {} records of space {space} from {first_seq}", self.records())
+        write!(f, "{peer} lacks {} records of space {space} from {first_seq}", self.records())?;
+        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
     }
 }
 
@@ -216,12 +219,20 @@ impl LinkShared {
         self.now().last_error.clone()
     }
 
-    pub(crate) fn parked(&self) -> Vec<(LogId, String)> {
-        self.now().parked.clone().into_iter().collect()
+    /// The logs that do not go on, but for those that `is_mirrored` all the same.
+    pub(crate) fn parked(&self, is_mirrored: impl Fn(LogId) -> bool) -> Vec<(LogId, String)> {
+        let parked = self.now().parked.clone();
+        parked.into_iter().filter(|(log, _)| !is_mirrored(*log)).collect()
     }
 
     pub(crate) fn refused(&self) -> Vec<(SpaceName, String)> {
         self.now().refused.clone().into_iter().collect()
+    }
+
+    /// Why a log is not carried any further, though the ends may be in touch.
+    pub(crate) fn stopped_by(&self, log: LogId, space: &SpaceName) -> Option<String> {
+        let now = self.now();
+        now.parked.get(&log).or_else(|| now.refused.get(space)).cloned()
     }
 
     /// Sets the state, unless the link was stopped: that is final.
@@ -254,6 +265,12 @@ impl LinkShared {
                 now.parked.clear();
                 now.refused.clear();
             }
+            LinkEvent::InSync { space } => {
+                now.refused.remove(space);
+                if self.spaces.len() == 1 {
+                    now.parked.clear();
+                }
+            }
             LinkEvent::Parked { log, reason } => drop(now.parked.insert(*log, reason.clone())),
             LinkEvent::Refused { space, reason } => drop(now.refused.insert(space.clone(), reason.clone())),
             LinkEvent::Disconnected { reason } => now.last_error = Some(reason.clone()),
@@ -268,13 +285,14 @@ impl LinkShared {
         self.changed.notify_all();
     }
 
-    /// Takes in what a session tells, as far as a link's user may want to know it.
-    pub(crate) fn hear(&self, event: Event) {
-        let Some(event) = LinkEvent::of_session(event, &self.peer) else { return };
+    /// Takes in what a session tells, as far as a link's user may want to know it; whether it was.
+    pub(crate) fn hear(&self, event: Event) -> bool {
+        let Some(event) = LinkEvent::of_session(event, &self.peer) else { return false };
         if event == LinkEvent::Connected {
             self.set_state(LinkState::Connected);
         }
         self.tell(event);
+        true
     }
 }
 

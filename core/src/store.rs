@@ -319,13 +319,14 @@ impl Inner {
     }
 
     pub(crate) fn link_status(&self, link: &LinkShared) -> LinkStatus {
+        let lacks = self.unmirrored(link);
         LinkStatus {
             peer: link.peer.clone(),
             spaces: link.spaces.clone(),
             state: link.state(),
-            lag: self.lag(link),
+            lag: self.lag(&lacks),
             last_error: link.last_error(),
-            parked: link.parked(),
+            parked: link.parked(|log| lacks.iter().all(|missing| missing.log != log)),
             refused: link.refused(),
         }
     }
@@ -342,14 +343,15 @@ impl Inner {
                     log: info.id,
                     first_seq: acked,
                     next_seq: info.durable.next_seq,
+                    reason: link.stopped_by(info.id, &info.genesis.space).or_else(|| link.last_error()),
                 })
             })
             .collect()
     }
 
-    fn lag(&self, link: &LinkShared) -> Lag {
+    fn lag(&self, lacks: &[Unmirrored]) -> Lag {
         let mut lag = Lag::default();
-        for missing in self.unmirrored(link) {
+        for missing in lacks {
             lag.records += missing.records();
             if let Some(info) = self.journal.log(missing.log) {
                 let kept = (info.durable.next_seq.0 - info.first_seq.0).max(1);
@@ -363,15 +365,22 @@ impl Inner {
         lag
     }
 
-    /// Waits until the peers of all links have what is durable now; what they lack when `timeout` is over.
+    /// Waits until the peers of all links have what is durable now, as far as it is on its way; what
+    /// they lack then, or when `timeout` is over.
     fn wait_mirrored(&self, timeout: Duration) -> Vec<Unmirrored> {
         let deadline = now().checked_add(timeout);
         let links = self.link_list();
         loop {
             let version = self.acks.version();
-            let unmirrored: Vec<_> = links.iter().flat_map(|link| self.unmirrored(link)).collect();
+            let mut unmirrored = Vec::new();
+            let mut is_moving = false;
+            for link in &links {
+                let lacks = self.unmirrored(link);
+                is_moving |= lacks.iter().any(|missing| link.stopped_by(missing.log, &missing.space).is_none());
+                unmirrored.extend(lacks);
+            }
             let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(now()));
-            if unmirrored.is_empty() || left.is_zero() || self.acks.is_closed() {
+            if !is_moving || left.is_zero() || self.acks.is_closed() {
                 return unmirrored;
             }
             self.acks.wait_changed(version, left);

@@ -91,9 +91,25 @@ fn a_space_without_a_grant_is_refused_by_name_until_the_policy_grants_it() {
     let refused = link.events().find(|event| matches!(event, LinkEvent::Refused { .. } | LinkEvent::Parked { .. }));
     assert!(refused.is_some());
     assert!(hub.logs().is_empty(), "nothing was stored");
+    let status = link.status();
+    assert!(status.refused.len() + status.parked.len() > 0, "{status:?}");
     let grant = "[[grant]]\nnode = \"practice-12\"\nspace = \"other\"\nrights = [\"read\", \"write\"]\n";
     server.set_policy(Policy::parse(grant).unwrap());
     assert!(link.wait_mirrored(LONG));
+}
+
+#[test]
+fn closing_does_not_wait_for_what_the_peer_refuses_and_says_why() {
+    let site = Site::new(&["practice-12", "hub"]);
+    let (practice, hub) = (node("practice-12"), node("hub"));
+    let server = hub.serve("127.0.0.1:0", site.tls("hub")).start().unwrap();
+    let peer = format!("hub@{}", server.local_addr());
+    append(&practice.space("other").unwrap(), 1);
+    let _link = practice.mirror_to(peer, site.tls("practice-12")).spaces(["other"]).start().unwrap();
+    // An hour is not what this test takes.
+    let error = practice.close(Duration::from_secs(3600)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotMirrored);
+    assert!(error.to_string().contains("hub says"), "{error}");
 }
 
 #[test]

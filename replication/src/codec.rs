@@ -159,3 +159,6 @@ pub(crate) mod genesis_bytes {
         Genesis::decode(bytes).map_err(D::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;

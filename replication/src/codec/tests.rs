@@ -1,0 +1,266 @@
+use counterfoil_storage::{BatchBuilder, Digest, Genesis, Head, Hlc, Incarnation, LogId, NodeName, Seq, SpaceName};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    frontier::{FrontierHash, LogHead},
+    message::{
+        Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Offer, Park, ParkReason,
+        Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+    },
+};
+
+const LIMIT: u32 = MAX_BATCH_LEN as u32;
+
+fn space() -> SpaceName {
+    SpaceName::new("s").unwrap()
+}
+
+fn log() -> LogId {
+    LogId::from_bytes([0xaa; 16])
+}
+
+fn head() -> Head {
+    Head { next_seq: Seq(300), digest: Digest::from_bytes([0xbb; 32]) }
+}
+
+fn batch() -> Batch {
+    let mut builder = BatchBuilder::with_capacity(16);
+    builder.push(Hlc::from_bits(7), b"body");
+    builder.seal(log(), head())
+}
+
+/// One of each kind, with the hexadecimal form that it has for ever.
+fn golden() -> Vec<(Message, String)> {
+    let hash = FrontierHash::from_bytes([0xcc; 16]);
+    let (id, digest, hash_hex) = ("aa".repeat(16), "bb".repeat(32), "cc".repeat(16));
+    let incarnation = Incarnation::from_bytes([0xdd; 16]);
+    let head_hex = format!("fb2c01{digest}");
+    let genesis = Genesis::new(space(), NodeName::new("n").unwrap(), [0xee; 16]);
+    // 36 bytes: magic, flags, base, term; nonce; space; node.
+    let genesis_hex = format!("2443464731{}{}0173016e", "00".repeat(12), "ee".repeat(16));
+    let hello = Hello {
+        protocol_min: 1,
+        protocol_max: 1,
+        incarnation,
+        session_window_bytes: 8 << 20,
+        space_window_bytes: 4 << 20,
+        batch_len_max_bytes: 1 << 20,
+        next_ms: 1000,
+    };
+    let node = NodeName::new("n").unwrap();
+    let log = log();
+    let diverged = ParkReason::Diverged { source_head: head(), target_head: head() };
+    let gap = ParkReason::Gap { first_seq: Seq(1), next_seq: Seq(2), cause: GapCause::Hole };
+    let heads = vec![LogHead { log, head: head() }];
+    vec![
+        (Message::Hello(hello), format!("000101{}fc00008000fc00004000fc00001000fbe803", "dd".repeat(16))),
+        (Message::Want(Want { space: space() }), "010173".into()),
+        (Message::Offer(Offer { space: space(), all: hash, own: hash }), format!("020173{hash_hex}{hash_hex}")),
+        (Message::Equal(Reconciled { space: space(), scope: Scope::All }), "03017301".into()),
+        (
+            Message::Heads(Heads { space: space(), scope: Scope::Own, heads: heads.clone(), first: true, last: false }),
+            format!("0401730001{id}{head_hex}0100"),
+        ),
+        (
+            Message::Refuse(Refuse { space: space(), flow: Flow::Incoming, reason: Refusal::NoRight }),
+            "0501730000".into(),
+        ),
+        (Message::Announce(Announce { genesis, head: head() }), format!("06{genesis_hex}{head_hex}")),
+        (
+            Message::Ack(Ack { log, node, incarnation, head: head() }),
+            format!("07{id}016e{}{head_hex}", "dd".repeat(16)),
+        ),
+        (Message::Credit(Credit { space: space(), bytes: 250 }), "080173fa".into()),
+        (Message::Rewind(Rewind { log, head: head() }), format!("09{id}{head_hex}")),
+        (
+            Message::Park(Park { log, flow: Flow::Outgoing, reason: diverged }),
+            format!("0a{id}0100{head_hex}{head_hex}"),
+        ),
+        (Message::Park(Park { log, flow: Flow::Incoming, reason: gap }), format!("0a{id}0001010201")),
+        (
+            Message::Heartbeat(Heartbeat { next_ms: 15_000, frontiers: vec![(space(), hash)], heads }),
+            format!("0bfb983a010173{hash_hex}01{id}{head_hex}"),
+        ),
+        (Message::Close(CloseReason::Shutdown), "0c00".into()),
+        (Message::Close(CloseReason::Protocol { min: 1, max: 2 }), "0c020102".into()),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
+fn encoded(message: &Message) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    encode(message, &mut bytes);
+    bytes
+}
+
+#[test]
+fn the_bytes_of_every_message_are_fixed_for_ever() {
+    for (message, golden) in golden() {
+        let bytes = encoded(&message);
+        let prefix = format!("{:08x}", (golden.len() as u32 / 2 + 1).swap_bytes());
+        assert_eq!(hex(&bytes), format!("{prefix}00{golden}"), "{message:?}");
+        assert_eq!(decode(&mut bytes.clone(), LIMIT), Ok(Some(message)));
+    }
+    let bytes = encoded(&Message::Batch(batch()));
+    assert_eq!(bytes[..5], [95, 0, 0, 0, 1], "length of kind and batch, then kind");
+    assert_eq!(bytes[5..], batch().bytes()[..], "verbatim");
+}
+
+#[test]
+fn a_message_is_taken_once_it_is_whole_and_not_before() {
+    for message in golden().into_iter().map(|(message, _)| message).chain([Message::Batch(batch())]) {
+        let bytes = encoded(&message);
+        for len in 0..bytes.len() {
+            assert_eq!(decode(&mut BytesMut::from(&bytes[..len]), LIMIT), Ok(None), "{len} bytes of {message:?}");
+        }
+        let mut two = BytesMut::from(&[&bytes[..], &bytes[..]].concat()[..]);
+        assert_eq!(decode(&mut two, LIMIT), Ok(Some(message)));
+        assert_eq!(two, bytes);
+    }
+}
+
+#[test]
+fn a_length_beyond_the_limit_is_refused_before_its_bytes_come() {
+    for (kind, len, limit) in [
+        (0, 1 << 30, CONTROL_LEN_MAX as u64 + 1),
+        (0, CONTROL_LEN_MAX as u32 + 2, CONTROL_LEN_MAX as u64 + 1),
+        (0, 1, CONTROL_LEN_MAX as u64 + 1),
+        (1, u32::MAX, 1001),
+        (1, 1002, 1001),
+        (1, 10, 1001),
+    ] {
+        let mut bytes = BytesMut::new();
+        bytes.put_u32_le(len);
+        bytes.put_u8(kind);
+        let expected = CodecError::Length { len_bytes: len.into(), limit_bytes: limit };
+        assert_eq!(decode(&mut bytes, 1000), Err(expected));
+    }
+    assert_eq!(decode(&mut BytesMut::from(&b"GET / HTTP/1.1"[..]), LIMIT), Err(CodecError::Kind(b'/')));
+}
+
+#[test]
+fn a_list_beyond_the_limit_is_refused() {
+    let heads = vec![LogHead { log: log(), head: head() }; HEADS_MAX + 1];
+    let message = Message::Heads(Heads { space: space(), scope: Scope::All, heads, first: true, last: true });
+    let expected = CodecError::List { count: HEADS_MAX + 1, limit: HEADS_MAX };
+    assert_eq!(decode(&mut encoded(&message), LIMIT), Err(expected));
+}
+
+#[test]
+fn the_longest_messages_within_bounds_can_be_sent() {
+    let space = SpaceName::new(&"s".repeat(MAX_NAME_LEN)).unwrap();
+    let far = Head { next_seq: Seq(u64::MAX), ..head() };
+    let heads = vec![LogHead { log: log(), head: far }; HEADS_MAX];
+    let frontiers = vec![(space.clone(), FrontierHash::from_bytes([1; 16])); FRONTIERS_MAX];
+    let beat = Message::Heartbeat(Heartbeat { next_ms: u32::MAX, frontiers, heads });
+    let mut genesis = Genesis::new(space, NodeName::new(&"n".repeat(MAX_NAME_LEN)).unwrap(), [1; 16]);
+    genesis.base = (0..1160_u16).map(|index| (log_of(index), far)).collect();
+    assert!(genesis.encode().len() > MAX_GENESIS_LEN - 1000, "{}", genesis.encode().len());
+    for message in [beat, Message::Announce(Announce { genesis, head: far })] {
+        assert_eq!(decode(&mut encoded(&message), LIMIT), Ok(Some(message)));
+    }
+}
+
+fn log_of(index: u16) -> LogId {
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&index.to_be_bytes());
+    LogId::from_bytes(bytes)
+}
+
+#[test]
+fn a_changed_bit_of_a_batch_is_named_and_the_stream_goes_on() {
+    let whole = encoded(&Message::Batch(batch()));
+    for bit in 0..(whole.len() - PREFIX_LEN) * 8 {
+        let mut bytes = whole.clone();
+        bytes[PREFIX_LEN + bit / 8] ^= 1 << (bit % 8);
+        bytes.extend_from_slice(&encoded(&Message::Close(CloseReason::Shutdown)));
+        match decode(&mut bytes, LIMIT) {
+            Ok(Some(Message::DamagedBatch { len_bytes, .. })) => {
+                assert_eq!(len_bytes, batch().bytes().len() as u64);
+                assert_eq!(decode(&mut bytes, LIMIT), Ok(Some(Message::Close(CloseReason::Shutdown))));
+            }
+            Err(CodecError::Batch(_)) => {}
+            other => panic!("bit {bit}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_genesis_that_is_none_is_refused() {
+    let bytes = encoded(&golden()[6].0);
+    for position in 7..11 {
+        let mut bytes = bytes.clone();
+        bytes[position] ^= 0xff;
+        assert_eq!(decode(&mut bytes, LIMIT), Err(CodecError::Control), "byte {position}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let mut buffer = BytesMut::from(&bytes[..]);
+        while let Ok(Some(_)) = decode(&mut buffer, LIMIT) {}
+    }
+
+    #[test]
+    fn random_control_messages_never_panic_and_what_decodes_is_within_bounds(
+        bytes in prop::collection::vec(any::<u8>(), 1..400),
+        kind in 0_u8..14,
+    ) {
+        let mut buffer = BytesMut::new();
+        buffer.put_u32_le(bytes.len() as u32 + 1);
+        buffer.put_u8(KIND_CONTROL);
+        buffer.put_u8(kind);
+        buffer.put_slice(&bytes[1..]);
+        if let Ok(Some(message)) = decode(&mut buffer, LIMIT) {
+            let again = encoded(&message);
+            prop_assert_eq!(decode(&mut again.clone(), LIMIT), Ok(Some(message)));
+        }
+    }
+
+    #[test]
+    fn messages_with_changed_bytes_never_panic(
+        pick in 0_usize..15,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = encoded(&golden()[pick].0);
+        for (index, value) in changes {
+            let index = index.index(bytes.len());
+            bytes[index] = value;
+        }
+        let _ = decode(&mut bytes, LIMIT);
+    }
+
+    #[test]
+    fn batches_of_any_content_read_back(bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 1..10)) {
+        let mut builder = BatchBuilder::with_capacity(16);
+        bodies.iter().for_each(|body| builder.push(Hlc::from_bits(7), body));
+        let batch = builder.seal(log(), head());
+        let mut bytes = encoded(&Message::Batch(batch.clone()));
+        prop_assert_eq!(decode(&mut bytes, LIMIT), Ok(Some(Message::Batch(batch))));
+    }
+}
+
+#[test]
+fn claims_of_huge_lists_and_names_allocate_nothing_for_them() {
+    // Variant 4 (heads), a space, a scope, then a claim of 2^63 heads; variant 1 with a name of 2^63 bytes.
+    let huge = [0xfd_u8, 0, 0, 0, 0, 0, 0, 0, 0x80];
+    for start in [&[4_u8, 1, b's', 0][..], &[1]] {
+        let body = [start, &huge].concat();
+        let mut bytes = BytesMut::new();
+        bytes.put_u32_le(body.len() as u32 + 1);
+        bytes.put_u8(KIND_CONTROL);
+        bytes.put_slice(&body);
+        assert_eq!(decode(&mut bytes, LIMIT), Err(CodecError::Control));
+    }
+}
