@@ -72,9 +72,9 @@ pub struct Limits {
     pub ready_bytes_max: usize,
     /// How long the peer may take to say `Hello`. Default: 10 s.
     pub handshake_timeout: Duration,
-    /// Time between heartbeats while records flow. Default: 1 s.
+    /// Time between heartbeats while records flow; 10 ms to 2 minutes. Default: 1 s.
     pub heartbeat_busy: Duration,
-    /// Time between heartbeats while nothing flows. Default: 15 s.
+    /// Time between heartbeats while nothing flows; 10 ms to 2 minutes. Default: 15 s.
     pub heartbeat_idle: Duration,
     /// How long to wait before a full store is tried again. Default: 1 s.
     pub full_retry: Duration,

@@ -119,6 +119,8 @@ pub struct Session {
     /// Positions in `spaces`.
     space_index: HashMap<SpaceName, usize>,
     logs: HashMap<LogId, Log>,
+    /// It has been told that not all logs found a place.
+    overflow_told: bool,
     loads: VecDeque<SpaceName>,
     /// Control messages in order; at most `limits.control_max` that the peer caused.
     control: VecDeque<Message>,
@@ -159,6 +161,7 @@ impl Session {
             spaces: Vec::new(),
             space_index: HashMap::new(),
             logs: HashMap::new(),
+            overflow_told: false,
             loads: VecDeque::new(),
             control: VecDeque::from([Message::Hello(hello)]),
             events: VecDeque::new(),

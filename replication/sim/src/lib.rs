@@ -16,8 +16,10 @@
 
 mod machine;
 mod plan;
+mod report;
 mod wire;
 mod world;
 
 pub use plan::Plan;
-pub use world::{Report, Violation, explore};
+pub use report::{Report, Violation};
+pub use world::explore;

@@ -4,7 +4,7 @@
 
 use counterfoil_sim::{Report, explore};
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()

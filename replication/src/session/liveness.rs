@@ -51,17 +51,21 @@ pub(super) struct Liveness {
 
 impl Liveness {
     pub(super) fn new(limits: &Limits, now: Instant) -> Self {
+        let [busy, idle] = [limits.heartbeat_busy, limits.heartbeat_idle].map(|interval| {
+            let (least, most) = (*INTERVAL_MS.start(), *INTERVAL_MS.end());
+            interval.clamp(Duration::from_millis(least.into()), Duration::from_millis(most.into()))
+        });
         let mut liveness = Self {
             deadlines: [None; TIMERS.len()],
-            busy: limits.heartbeat_busy,
-            idle: limits.heartbeat_idle,
-            interval: limits.heartbeat_busy,
+            busy,
+            idle,
+            interval: busy,
             active: false,
             last_heard: now,
             peer_interval: limits.handshake_timeout,
         };
         liveness.set(Timer::Handshake, Some(now + limits.handshake_timeout));
-        liveness.set(Timer::Heartbeat, Some(now + limits.heartbeat_busy));
+        liveness.set(Timer::Heartbeat, Some(now + busy));
         liveness
     }
 

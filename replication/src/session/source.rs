@@ -218,7 +218,7 @@ impl Session {
     pub(super) fn update_log(&mut self, now: Instant, index: usize, state: &LogState) {
         let id = state.id;
         if !self.logs.contains_key(&id) && !self.add_log(id, index, &state.genesis) {
-            return;
+            return self.tell_overflow(id);
         }
         let Some(log) = self.logs.get_mut(&id) else { return };
         let before = log.head();
@@ -227,6 +227,14 @@ impl Session {
             self.advance_outgoing(now, id, index);
         }
         self.advance_incoming(id, before, state.durable);
+    }
+
+    /// A log here finds no place in the session. Told once: there may be many.
+    fn tell_overflow(&mut self, id: LogId) {
+        if !std::mem::replace(&mut self.overflow_told, true) {
+            let reason = ParkReason::TooManyLogs { limit: self.config.limits.logs_max as u32 };
+            self.events.push_back(Event::Parked { log: id, reason, by: By::Local });
+        }
     }
 
     /// More of a log is durable here.

@@ -52,11 +52,11 @@ impl Authority {
     }
 
     pub(crate) fn tls(&self, node: &str) -> Tls {
-        Tls::from_dir(&self.folder(node)).unwrap()
+        Tls::from_dir(self.folder(node)).unwrap()
     }
 
     pub(crate) fn tls_with(&self, node: &str, change: impl FnOnce(&mut CertificateParams)) -> Result<Tls, TlsError> {
-        Tls::from_dir(&self.folder_with("changed", node, change))
+        Tls::from_dir(self.folder_with("changed", node, change))
     }
 
     pub(crate) fn expired(&self, node: &str) -> Tls {

@@ -402,3 +402,17 @@ fn a_log_that_only_the_other_end_parks_is_named_with_its_flow() {
     hub.handle(start(), Message::Park(park)).unwrap();
     assert_eq!(hub.session.status().spaces[0].parked.len(), 1);
 }
+
+#[test]
+fn a_source_with_more_logs_than_a_session_takes_says_so_and_streams_the_others() {
+    let limits = Limits { logs_max: 2, ..Limits::default() };
+    let mut source = Node::with("s", "t", &[("x", Direction::Send)], Policy::nothing(), limits);
+    let mut target = Node::new("t", "s", &[("x", Direction::Receive)]);
+    for writer in ["a", "b", "c", "d"] {
+        source.append("x", writer, &["r"]);
+    }
+    run(start(), &mut source, &mut target);
+    let told = |event: &&Event| matches!(event, Event::Parked { reason: ParkReason::TooManyLogs { limit: 2 }, .. });
+    assert_eq!(source.events.iter().filter(told).count(), 1);
+    assert_eq!(target.logs.len(), 2);
+}

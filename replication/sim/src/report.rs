@@ -1,0 +1,81 @@
+//! What a history held, and how a broken promise is told.
+
+use std::{fmt, time::Duration};
+
+/// A promise was broken.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// The history.
+    pub seed: u64,
+    /// When in it.
+    pub at: Duration,
+    /// What.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, at, what } = self;
+        write!(f, "at {at:?} of seed {seed}: {what}\nreplay: COUNTERFOIL_SEED={seed} cargo test -p counterfoil-sim")
+    }
+}
+
+/// What a history held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// A hash over all that happened: equal for equal seeds.
+    pub trace: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Messages delivered.
+    pub messages: u64,
+    /// Bytes delivered.
+    pub bytes: u64,
+    /// Records appended.
+    pub records: u64,
+    /// Acknowledgements that a source believed.
+    pub acks: u64,
+    /// Connections made.
+    pub connections: u64,
+    /// Connections cut, silenced or corrupted.
+    pub cuts: u64,
+    /// Machines killed or crashed.
+    pub crashes: u64,
+    /// Disks that failed or ran full.
+    pub disk_faults: u64,
+}
+
+impl Report {
+    /// Adds up histories; of the traces nothing meaningful remains.
+    pub fn add(&mut self, other: &Self) {
+        self.trace ^= other.trace;
+        self.simulated += other.simulated;
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        self.records += other.records;
+        self.acks += other.acks;
+        self.connections += other.connections;
+        self.cuts += other.cuts;
+        self.crashes += other.crashes;
+        self.disk_faults += other.disk_faults;
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} simulated seconds, {} messages ({} bytes), {} records, {} acks, {} connections, {} cuts, {} crashes, \
+             {} disk faults",
+            self.simulated.as_secs(),
+            self.messages,
+            self.bytes,
+            self.records,
+            self.acks,
+            self.connections,
+            self.cuts,
+            self.crashes,
+            self.disk_faults
+        )
+    }
+}
