@@ -28,7 +28,7 @@ fn durable_each(criterion: &mut Criterion, ratios: &mut Ratios) {
     ratios.compare(criterion, contest, || {
         let payload = Payload::new(RECORDS);
         let (folder, _journal, writers) = store(1);
-        let mut limit = filled(folder.path(), 64 * MIB);
+        let mut limit = filled(folder.path(), 4 * MIB);
         let records = payload.records().to_vec();
         let ours = move || {
             let _kept = &folder;
@@ -39,6 +39,7 @@ fn durable_each(criterion: &mut Criterion, ratios: &mut Ratios) {
             })
         };
         let limit = move || {
+            limit.touch().expect(DISK);
             stopwatch(|| {
                 for record in payload.records() {
                     limit.write(record).expect(DISK);
@@ -72,12 +73,15 @@ fn many_writers(criterion: &mut Criterion, ratios: &mut Ratios) {
     };
     ratios.compare(criterion, contest, || {
         let (folder, _journal, writers) = store(1);
-        let group = GroupCommit::new(filled(folder.path(), 64 * MIB));
+        let group = GroupCommit::new(filled(folder.path(), 4 * MIB));
         let ours = move || {
             let _kept = &folder;
             race(|_, record| writers[0].append(record).and_then(|r| r.wait()).expect(DISK), &Payload::new(RECORDS))
         };
-        let limit = move || race(|_, record| group.append(record).expect(DISK), &Payload::new(RECORDS));
+        let limit = move || {
+            group.touch().expect(DISK);
+            race(|_, record| group.append(record).expect(DISK), &Payload::new(RECORDS))
+        };
         (ours, limit)
     });
 }
@@ -109,6 +113,7 @@ fn not_waiting(criterion: &mut Criterion, ratios: &mut Ratios) {
         let mut file = filled(folder.path(), (RECORDS * RECORD_BYTES) as u64);
         let limit = move || {
             let _kept = &folder;
+            file.touch().expect(DISK);
             let time = stopwatch(|| {
                 for _ in 0..RECORDS / 1000 {
                     payload.records().iter().for_each(|record| file.write(record).expect(DISK));
@@ -137,7 +142,7 @@ fn bulk(criterion: &mut Criterion, ratios: &mut Ratios, space: Space) {
         },
         operations: RECORDS as u64,
         measure: Measure::Rate,
-        target: if space == Space::Filled { Target::OfLimit(0.4) } else { Target::None },
+        target: Target::OfLimit(0.4),
     };
     ratios.compare(criterion, contest, || {
         let payload = Payload::new(1000);
@@ -157,6 +162,7 @@ fn bulk(criterion: &mut Criterion, ratios: &mut Ratios, space: Space) {
         let limit = move || {
             let _kept = &folder;
             if let Some(file) = &mut file {
+                file.touch().expect(DISK);
                 return stopwatch(|| {
                     (0..RECORDS / 1000).for_each(|_| file.write(payload.bytes()).expect(DISK));
                     file.sync().expect(DISK);
@@ -186,7 +192,7 @@ fn many_logs(criterion: &mut Criterion, ratios: &mut Ratios) {
     ratios.compare(criterion, contest, || {
         let payload = Payload::new(LOGS);
         let (folder, journal, writers) = store(LOGS as u64);
-        let mut file = filled(folder.path(), 64 * MIB);
+        let mut file = filled(folder.path(), 4 * MIB);
         let records = payload.records().to_vec();
         let ours = move || {
             let _kept = &folder;
@@ -201,6 +207,7 @@ fn many_logs(criterion: &mut Criterion, ratios: &mut Ratios) {
         };
         let limit = move || {
             let mut buffer = Vec::new();
+            file.touch().expect(DISK);
             stopwatch(|| {
                 for _ in 0..COMMITS {
                     buffer.clear();

@@ -35,6 +35,12 @@ impl FilledFile {
         Ok(Self { file, len, offset: 0 })
     }
 
+    /// Reads it through, since writing a part of a page that the kernel has let go of means reading it first.
+    pub fn touch(&self) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        (0..self.len).step_by(CHUNK_BYTES).try_for_each(|offset| self.file.read_at(&mut buffer, offset).map(drop))
+    }
+
     /// Writes after what was written last; from the front again where the end is reached.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.offset + bytes.len() as u64 > self.len {
@@ -148,6 +154,11 @@ impl GroupCommit {
     /// Commits into `file`.
     pub fn new(file: FilledFile) -> Self {
         Self { group: Mutex::default(), file: Mutex::new(file) }
+    }
+
+    /// See [`FilledFile::touch`].
+    pub fn touch(&self) -> io::Result<()> {
+        lock(&self.file).touch()
     }
 
     /// Writes `record` and returns once it is durable.

@@ -18,7 +18,6 @@ use tempfile::TempDir;
 const DISK: &str = "the disk of the bench works";
 const NET: &str = "the network of the bench works";
 const PRACTICE: &str = "practice";
-const HUB: &str = "hub";
 const MIRRORED: Duration = Duration::from_secs(60);
 
 /// A practice's store with its certificates, and the folder for hubs.
@@ -36,15 +35,19 @@ struct Hub {
     store: Store,
 }
 
+/// Makes a certificate for a node.
+fn issue(folder: &TempDir, node: &str) {
+    let path = |name: &str| folder.path().join(name);
+    let name = NodeName::new(node).expect("a name");
+    certificates::issue(&path("ca"), &name, &path(node), certificates::DAYS_DEFAULT).expect("a certificate");
+}
+
 impl Practice {
     fn new() -> Self {
         let folder = folder().expect(DISK);
         let path = |name: &str| folder.path().join(name);
         certificates::create_ca(&path("ca")).expect("a private authority");
-        for node in [PRACTICE, HUB] {
-            let name = NodeName::new(node).expect("a name");
-            certificates::issue(&path("ca"), &name, &path(node), certificates::DAYS_DEFAULT).expect("a certificate");
-        }
+        issue(&folder, PRACTICE);
         let store = Store::builder().node(PRACTICE).create(path("practice.store")).expect("a new store");
         let space = store.own_space().expect("its own space");
         Self { store, space, folder, hubs: AtomicU64::new(0) }
@@ -54,13 +57,14 @@ impl Practice {
         self.folder.path().join(name)
     }
 
-    /// Starts an empty hub and the link to it.
+    /// Starts an empty hub and the link to it. Each has a name of its own: what another acked does not count.
     fn link_to_new_hub(&self) -> Hub {
-        let number = self.hubs.fetch_add(1, Ordering::Relaxed);
-        let store = Store::builder().node(HUB).create(self.path(&format!("hub-{number}.store"))).expect("a new store");
+        let hub = format!("hub-{}", self.hubs.fetch_add(1, Ordering::Relaxed));
+        issue(&self.folder, &hub);
+        let store = Store::builder().node(&hub).create(self.path(&format!("{hub}.store"))).expect("a new store");
         let tls = |node| Tls::from_dir(self.path(node)).expect("its certificates");
-        let server = store.serve("127.0.0.1:0", tls(HUB)).start().expect(NET);
-        let address = format!("{HUB}@{}", server.local_addr());
+        let server = store.serve("127.0.0.1:0", tls(&hub)).start().expect(NET);
+        let address = format!("{hub}@{}", server.local_addr());
         let link = self.store.mirror_to(address, tls(PRACTICE)).start().expect(NET);
         Hub { link, server, store }
     }
@@ -102,6 +106,8 @@ fn real_time(criterion: &mut Criterion, ratios: &mut Ratios) {
         let practice = Practice::new();
         let hub = practice.link_to_new_hub();
         let ours = move || {
+            // Captured whole, with its folder.
+            let practice = &practice;
             stopwatch(|| {
                 for _ in 0..RECORDS / 1000 {
                     for record in payload.records() {
@@ -133,11 +139,7 @@ fn catch_up(criterion: &mut Criterion, ratios: &mut Ratios) {
         practice.store.commit().expect(DISK);
         let ours = move || {
             let mut hub = None;
-            let time = stopwatch(|| {
-                let linked = practice.link_to_new_hub();
-                linked.wait_mirrored();
-                hub = Some(linked);
-            });
+            let time = stopwatch(|| hub = Some(practice.link_to_new_hub()).inspect(Hub::wait_mirrored));
             hub.into_iter().for_each(Hub::stop);
             time
         };
@@ -149,11 +151,12 @@ fn catch_up(criterion: &mut Criterion, ratios: &mut Ratios) {
 fn confirming(records: usize) -> impl FnMut() -> Duration {
     let payload = Payload::new(records);
     let folder = folder().expect(DISK);
-    let files = ["here", "there"].map(|name| FilledFile::create(&folder.path().join(name), 64 << 20).expect(DISK));
+    let files = ["here", "there"].map(|name| FilledFile::create(&folder.path().join(name), 1 << 20).expect(DISK));
     let [here, there] = files;
     let mut disk = RemoteDisk::connect(here, there).expect(NET);
     move || {
         let _kept = &folder;
+        disk.touch().expect(DISK);
         stopwatch(|| payload.records().iter().for_each(|record| disk.append(record).expect(NET)))
     }
 }

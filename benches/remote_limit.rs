@@ -122,6 +122,11 @@ impl RemoteDisk {
         Ok(Self { stream, file: here })
     }
 
+    /// See [`FilledFile::touch`]; of the file here.
+    pub fn touch(&self) -> io::Result<()> {
+        self.file.touch()
+    }
+
     /// Returns once `record` is durable on both.
     pub fn append(&mut self, record: &[u8]) -> io::Result<()> {
         self.file.write(record)?;

@@ -226,6 +226,7 @@ impl Batch {
         Records {
             header: self.header,
             body: self.bytes.slice(HEADER_LEN..),
+            offset: 0,
             seq: self.header.first_seq,
             time: self.header.time,
         }
@@ -277,23 +278,26 @@ pub struct Record {
 #[derive(Debug, Clone)]
 pub struct Records {
     header: BatchHeader,
-    /// What is still to be read.
     body: Bytes,
+    /// Where in the body the next record begins.
+    offset: usize,
     seq: Seq,
     time: Hlc,
 }
 
 impl Records {
     fn read(&mut self) -> Option<Record> {
-        let (len, len_bytes) = varint::read(&self.body)?;
-        let (step, step_bytes) = varint::read(&self.body[len_bytes..])?;
-        let start = len_bytes + step_bytes;
+        let rest = self.body.get(self.offset..)?;
+        let (len, len_bytes) = varint::read(rest)?;
+        let (step, step_bytes) = varint::read(&rest[len_bytes..])?;
+        let start = self.offset + len_bytes + step_bytes;
         let end = start.checked_add(usize::try_from(len).ok()?)?;
         let time = Hlc::from_bits(self.time.to_bits().checked_add(step)?);
         if end > self.body.len() || (self.seq == self.header.first_seq && step != 0) {
             return None;
         }
-        let body = self.body.split_to(end).slice(start..);
+        let body = self.body.slice(start..end);
+        self.offset = end;
         let record = Record { seq: self.seq, time, body };
         self.seq.0 += 1;
         self.time = time;
@@ -301,7 +305,7 @@ impl Records {
     }
 
     fn fail(&mut self) -> BatchError {
-        self.body = Bytes::new();
+        self.offset = self.body.len();
         self.seq = self.header.next_seq();
         BatchError::Records { log: self.header.log, first_seq: self.header.first_seq }
     }
@@ -312,7 +316,7 @@ impl Iterator for Records {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.seq == self.header.next_seq() {
-            return (!self.body.is_empty()).then(|| Err(self.fail()));
+            return (self.offset < self.body.len()).then(|| Err(self.fail()));
         }
         Some(self.read().ok_or_else(|| self.fail()))
     }

@@ -124,8 +124,8 @@ impl Shared {
         sealed.map(|sealed| self.load(&sealed)).transpose()
     }
 
-    /// The batches of `log` from the one that holds `seq`.
-    fn locate(&self, log: LogId, seq: Seq) -> Result<Located, ReadError> {
+    /// Up to `limit` batches of `log` from the one that holds `seq`.
+    fn locate(&self, log: LogId, seq: Seq, limit: usize) -> Result<Located, ReadError> {
         let (links, mut resumes_at) = {
             let view = self.view();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
@@ -134,7 +134,7 @@ impl Shared {
             }
             let mut resumes_at = state.row.head.next_seq;
             if let Some(active) = &view.active {
-                let entries = active.index.run_from(log, seq, LOOKUP_BATCHES);
+                let entries = active.index.run_from(log, seq, limit);
                 let run_begins_before = active.index.links(log).is_some_and(|links| links.path[0].first_seq <= seq);
                 if let Some(first) = entries.first() {
                     if run_begins_before || first.first_seq <= seq {
@@ -153,8 +153,7 @@ impl Shared {
             None => self.search(log, seq)?,
             found => found,
         };
-        let entries =
-            target.as_ref().map(|segment| segment.index.run_from(log, seq, LOOKUP_BATCHES)).unwrap_or_default();
+        let entries = target.as_ref().map(|segment| segment.index.run_from(log, seq, limit)).unwrap_or_default();
         let Some(segment) = target.filter(|_| !entries.is_empty()) else {
             if let Some(next) = self.run_after(log, seq) {
                 resumes_at = resumes_at.min(next);
@@ -416,14 +415,12 @@ impl Iterator for LogReader {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.cursor.entries.is_empty() {
-            match self.shared.locate(self.log, self.next) {
+            let limit = if self.single { 1 } else { LOOKUP_BATCHES };
+            match self.shared.locate(self.log, self.next, limit) {
                 Err(error) => return Some(Err(error)),
                 Ok(Located::End) => return None,
                 Ok(Located::Hole { resumes_at }) => return Some(Err(self.hole_until(resumes_at))),
                 Ok(Located::Extract(extract)) => self.cursor.fill(extract),
-            }
-            if self.single {
-                self.cursor.entries.truncate(1);
             }
         }
         let (log, entry, batch) = self.cursor.entries.pop_front()?;
