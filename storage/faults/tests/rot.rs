@@ -8,7 +8,7 @@ use std::{
 };
 
 use counterfoil_faults::{FaultVfs, Ledger, Missing, Player, STORE, Step, small_options};
-use counterfoil_storage::{Finding, Journal, Options, verify};
+use counterfoil_storage::{Finding, Genesis, Journal, Options, Seq, SpaceName, verify};
 
 const SEGMENT_BYTES: u64 = 64 << 10;
 
@@ -114,12 +114,31 @@ fn judge(
         let said = reported || !verified.damage.is_empty();
         assert!(said, "{what}: {} records are missing, and verify finds nothing", missing.len());
     }
+    if tally.trials % 16 == 1 {
+        check_that_appends_go_on(disk, &journal, what);
+    }
     match (missing.is_empty(), reported || !verified.damage.is_empty()) {
         (false, _) => tally.named += 1,
         (true, true) => tally.found += 1,
         (true, false) => tally.harmless += 1,
     }
     missing
+}
+
+/// A damaged store takes records in a new log, and has them when it is opened again.
+fn check_that_appends_go_on(disk: &FaultVfs, journal: &Journal, what: &dyn std::fmt::Display) {
+    let identity = journal.identity().clone();
+    let space = SpaceName::new("after-the-damage").unwrap();
+    let log = journal.create_log(Genesis::new(space, identity.node, *identity.incarnation.as_bytes())).unwrap();
+    let appended = journal.writer(log).and_then(|writer| writer.append(b"new")).and_then(|receipt| receipt.wait());
+    assert!(appended.is_ok(), "{what}: {appended:?}");
+    let mut options = options();
+    let after = disk.crash(1);
+    options.vfs = Arc::new(after);
+    let (journal, _) =
+        Journal::open(Path::new(STORE), options).unwrap_or_else(|error| panic!("{what}: again: {error}"));
+    let batch = journal.read_batch(log, Seq::ZERO).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(batch.is_some(), "{what}: what was appended after the damage is lost");
 }
 
 /// Runs `trial` for each number on as many threads as there are processors.
@@ -222,6 +241,32 @@ fn store_of_segments() -> (FaultVfs, Ledger) {
     assert_eq!(player.play(&steps), Ok(()));
     player.journal.take().expect("open").close().unwrap();
     (player.disk.kill(), player.ledger)
+}
+
+#[test]
+fn a_flipped_bit_of_a_sealed_segment_makes_one_batch_unavailable_at_most() {
+    let (disk, ledger) = store_of_segments();
+    let mut segments = disk.files();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    segments.pop();
+    assert!(segments.len() > 8, "{segments:?}");
+    for (path, number) in segments.iter().zip(0..) {
+        let bits = disk.content(path).map_or(0, |content| content.len() as u64 * 8);
+        let tally = on_all_processors((number..bits).step_by(stride(2003)), |bit, tally| {
+            let rotten = disk.snapshot();
+            rotten.flip_bit(path, bit);
+            let what = format_args!("bit {bit} of {}", path.display()).to_string();
+            let missing = judge(&rotten, &ledger, Expect::Named, tally, &what);
+            let is_one_batch = missing
+                .iter()
+                .all(|record| record.log == missing[0].log && record.seq.0 - missing[0].seq.0 < 16 && record.is_named);
+            assert!(is_one_batch, "{what}: {} records are missing: {:?}", missing.len(), missing.first());
+        });
+        assert_eq!(tally.refused, 0);
+        if number == 0 {
+            println!("first of {} segments: {tally:?}", segments.len());
+        }
+    }
 }
 
 fn contains(content: &[u8], body: &[u8]) -> bool {

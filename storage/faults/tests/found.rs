@@ -1,0 +1,129 @@
+//! What the explorations have found, each as the shortest program that shows it.
+
+use std::{path::Path, sync::Arc};
+
+use counterfoil_faults::{Fault, FaultVfs, Injection, Operation, Player, STORE, Step, small_options};
+use counterfoil_storage::{
+    AppendError, BatchBuilder, Genesis, Hlc, Journal, NodeName, OpenError, Options, SpaceName, StoreError, Stored,
+};
+
+fn options(disk: &FaultVfs) -> Options {
+    let mut options = small_options();
+    options.vfs = Arc::new(disk.clone());
+    options
+}
+
+fn node() -> NodeName {
+    NodeName::new("own").unwrap()
+}
+
+fn own_log(journal: &Journal) -> counterfoil_storage::LogId {
+    let nonce = *journal.identity().incarnation.as_bytes();
+    journal.create_log(Genesis::new(SpaceName::new("space").unwrap(), node(), nonce)).unwrap()
+}
+
+#[test]
+fn a_store_whose_making_failed_at_its_last_flush_does_not_vanish_once_it_has_acknowledged() {
+    for number in 0..4 {
+        let disk = FaultVfs::new(1);
+        disk.inject(Injection::at(number, Fault::Eio).of(Operation::SyncDir));
+        let made = Journal::create(Path::new(STORE), node(), options(&disk));
+        let opened = made.or_else(|_| match Journal::open(Path::new(STORE), options(&disk)) {
+            Err(OpenError::NoStore { .. }) => Journal::create(Path::new(STORE), node(), options(&disk)),
+            opened => opened.map(|(journal, _)| journal),
+        });
+        let journal = opened.unwrap();
+        let appended = journal.writer(own_log(&journal)).unwrap().append(b"kept").unwrap().wait();
+        for seed in 0..20 {
+            let after = Journal::open(Path::new(STORE), options(&disk.crash(seed)));
+            assert!(after.is_ok() || appended.is_err(), "flush {number}, seed {seed}: {after:?}");
+        }
+    }
+}
+
+#[test]
+fn a_segment_without_a_footer_keeps_its_place_among_those_that_have_one() {
+    let load = || [Step::AppendAll(0, vec![700; 12]), Step::Commit];
+    let steps: Vec<Step> = std::iter::once(Step::CreateLog).chain((0..8).flat_map(|_| load())).collect();
+    let mut player = Player::new(FaultVfs::new(1), small_options());
+    player.play(&steps[..4]).unwrap();
+    // The third segment's footer finds no space, the later ones' do.
+    let writes = player.disk.counts().of(Operation::Write);
+    player.disk.inject(Injection::at(writes + 1, Fault::NoSpace).of(Operation::Write));
+    steps[4..].iter().for_each(|step| player.step(step).unwrap());
+    assert_eq!(player.disk.struck(), 1);
+    assert_eq!(player.errors, 0, "only the footer was refused");
+    player.disk.mend();
+    for step in [Step::Reopen, Step::Judge, Step::Reopen, Step::Judge] {
+        player.step(&step).unwrap();
+    }
+}
+
+#[test]
+fn closing_tells_that_what_was_queued_found_no_space() {
+    let disk = FaultVfs::new(1);
+    let journal = Journal::create(Path::new(STORE), node(), options(&disk)).unwrap();
+    let receipt = journal.writer(own_log(&journal)).unwrap().append(&[7; 9000]).unwrap();
+    disk.set_capacity(Some(disk.used_bytes()));
+    assert!(matches!(journal.close(), Err(AppendError::StorageFull)));
+    assert!(matches!(receipt.wait(), Err(AppendError::StorageFull)));
+    assert!(matches!(journal.close(), Err(AppendError::StorageFull)), "and tells again");
+}
+
+#[test]
+fn a_batch_that_can_not_be_compared_is_not_called_a_divergence() {
+    let disk = FaultVfs::new(1);
+    let journal = Journal::create(Path::new(STORE), node(), options(&disk)).unwrap();
+    let genesis = Genesis::new(SpaceName::new("space").unwrap(), NodeName::new("other").unwrap(), [1; 16]);
+    let log = journal.create_log(genesis.clone()).unwrap();
+    let mut builder = BatchBuilder::with_capacity(0);
+    builder.push(Hlc::from_bits(1), b"record");
+    let batch = builder.seal(log, genesis.head());
+    journal.store(batch.clone()).unwrap();
+    journal.commit().unwrap();
+    disk.inject(Injection::at(disk.counts().of(Operation::Read), Fault::Eio).of(Operation::Read));
+    let again = journal.store(batch.clone());
+    assert!(matches!(again, Err(StoreError::Read(_))), "{again:?}");
+    assert!(matches!(journal.store(batch), Ok(Stored::Duplicate)));
+}
+
+#[test]
+fn the_loss_of_the_newest_segment_is_noticed() {
+    for closed in [false, true] {
+        for rounds in [1, 5] {
+            let mut player = Player::new(FaultVfs::new(1), small_options());
+            let load = (0..rounds).flat_map(|_| [Step::AppendAll(0, vec![700; 12]), Step::Commit]);
+            let steps: Vec<Step> = std::iter::once(Step::CreateLog).chain(load).collect();
+            player.play(&steps).unwrap();
+            if closed {
+                player.journal.as_ref().unwrap().close().unwrap();
+            }
+            let disk = player.disk.kill();
+            let is_segment = |path: &&std::path::PathBuf| path.extension().is_some_and(|extension| extension == "seg");
+            let files = disk.files();
+            disk.lose(files.iter().rfind(is_segment).unwrap());
+            let (_, recovery) = Journal::open(Path::new(STORE), options(&disk)).unwrap();
+            assert!(recovery.damage().next().is_some(), "{closed} {rounds}: {recovery:?}");
+        }
+    }
+}
+
+#[test]
+fn a_header_that_was_seen_but_never_flushed_is_not_missed_after_a_later_crash() {
+    for number in 0..200 {
+        let mut player = Player::new(FaultVfs::new(1), small_options());
+        player.disk.inject(Injection::at(number, Fault::PowerCut));
+        let steps =
+            [Step::CreateLog, Step::AppendAll(0, vec![700; 12]), Step::Commit, Step::Append(0, 9), Step::Commit];
+        player.play(&steps).unwrap();
+        if player.disk.is_powered() {
+            break;
+        }
+        for seed in 0..8 {
+            let mut after = player.on_disk(player.disk.kill());
+            after.open().unwrap();
+            let crashed = after.disk.crash(seed);
+            assert_eq!(after.prove_sound(crashed), Ok(()), "killed at {number}, crash {seed}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The journal with its threads, several writers at once, and the power going at any moment.
+//!
+//! What happens when is up to the scheduler; what must hold is not.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use counterfoil_faults::{Fault, FaultVfs, Injection, Ledger, Operation, Rng, STORE, small_options};
+use counterfoil_storage::{Genesis, Journal, LogId, NodeName, Options, SpaceName};
+
+const WRITERS: u64 = 4;
+
+/// A writer meets the fault long before it has appended so often.
+const APPENDS_MAX: usize = 5000;
+
+fn options(disk: &FaultVfs) -> Options {
+    let mut options = small_options();
+    options.vfs = Arc::new(disk.clone());
+    options.background = true;
+    options.ring_bytes = 8 << 10;
+    options.queue_bytes = 64 << 10;
+    options.commit_delay = Duration::from_micros(200);
+    options.mark_delay = Duration::from_micros(300);
+    options
+}
+
+/// Appends until the journal refuses, sometimes waiting, sometimes not.
+fn write(journal: &Journal, log: LogId, ledger: &Mutex<Ledger>, seed: u64) {
+    let ledger = || ledger.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut rng = Rng::new(seed);
+    let Ok(writer) = journal.writer(log) else { return };
+    let mut next = 0;
+    for _ in 0..APPENDS_MAX {
+        let bodies: Vec<Vec<u8>> =
+            (0..=rng.below(5)).map(|_| vec![rng.next_u64() as u8; rng.below(900) as usize]).collect();
+        // Before the append: its records may be found even if it is never heard of.
+        ledger().queued(log, counterfoil_storage::Seq(next), &bodies).unwrap();
+        let Ok(receipt) = writer.append_all(&bodies) else { return };
+        assert_eq!(receipt.first_seq().0, next);
+        next = receipt.next_seq().0;
+        if rng.chance(1, 3) {
+            if receipt.wait().is_err() {
+                return;
+            }
+            ledger().acknowledged(log, receipt.next_seq());
+        }
+    }
+}
+
+/// Runs writers until `fault` strikes, then judges what is found on the disk that `fate` makes of it.
+fn run(seed: u64, fault: impl Fn(&FaultVfs) -> Injection, fate: impl Fn(&FaultVfs) -> FaultVfs) {
+    let disk = FaultVfs::new(seed);
+    let node = NodeName::new("own").unwrap();
+    let journal = Journal::create(Path::new(STORE), node.clone(), options(&disk)).unwrap();
+    let nonce = *journal.identity().incarnation.as_bytes();
+    let mut ledger = Ledger::default();
+    let mut logs = Vec::new();
+    for number in 0..WRITERS {
+        let genesis = Genesis::new(SpaceName::new(&format!("space-{number}")).unwrap(), node.clone(), nonce);
+        logs.push(journal.create_log(genesis.clone()).unwrap());
+        ledger.created(&genesis);
+    }
+    disk.inject(fault(&disk));
+    let ledger = Mutex::new(ledger);
+    thread::scope(|scope| {
+        for (log, number) in logs.iter().zip(0..) {
+            let (journal, ledger) = (&journal, &ledger);
+            scope.spawn(move || write(journal, *log, ledger, seed * WRITERS + number));
+        }
+    });
+    assert!(disk.struck() > 0, "seed {seed}: the fault never struck");
+    let mut ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let proven = ledger.proven_records();
+    let after = fate(&disk);
+    drop(journal);
+    let (journal, recovery) = Journal::open(Path::new(STORE), options(&after)).unwrap();
+    assert_eq!(recovery.damage().next(), None, "seed {seed}");
+    assert_eq!(ledger.judge_reopened(&journal), Ok(()), "seed {seed}: {proven} records were acknowledged");
+    // What was served now survives, too.
+    let after = after.crash(seed);
+    let (journal, _) = Journal::open(Path::new(STORE), options(&after)).unwrap();
+    assert_eq!(ledger.judge_reopened(&journal), Ok(()), "seed {seed}, crashed again");
+    journal.close().unwrap();
+}
+
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let factor = std::env::var("COUNTERFOIL_EXPLORE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    0..usual * factor
+}
+
+#[test]
+fn the_power_may_go_at_any_moment_while_many_append() {
+    for seed in seeds(60) {
+        let fault = |disk: &FaultVfs| Injection::at(disk.counts().total() + Rng::new(seed).below(600), Fault::PowerCut);
+        run(seed, fault, |disk| disk.crash(seed));
+        run(seed, fault, FaultVfs::kill);
+    }
+}
+
+/// From one of the next 60 operations of its kind on, all of them fail.
+fn lasting(fault: Fault, operation: Operation, seed: u64) -> impl Fn(&FaultVfs) -> Injection {
+    move |disk| {
+        let number = disk.counts().of(operation) + Rng::new(seed).below(60);
+        Injection::at(number, fault).of(operation).for_ever()
+    }
+}
+
+#[test]
+fn a_flush_or_a_write_may_fail_at_any_moment_while_many_append() {
+    for seed in seeds(30) {
+        for operation in [Operation::SyncData, Operation::Write] {
+            run(seed, lasting(Fault::Eio, operation, seed), |disk| disk.crash(seed));
+            run(seed, lasting(Fault::Eio, operation, seed), FaultVfs::kill);
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_many_writers_and_loses_nothing() {
+    for seed in seeds(30) {
+        run(seed, lasting(Fault::NoSpace, Operation::Write, seed), |disk| disk.crash(seed));
+    }
+}
