@@ -155,7 +155,39 @@ pub(crate) fn decode_with<C: Codec, T: DeserializeOwned>(codec: &C, id: u8, valu
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+
+    type Value = (u64, String, Option<Vec<i32>>, BTreeMap<String, f64>);
+
+    proptest! {
+        #[test]
+        fn values_read_back_through_envelope_and_codec(
+            value in any::<Value>(),
+            schema in any::<u16>(),
+        ) {
+            prop_assume!(value.3.values().all(|number| !number.is_nan()));
+            let mut body = Vec::new();
+            Envelope { codec: Bincode::ID, schema }.write(&mut body);
+            Bincode.encode(&value, &mut body).unwrap();
+            let (envelope, encoded) = Envelope::split(&body).unwrap();
+            prop_assert_eq!(envelope, Envelope { codec: Bincode::ID, schema });
+            prop_assert_eq!(decode_with::<_, Value>(&Bincode, envelope.codec, encoded).unwrap(), value);
+        }
+
+        #[test]
+        fn foreign_bodies_are_decoded_or_refused_without_a_panic(mut body in vec(any::<u8>(), 0..200), codec in 0_u8..4) {
+            if let [version, id, ..] = &mut body[..] {
+                (*version, *id) = (ENVELOPE_VERSION, codec);
+            }
+            if let Ok((envelope, encoded)) = Envelope::split(&body) {
+                drop(decode_with::<_, Value>(&Bincode, envelope.codec, encoded));
+            }
+        }
+    }
 
     #[test]
     fn the_bytes_of_a_typed_value_are_fixed_for_ever() {

@@ -34,6 +34,8 @@ pub struct Stats {
     pub appended_bytes: u64,
     /// The links started and not stopped.
     pub links: Vec<LinkStatus>,
+    /// The nodes connected to this store's servers, in order; a node that is connected twice is there twice.
+    pub peers: Vec<NodeName>,
 }
 
 /// What a store holds of a space.
@@ -75,6 +77,7 @@ impl Stats {
             appended_records: inner.appended.records.load(Ordering::Relaxed),
             appended_bytes: inner.appended.bytes.load(Ordering::Relaxed),
             links: inner.link_statuses(),
+            peers: inner.peers(),
         }
     }
 }

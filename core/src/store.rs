@@ -298,6 +298,19 @@ impl Inner {
         }
     }
 
+    /// The nodes connected to servers.
+    pub(crate) fn peers(&self) -> Vec<NodeName> {
+        #[cfg(feature = "net")]
+        let mut peers: Vec<_> = {
+            let servers = lock(&self.servers).clone();
+            servers.iter().flat_map(|server| server.peers()).map(|peer| peer.node).collect()
+        };
+        #[cfg(not(feature = "net"))]
+        let mut peers = Vec::new();
+        peers.sort_unstable();
+        peers
+    }
+
     /// Stops links and servers, without waiting for any.
     fn stop_all(&self) {
         self.stop_links(|_| true);

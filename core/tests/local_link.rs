@@ -139,3 +139,13 @@ fn a_store_whose_handles_are_gone_gives_its_lock_back_though_it_was_linked() {
     });
     assert_eq!(reopened.unwrap().own_space().unwrap().read(..).unwrap().count(), 1);
 }
+
+#[test]
+fn a_hub_mirrors_onward_what_it_received() {
+    let (practice, hub, second) = (node("practice-12"), node("hub"), node("hub-2"));
+    let _first_hop = practice.mirror_in_process(&hub).start().unwrap();
+    let onward = hub.mirror_in_process(&second).spaces(["practice-12"]).start().unwrap();
+    append(&practice.own_space().unwrap(), 10).wait(Durability::Mirrored(1)).unwrap();
+    assert!(onward.wait_mirrored(LONG));
+    assert_equal(&practice, &second);
+}

@@ -58,6 +58,7 @@ fn a_space_is_mirrored_over_tls_and_goes_on_when_the_hub_comes_back() {
     append(&space, 300).wait(Durability::Mirrored(1)).unwrap();
     let connected: Vec<_> = server.peers().iter().map(|peer| peer.node.to_string()).collect();
     assert_eq!(connected, ["practice-12"]);
+    assert_eq!(hub.stats().peers, [practice.node().clone()]);
 
     server.stop();
     let mut events = link.events();

@@ -286,7 +286,7 @@ impl Journal {
             options,
         });
         shared.restore_queue();
-        if clean && !shared.options.read_only {
+        if clean && shared.goes_on_in_a_segment() {
             shared.write_opening_mark().map_err(disk("writing the opening mark"))?;
         }
         match &shared.filler {
@@ -566,6 +566,12 @@ impl Shared {
             let own = self.is_own(&row.genesis);
             queue.add_log(id, row.genesis, own, row.head, true);
         }
+    }
+
+    /// Whether the next frame goes into a segment that has frames already.
+    fn goes_on_in_a_segment(&self) -> bool {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.as_ref().is_some_and(|tail| tail.position().is_some())
     }
 
     /// Written before anything else after a clean close: what follows the closing mark on disk was then

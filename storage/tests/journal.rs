@@ -337,3 +337,43 @@ fn a_bulk_load_by_several_threads_keeps_every_chain_whole() {
     let report = verify(&dir, &Options::default(), |_, _| {}).unwrap();
     assert_eq!((report.damage, report.records), (vec![], lengths.iter().sum()));
 }
+
+#[test]
+fn a_large_last_segment_is_sealed_at_a_clean_close_and_not_read_at_the_next_opening() {
+    let vfs = Memory::default();
+    let dir = Path::new("store");
+    let mut options = small(&vfs);
+    options.segment_bytes_min = 64 << 20;
+    options.segment_bytes_max = 64 << 20;
+    let mut journal = Journal::create(dir, node(), options.clone()).unwrap();
+    let mut total = 0;
+    for round in 0..4_u64 {
+        let writer = own_log(&journal);
+        assert_eq!(writer.next_seq(), Seq(total));
+        // Large in the first rounds, then small.
+        for _ in 0..if round < 2 { 12_000 } else { 10 } {
+            writer.append(&body(total)).unwrap();
+            total += 1;
+        }
+        writer.append_all::<&[u8]>(&[]).unwrap();
+        journal.close().unwrap();
+        let report = verify(dir, &options, |_, _| {}).unwrap();
+        assert_eq!((report.damage, report.records), (vec![], total));
+        let mut reading = options.clone();
+        reading.read_only = true;
+        let (reader, recovery) = reopen(dir, reading);
+        assert!(recovery.clean);
+        assert_eq!(bodies(&reader, writer.log(), total - 20).len(), 20);
+        drop(writer);
+        let (next, recovery) = reopen(dir, options.clone());
+        assert!(recovery.clean && recovery.findings.is_empty(), "{recovery:?}");
+        journal = next;
+        own_log(&journal).append(&body(total)).unwrap().wait().unwrap();
+        total += 1;
+        reader.refresh().unwrap();
+        assert!(bodies(&reader, reader.logs(None)[0].id, total - 20).len() >= 19);
+    }
+    let log = journal.logs(None)[0].id;
+    assert_eq!(journal.stats().segments, 3);
+    assert_eq!(bodies(&journal, log, 0), (0..total).map(body).collect::<Vec<_>>());
+}

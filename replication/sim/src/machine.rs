@@ -92,6 +92,7 @@ fn options(disk: &FaultVfs) -> Options {
     let mut options = small_options();
     options.vfs = Arc::new(disk.clone());
     options.ring_bytes = 4 << 10;
+    options.queue_bytes = 2 << 10;
     options
 }
 

@@ -19,11 +19,16 @@ use super::{
     identity::{Extent, Identity},
     queue::{self, Group, Queue, QueueState, SealedItems},
     read::IndexCache,
+    segment::FRAMES_OFFSET,
     tail::{NewSegment, Tail, WriteError, Written},
     view::{ActiveSegment, View},
     watch::Parker,
 };
 use crate::{ids::SegmentNumber, vfs::VfsLock};
+
+/// A last segment that reaches this part of the largest size gets a footer at a clean close, and is
+/// not written again.
+const SEAL_AT_CLOSE_PART: u64 = 16;
 
 /// From so many entries on, a commit is part of a bulk load.
 const BULK_ENTRIES: usize = 8;
@@ -319,11 +324,22 @@ impl Shared {
         if open && self.mark(FrameKind::ClosingMark).is_ok() {
             if let Some(tail) = locked(&self.tail).as_ref() {
                 record_extent(tail);
+                self.seal_last(tail);
             }
             self.queue().state = QueueState::Closed;
         }
         let signals = self.view().all_signals();
         signals.iter().for_each(|signal| signal.raise());
+    }
+
+    /// Gives a large last segment its footer at a clean close, so that opening need not read it.
+    fn seal_last(&self, tail: &Tail) {
+        let large = self.options.segment_bytes_max / SEAL_AT_CLOSE_PART + FRAMES_OFFSET;
+        let Some((number, _)) = tail.position().filter(|(_, end)| *end >= large) else { return };
+        let job = end_active(&mut self.view_mut(), SegmentNumber(number.0 + 1));
+        if let Some(Err(error)) = job.map(|job| job.write_footer()) {
+            tracing::warn!(segment = %number, %error, "writing a footer failed");
+        }
     }
 
     /// Gives the lock back, so that the store can be opened again.
@@ -354,7 +370,7 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         file: new_file,
         index: super::index::SegmentIndex::default(),
         announced: std::collections::HashSet::new(),
-        end: super::segment::FRAMES_OFFSET,
+        end: FRAMES_OFFSET,
     });
     sealed
 }

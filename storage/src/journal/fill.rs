@@ -43,12 +43,17 @@ impl SealJob {
     /// **Durability**: on `Ok` the footer stands in for the index in memory. On `Err` nothing is
     /// lost: the frames before it were flushed long ago, and opening scans them.
     pub(crate) fn run(&self, vfs: &dyn Vfs, dir: &std::path::Path) -> io::Result<()> {
+        self.write_footer()?;
+        Extent { segment: self.next, end: segment::FRAMES_OFFSET }.raise(vfs, dir)
+    }
+
+    /// The same for the last segment at a clean close, when none follows yet.
+    pub(crate) fn write_footer(&self) -> io::Result<()> {
         let encoded = self.footer.encode();
         let offset = align(self.end);
         write_full(&*self.file, &mut [IoSlice::new(&encoded)], offset)?;
         self.file.set_len(offset + encoded.len() as u64)?;
-        self.file.sync_data()?;
-        Extent { segment: self.next, end: segment::FRAMES_OFFSET }.raise(vfs, dir)
+        self.file.sync_data()
     }
 }
 

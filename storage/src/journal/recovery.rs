@@ -21,7 +21,9 @@
 //! | valid | its rows are taken; the segment is not read |
 //! | missing or damaged | read frame by frame; a bad frame is damage: never cut, the scan goes on behind it; the footer is written anew |
 //!
-//! For the last segment, read frame by frame to the first offset without a valid frame:
+//! A last segment that ends, where the extent file says so, in a closing mark and a valid footer was closed
+//! cleanly when it was large: its rows are taken, and writing goes on in a new segment. Any other
+//! last segment is read frame by frame to the first offset without a valid frame:
 //!
 //! | there | last valid frame | outcome |
 //! |---|---|---|
@@ -47,17 +49,18 @@ use super::{
     commit::{Shared, begin_active, end_active},
     error::{OpenError, Place},
     fill::SealJob,
-    frame::{Frame, FrameEntry, FrameHeader, FrameKind},
+    frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameHeader, FrameKind},
     identity::{BoundIdentity, Extent, IDENTITY_FILE, Identity, IdentityState},
+    index::Footer,
     read::read_footer,
     report::{Damage, Finding, Recovery},
     scan::{FrameAt, Scanner},
-    segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader},
+    segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader, Window},
     tail::{NewSegment, TailStart},
     view::{SealedSegment, View},
 };
 use crate::{
-    ids::{Arrival, Incarnation, SegmentNumber, StoreId, random_bytes},
+    ids::{Arrival, CommitNumber, Incarnation, SegmentNumber, StoreId, random_bytes},
     vfs::{OpenMode, Vfs, VfsFile, write_full},
 };
 
@@ -158,6 +161,8 @@ struct Opening<'a> {
     view: View,
     recovery: Recovery,
     seals: Vec<SealJob>,
+    /// How far the journal is recorded to have reached.
+    extent: Option<Extent>,
     /// Segments whose frames are missing.
     lost: Vec<SegmentNumber>,
     /// Own logs may have been longer than they are now: frames are missing, and nothing later says how
@@ -187,8 +192,21 @@ impl<'a> Opening<'a> {
         };
         let view = View::new(options.ring_bytes);
         let next_segment = SegmentNumber::ZERO;
-        let (seals, lost, frames_lost) = (Vec::new(), Vec::new(), false);
-        Ok(Self { dir, options, vfs, identity_file, bound, view, recovery, seals, lost, frames_lost, next_segment })
+        let (seals, lost, frames_lost, extent) = (Vec::new(), Vec::new(), false, None);
+        Ok(Self {
+            dir,
+            options,
+            vfs,
+            identity_file,
+            bound,
+            view,
+            recovery,
+            seals,
+            extent,
+            lost,
+            frames_lost,
+            next_segment,
+        })
     }
 
     fn damage(&mut self, segment: SegmentNumber, offset: u64, what: impl Into<String>) {
@@ -273,6 +291,7 @@ impl<'a> Opening<'a> {
     /// The journal must reach at least as far as it is recorded to have.
     fn check_extent(&mut self, found: &[Found]) -> Result<(), OpenError> {
         let extent = Extent::read(self.vfs, self.dir).map_err(failed("reading the extent in", self.dir))?;
+        self.extent = extent;
         let Some(extent) = extent else { return Ok(()) };
         let last = found.last().map(|found| found.header.number);
         if last.is_none_or(|last| last < extent.segment) {
@@ -429,7 +448,7 @@ impl<'a> Opening<'a> {
         self.recovery.clean = self.recovery.findings.is_empty();
         self.renew_incarnation()?;
         let start = TailStart {
-            next_commit: crate::ids::CommitNumber::ZERO,
+            next_commit: CommitNumber::ZERO,
             next_arrival: Arrival::ZERO,
             next_segment: self.next_segment,
             journal_bytes: 0,
@@ -453,6 +472,9 @@ impl<'a> Opening<'a> {
     /// Reads the last segment and decides where writing goes on.
     fn finish(mut self, last: &Found) -> Result<Opened, OpenError> {
         let path = segment::path(self.dir, last.header.number);
+        if let Some((footer, mark, end)) = self.sealed_at_close(last).map_err(failed("reading", &path))? {
+            return self.finish_sealed(last, footer, &mark, end);
+        }
         let scanner = Scanner::new(Arc::clone(&last.file), last.header, None).map_err(failed("reading", &path))?;
         self.begin_segment(last);
         let mut frontier = Frontier { scanner, unproven: None };
@@ -477,6 +499,55 @@ impl<'a> Opening<'a> {
         self.renew_incarnation()?;
         let tail = self.resume_writing(last, frontier)?;
         Ok(self.opened(Some(tail), None))
+    }
+
+    /// The footer and the closing mark of a last segment that was sealed when the store was closed.
+    fn sealed_at_close(&self, last: &Found) -> io::Result<Option<(Footer, FrameHeader, u64)>> {
+        let Some(extent) = self.extent.filter(|extent| extent.segment == last.header.number) else { return Ok(None) };
+        let Some(footer) = read_footer(&*last.file, extent.end)? else { return Ok(None) };
+        let offset = extent.end.saturating_sub(FRAME_HEADER_LEN as u64);
+        let bytes = Window::new(Arc::clone(&last.file)).slice(offset, FRAME_HEADER_LEN, 0)?;
+        let mark = FrameHeader::decode(&bytes).filter(|mark| {
+            mark.kind == FrameKind::ClosingMark && Frame::parse(*mark, bytes, &last.header.salt).is_ok()
+        });
+        Ok(mark.map(|mark| (footer, mark, extent.end)))
+    }
+
+    /// Nothing was written behind the footer: it would have been to a later segment.
+    fn finish_sealed(
+        mut self,
+        last: &Found,
+        footer: Footer,
+        mark: &FrameHeader,
+        end: u64,
+    ) -> Result<Opened, OpenError> {
+        let path = segment::path(self.dir, last.header.number);
+        if last.has_one_copy {
+            self.damage(last.header.number, 0, "one of two copies of the segment's header is damaged");
+            self.mend_header(last)?;
+        }
+        self.view.bytes_since_all_logs = if footer.all_logs { 0 } else { self.view.bytes_since_all_logs + end };
+        footer.rows.into_iter().for_each(|(id, row)| self.view.restore_log(id, row));
+        self.push_sealed(last, end);
+        self.view.next_arrival = mark.first_arrival;
+        self.recovery.clean = true;
+        let next_commit = CommitNumber(mark.commit.0 + 1);
+        if self.options.read_only {
+            let mut scanner =
+                Scanner::new(Arc::clone(&last.file), last.header, Some(end)).map_err(failed("reading", &path))?;
+            (scanner.offset, scanner.next_commit) = (end, next_commit);
+            return Ok(self.opened(None, Some(Frontier { scanner, unproven: None })));
+        }
+        self.renew_incarnation()?;
+        let start = TailStart {
+            next_commit,
+            next_arrival: mark.first_arrival,
+            next_segment: self.next_segment,
+            journal_bytes: self.view.sealed.iter().map(|segment| segment.end).sum(),
+            previous_end: end,
+            current: None,
+        };
+        Ok(self.opened(Some(start), None))
     }
 
     /// Where writing goes on: behind a closing mark, or in a new segment.

@@ -117,21 +117,14 @@ impl Tail {
         segment_bytes: (u64, u64),
         filler: Option<Arc<Filler>>,
     ) -> io::Result<Self> {
-        let current = match start.current {
-            Some((segment, offset)) => {
-                let capacity = segment.file.len()?;
-                Some(Current { segment, offset, capacity, header_block: None, entry_unsynced: false })
-            }
-            None => None,
-        };
-        let tail = Self {
+        let mut tail = Self {
             vfs,
             dir,
             store,
             next_commit: start.next_commit,
             next_arrival: start.next_arrival,
             uncovered: false,
-            current,
+            current: None,
             previous_end: start.previous_end,
             next_segment: start.next_segment,
             segment_bytes_min: segment_bytes.0,
@@ -139,6 +132,11 @@ impl Tail {
             journal_bytes: start.journal_bytes,
             filler,
         };
+        if let Some((segment, offset)) = start.current {
+            // What is filled already, or what it may grow to.
+            let capacity = segment.file.len()?.max(tail.segment_bytes());
+            tail.current = Some(Current { segment, offset, capacity, header_block: None, entry_unsynced: false });
+        }
         tail.request_spare();
         Ok(tail)
     }

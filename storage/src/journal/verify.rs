@@ -79,6 +79,12 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         }
         for (index, segment) in used.iter().enumerate() {
             let end = used.get(index + 1).and_then(|next| header_of(next.state)).map(|next| next.previous_end);
+            // The last segment has a footer if the store was closed when it was large.
+            let closed = extent.filter(|extent| end.is_none() && extent.segment == segment.number);
+            let closed = closed
+                .map(|extent| extent.end)
+                .filter(|end| read_footer(&*segment.file, *end).is_ok_and(|footer| footer.is_some()));
+            let end = end.or(closed);
             self.segment(segment, end).map_err(|error| OpenError::Disk {
                 operation: "reading",
                 path: segment::path(self.dir, segment.number),

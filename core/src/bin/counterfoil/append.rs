@@ -195,7 +195,8 @@ impl Append {
             match events.recv() {
                 Ok(Event::InputEnded(result)) => input = result,
                 Ok(Event::AcksEnded(outcome)) => break outcome,
-                Ok(Event::Stop) | Err(mpsc::RecvError) => is_stopping.store(true, Ordering::Relaxed),
+                Ok(Event::Stop) => is_stopping.store(true, Ordering::Relaxed),
+                Err(mpsc::RecvError) => break Ok(Outcome::Stopped),
             }
             // With the last sender gone the acks end.
             lock(&appender).pending = None;
@@ -262,11 +263,11 @@ impl Acker {
                 if reached >= self.level {
                     break;
                 }
-                if self.is_stopping.load(Ordering::Relaxed) {
+                // The own disk is waited for as long as it takes; the mirror is not.
+                if reached >= Durability::Local && self.is_stopping.load(Ordering::Relaxed) {
                     return Ok(Outcome::Stopped);
                 }
-                // The own disk is waited for as long as it takes; the mirror is not.
-                if left.is_zero() && reached >= Durability::Local {
+                if reached >= Durability::Local && left.is_zero() {
                     return Ok(Outcome::Late(receipt.first_seq(), reached));
                 }
             }
