@@ -38,7 +38,7 @@ pub use watch::Watch;
 use self::{
     commit::Shared,
     fill::Filler,
-    identity::BoundIdentity,
+    identity::{BoundIdentity, Raising},
     queue::{Queue, QueueState},
     read::IndexCache,
     recovery::Frontier,
@@ -260,14 +260,16 @@ impl Journal {
         let disk = |operation| move |error| OpenError::Disk { operation, path: dir.to_owned(), error };
         let opened = recovery::open(dir, &options)?;
         let threads = options.background && !options.read_only;
-        let filler = threads.then(|| Arc::new(Filler::new(Arc::clone(&options.vfs), dir.to_owned())));
+        let raising = Raising::default();
+        let new_filler = || Arc::new(Filler::new(Arc::clone(&options.vfs), dir.to_owned(), raising.clone()));
+        let filler = threads.then(new_filler);
         let store = opened.identity.store;
         let clean = opened.recovery.clean;
         let tail = opened
             .tail
             .map(|start| {
                 let sizes = (options.segment_bytes_min, options.segment_bytes_max);
-                Tail::new(Arc::clone(&options.vfs), dir.to_owned(), store, start, sizes, filler.clone())
+                Tail::new(Arc::clone(&options.vfs), dir.to_owned(), raising.clone(), store, start, sizes, filler.clone())
             })
             .transpose()
             .map_err(disk("reading the last segment"))?;
