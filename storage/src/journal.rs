@@ -226,6 +226,7 @@ impl Journal {
         let lock = lock(vfs, dir)?;
         match recovery::store_id_of(vfs, dir) {
             Err(OpenError::NoStore { .. }) => {}
+            Err(error @ OpenError::IdentityMissing { .. }) => return Err(error),
             _ => return Err(OpenError::AlreadyExists { path: dir.to_owned() }),
         }
         let store = StoreId::random().map_err(disk("asking for random bytes"))?;

@@ -126,7 +126,12 @@ pub(crate) fn read_identity(
     let path = dir.join(IDENTITY_FILE);
     let file = match vfs.open(&path, mode) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(OpenError::NoStore { path: dir.to_owned() });
+            let names = vfs.list(dir).unwrap_or_default();
+            return Err(if numbers_of(&names).is_empty() {
+                OpenError::NoStore { path: dir.to_owned() }
+            } else {
+                OpenError::IdentityMissing { path }
+            });
         }
         opened => opened.map_err(failed("opening", &path))?,
     };
