@@ -258,6 +258,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_said_in_an_earlier_life_no_longer_counts_once_it_is_met_in_another() {
+        let acks = acks();
+        let log = LogId::from_bytes([1; 16]);
+        acks.record(ack("hub", 1, 7));
+        acks.record(ack("second", 1, 7));
+        // The hub has burnt; an empty one of its name takes its place, and has nothing to acknowledge yet.
+        let met = ack("hub", 2, 0);
+        acks.hear(&Event::PeerReady { node: met.node.clone(), incarnation: met.incarnation, protocol: 1 });
+        assert_eq!(acks.count(log, Seq(7)), 1);
+        assert_eq!(acks.head(log, &met.node), None);
+        // One that is met again in the same life still has what it had.
+        let again = ack("second", 1, 7);
+        acks.hear(&Event::PeerReady { node: again.node, incarnation: again.incarnation, protocol: 1 });
+        assert_eq!(acks.count(log, Seq(7)), 1);
+    }
+
+    #[test]
     fn a_waiter_is_forgotten_when_satisfied_when_it_leaves_and_when_the_store_closes() {
         let acks = acks();
         let log = LogId::from_bytes([1; 16]);
