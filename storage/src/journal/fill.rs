@@ -208,3 +208,109 @@ impl Filler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::mpsc};
+
+    use super::*;
+    use crate::vfs::{FileIdentity, Memory, VfsLock, read_full};
+
+    const DIR: &str = "s";
+    const NUMBER: SegmentNumber = SegmentNumber(1);
+
+    #[test]
+    fn nothing_is_filled_over_a_segment_that_was_begun_while_its_file_was_about_to_be_made_ahead() {
+        let vfs = Memory::default();
+        let filler = Filler::new(Arc::new(vfs.clone()), DIR.into());
+        filler.request_spare(NUMBER, CHUNK_LEN as u64);
+        let Task::Begin(number, bytes) = filler.next_task() else { panic!("a file was asked for") };
+        // Before the thread comes to it, a commit needs the segment, and finds no file.
+        assert!(filler.take_spare(NUMBER).is_none());
+        filler.begin_spare(number, bytes).unwrap();
+        let path = segment::path(Path::new(DIR), NUMBER);
+        let opened = vfs.open(&path, OpenMode::Create).or_else(|_| vfs.open(&path, OpenMode::Write));
+        let file = opened.unwrap();
+        write_full(&*file, &mut [IoSlice::new(b"acknowledged")], 0).unwrap();
+        filler.fill_chunk().unwrap();
+        let mut found = [0; 12];
+        read_full(&*file, &mut found, 0).unwrap();
+        assert_eq!(found, *b"acknowledged");
+    }
+
+    /// Files whose flush waits for a word and then fails.
+    #[derive(Debug, Clone)]
+    struct FailingFlush {
+        memory: Memory,
+        begun: mpsc::Sender<()>,
+        word: Arc<Mutex<mpsc::Receiver<()>>>,
+    }
+
+    #[derive(Debug)]
+    struct FailingFile(Arc<dyn VfsFile>, FailingFlush);
+
+    impl Vfs for FailingFlush {
+        fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
+            Ok(Arc::new(FailingFile(self.memory.open(path, mode)?, self.clone())))
+        }
+        fn create_dir(&self, path: &Path) -> io::Result<()> {
+            self.memory.create_dir(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.memory.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.memory.remove(path)
+        }
+        fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+            self.memory.list(dir)
+        }
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            self.memory.sync_dir(dir)
+        }
+        fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+            self.memory.lock(path)
+        }
+    }
+
+    impl VfsFile for FailingFile {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.0.read_at(buffer, offset)
+        }
+        fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+            self.0.write_at(buffers, offset)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.1.begun.send(()).unwrap();
+            self.1.word.lock().unwrap().recv().unwrap();
+            Err(io::Error::other("EIO"))
+        }
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+        fn identity(&self) -> io::Result<FileIdentity> {
+            self.0.identity()
+        }
+    }
+
+    #[test]
+    fn a_file_whose_flush_fails_is_not_taken_for_a_segment_while_that_is_not_known_yet() {
+        let (begun, has_begun) = mpsc::channel();
+        let (say, word) = mpsc::channel();
+        let vfs = FailingFlush { memory: Memory::default(), begun, word: Arc::new(Mutex::new(word)) };
+        let filler = Filler::new(Arc::new(vfs), DIR.into());
+        filler.begin_spare(NUMBER, 2 * CHUNK_LEN as u64).unwrap();
+        thread::scope(|scope| {
+            let filling = scope.spawn(|| filler.fill_chunk());
+            has_begun.recv().unwrap();
+            let taking = scope.spawn(|| filler.take_spare(NUMBER));
+            thread::sleep(Duration::from_millis(50));
+            say.send(()).unwrap();
+            assert!(filling.join().unwrap().is_err());
+            assert!(taking.join().unwrap().is_none(), "the failure was told to the filler only, and is not told again");
+        });
+    }
+}
