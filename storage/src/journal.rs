@@ -552,6 +552,10 @@ impl Shared {
         let logs: Vec<_> = self.view().logs().map(|state| (state.id, state.row.clone())).collect();
         let mut clock = Hlc::ZERO;
         for (id, row) in &logs {
+            if row.genesis.node != self.identity.node {
+                // Another node's clock, which may be wrong or lie, does not set this one's.
+                continue;
+            }
             clock = clock.max(row.last_time);
             if let Some(last) = row.head.next_seq.0.checked_sub(1).filter(|_| self.is_own(&row.genesis)) {
                 // The index knows the time of a batch's first record; an own log goes on after its last.
