@@ -66,6 +66,10 @@ struct State {
     request: Option<(SegmentNumber, u64)>,
     spare: Option<Spare>,
     seals: VecDeque<SealJob>,
+    /// The last segment that was begun: from then on its file is its writer's alone.
+    begun: Option<SegmentNumber>,
+    /// A chunk of the spare file is being flushed.
+    flushing: bool,
     stopping: bool,
 }
 
@@ -76,6 +80,8 @@ pub(crate) struct Filler {
     dir: PathBuf,
     state: Mutex<State>,
     changed: Condvar,
+    /// Told when a flush of the spare file has returned.
+    flushed: Condvar,
 }
 
 /// What the thread is to do next.
@@ -88,7 +94,7 @@ enum Task {
 
 impl Filler {
     pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: PathBuf) -> Self {
-        Self { vfs, dir, state: Mutex::default(), changed: Condvar::new() }
+        Self { vfs, dir, state: Mutex::default(), changed: Condvar::new(), flushed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -103,10 +109,16 @@ impl Filler {
 
     /// Takes the file made for segment `number`, as far as it is filled. Its directory entry is durable.
     ///
-    /// Waits for the chunk that is being written, so that nothing is filled over what comes next.
+    /// Waits for the chunk that is being written, so that nothing is filled over what comes next; and for
+    /// its flush: the kernel tells of a failure once, and if the filler were told while the segment's first
+    /// frame is in the file already, the flush of that frame would succeed without it being on the disk.
     pub(crate) fn take_spare(&self, number: SegmentNumber) -> Option<(Arc<dyn VfsFile>, u64)> {
         let mut state = self.state();
         state.request = None;
+        state.begun = Some(number);
+        while state.flushing {
+            state = self.flushed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
         let spare = state.spare.take_if(|spare| spare.number == number)?;
         Some((spare.file, spare.wanted))
     }
@@ -138,7 +150,7 @@ impl Filler {
                 },
                 Task::Fill => match self.fill_chunk() {
                     Ok(()) => thread::sleep(CHUNK_PAUSE),
-                    Err(error) => self.give_up(&error),
+                    Err(error) => tracing::warn!(%error, "filling a segment ahead failed"),
                 },
             }
         }
@@ -165,7 +177,9 @@ impl Filler {
 
     fn begin_spare(&self, number: SegmentNumber, wanted: u64) -> io::Result<()> {
         let mut state = self.state();
-        if state.spare.as_ref().is_some_and(|spare| spare.number >= number) {
+        // It may have been begun without a file made ahead since this was asked for.
+        let is_late = state.begun.is_some_and(|begun| begun >= number);
+        if is_late || state.spare.as_ref().is_some_and(|spare| spare.number >= number) {
             return Ok(());
         }
         let path = segment::path(&self.dir, number);
@@ -179,23 +193,34 @@ impl Filler {
         Ok(())
     }
 
-    /// Fills one chunk. The write is made under the lock, the flush is not.
+    /// Fills one chunk. The write is made under the lock, the flush is not, but [`take_spare`](Self::take_spare)
+    /// waits for it. After an error the file is given up before anyone can take it.
     fn fill_chunk(&self) -> io::Result<()> {
         let mut state = self.state();
         let Some(spare) = &mut state.spare else { return Ok(()) };
         let len = (spare.wanted - spare.filled).min(CHUNK_LEN as u64) as usize;
-        write_full(&*spare.file, &mut [IoSlice::new(&vec![0; len])], spare.filled)?;
+        if let Err(error) = write_full(&*spare.file, &mut [IoSlice::new(&vec![0; len])], spare.filled) {
+            self.give_up(&mut state, &error);
+            return Err(error);
+        }
         spare.filled += len as u64;
         let file = Arc::clone(&spare.file);
+        state.flushing = true;
         drop(state);
-        file.sync_data()
+        let flushed = file.sync_data();
+        let mut state = self.state();
+        state.flushing = false;
+        if let Err(error) = &flushed {
+            self.give_up(&mut state, error);
+        }
+        drop(state);
+        self.flushed.notify_all();
+        flushed
     }
 
     /// Without space, leaves the file as it is: it is taken when the segment is needed, and the lack
     /// met again if it lasts. After any other error the file is not trusted.
-    fn give_up(&self, error: &io::Error) {
-        tracing::warn!(%error, "filling a segment ahead failed");
-        let mut state = self.state();
+    fn give_up(&self, state: &mut State, error: &io::Error) {
         if error.kind() == io::ErrorKind::StorageFull {
             if let Some(spare) = &mut state.spare {
                 spare.wanted = spare.filled;
