@@ -115,6 +115,20 @@ impl Acks {
         self.changed.notify_all();
     }
 
+    /// A node is here in this life: what it said in another was of a disk that it may not have any more, and
+    /// of logs that it lacks now it says nothing.
+    fn meet(&self, node: &NodeName, incarnation: Incarnation) {
+        let mut table = self.table();
+        for log in table.logs.values_mut() {
+            if log.nodes.get(node).is_some_and(|(said_in, _)| *said_in != incarnation) {
+                log.nodes.remove(node);
+            }
+        }
+        table.version += 1;
+        drop(table);
+        self.changed.notify_all();
+    }
+
     /// Has those who wait for any change look again.
     pub(crate) fn touch(&self) {
         self.table().version += 1;
@@ -127,6 +141,7 @@ impl Acks {
             Event::Acked { log, node, incarnation, head } => {
                 self.record(Ack { log: *log, node: node.clone(), incarnation: *incarnation, head: *head });
             }
+            Event::PeerReady { node, incarnation, .. } => self.meet(node, *incarnation),
             Event::Withdrawn { log, node, incarnation, to, .. } => {
                 self.withdraw(Ack { log: *log, node: node.clone(), incarnation: *incarnation, head: *to });
             }
