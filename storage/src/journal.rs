@@ -760,4 +760,43 @@ mod tests {
             hub.close().unwrap();
         }
     }
+
+    #[test]
+    fn a_log_whose_announcement_was_damaged_can_be_stored_and_read_again_in_the_same_segment() {
+        let vfs = Memory::default();
+        let options = || Options { vfs: Arc::new(vfs.clone()), background: false, ring_bytes: 0, ..Options::default() };
+        let dir = Path::new("hub.store");
+        let hub = Journal::create(dir, NodeName::new("hub").unwrap(), options()).unwrap();
+        let genesis = Genesis::new(SpaceName::new("b").unwrap(), NodeName::new("b").unwrap(), [1; 16]);
+        let (log, mut head) = (genesis.log_id(), genesis.head());
+        let mut batches = Vec::new();
+        hub.create_log(genesis.clone()).unwrap();
+        for body in [b"0", b"1", b"2"] {
+            let mut builder = BatchBuilder::with_capacity(16);
+            builder.push(Hlc::from_bits(1), body);
+            let batch = builder.seal(log, head);
+            head = batch.head();
+            hub.store(batch.clone()).unwrap();
+            hub.commit().unwrap();
+            batches.push(batch);
+        }
+        hub.close().unwrap();
+        drop(hub);
+        let file = vfs.open(&segment::path(dir, SegmentNumber(0)), OpenMode::Write).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        read_full(&*file, &mut bytes, 0).unwrap();
+        let announced = (0..bytes.len()).find(|at| bytes[*at..].starts_with(b"CFA1")).unwrap();
+        write_full(&*file, &mut [IoSlice::new(b"X")], announced as u64 + 14).unwrap();
+
+        let (hub, recovery) = Journal::open(dir, options()).unwrap();
+        assert!(!recovery.findings.is_empty());
+        // Its writer mirrors it again.
+        hub.create_log(genesis).unwrap();
+        for batch in &batches {
+            hub.store(batch.clone()).unwrap();
+            hub.commit().unwrap();
+        }
+        let read: Vec<_> = hub.read(log, Seq::ZERO).map(Result::unwrap).collect();
+        assert_eq!(read, batches);
+    }
 }
