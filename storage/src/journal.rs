@@ -787,6 +787,8 @@ mod tests {
         read_full(&*file, &mut bytes, 0).unwrap();
         let announced = (0..bytes.len()).find(|at| bytes[*at..].starts_with(b"CFA1")).unwrap();
         write_full(&*file, &mut [IoSlice::new(b"X")], announced as u64 + 14).unwrap();
+        // Room in the segment, as a file filled ahead has it.
+        file.set_len(64 << 10).unwrap();
 
         let (hub, recovery) = Journal::open(dir, options()).unwrap();
         assert!(!recovery.findings.is_empty());
