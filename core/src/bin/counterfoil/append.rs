@@ -148,7 +148,7 @@ impl Append {
         summarize(&sum, &space);
         match (outcome?, closed) {
             (Outcome::Late(seq, reached), _) => Ok(Answer::BadNews(Some(format!(
-                "record {seq} is only {reached} after {} s: see that the mirror can be reached, then append what follows it",
+                "record {seq} is only {reached} after {} s: mend what keeps the mirror from it (see above), then append what follows",
                 self.timeout
             )))),
             (_, Err(error @ Error::NotMirrored { .. })) => Ok(Answer::BadNews(Some(error.to_string()))),
