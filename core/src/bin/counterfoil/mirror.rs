@@ -3,11 +3,12 @@
 use std::{
     path::{Path, PathBuf},
     sync::mpsc::RecvTimeoutError,
+    thread,
     time::Duration,
 };
 
 use clap::Args;
-use counterfoil::{Error, Link, Space, Store, Tls};
+use counterfoil::{Error, Link, LinkEvent, Space, Store, Tls};
 
 use crate::{
     failure::{Answer, Failure},
@@ -46,9 +47,28 @@ impl Target {
         Ok(Self { peer: peer.to_owned(), tls: Tls::from_dir(tls)? })
     }
 
-    /// Starts a link for one space.
+    /// Starts a link for one space; what goes wrong on it is logged.
     pub(crate) fn mirror(self, store: &Store, space: &Space) -> Result<Link, Failure> {
-        Ok(store.mirror_to(self.peer, self.tls).spaces([space.name().as_str()]).start()?)
+        let link = store.mirror_to(self.peer, self.tls).spaces([space.name().as_str()]).start()?;
+        let events = link.events();
+        // Ends with the link.
+        thread::spawn(move || events.for_each(|event| log(&event)));
+        Ok(link)
+    }
+}
+
+/// That a link is made or lost is logged where it happens.
+fn log(event: &LinkEvent) {
+    match event {
+        LinkEvent::Refused { space, reason } => tracing::warn!(%space, reason, "space refused"),
+        LinkEvent::Parked { log, reason } => tracing::warn!(%log, reason, "log parked"),
+        LinkEvent::Ahead { log, local, remote } => {
+            tracing::warn!(%log, here = %local.next_seq, there = %remote.next_seq, "the peer holds more of a log");
+        }
+        LinkEvent::AckWithdrawn { log, node, head } => {
+            tracing::warn!(%log, %node, next_seq = %head.next_seq, "a node lost what it had acknowledged");
+        }
+        _ => {}
     }
 }
 
