@@ -71,7 +71,7 @@ pub struct Options {
     /// Run the threads that commit what nobody waits for and fill segments ahead. Without them the
     /// caller does this with [`Journal::commit`]: for tests that must be repeatable. Default: true.
     pub background: bool,
-    /// A batch is cut when its records reach this many bytes. Default: 8 KiB.
+    /// A batch is cut when its records reach this many bytes; 1 KiB to 1 MiB. Default: 8 KiB.
     pub batch_bytes: usize,
     /// The longest record, in bytes; at most [`MAX_RECORD_LEN`]. Default: that.
     pub record_bytes_max: usize,
@@ -116,7 +116,7 @@ impl Options {
     fn bounded(mut self) -> Self {
         self.record_bytes_max = self.record_bytes_max.min(MAX_RECORD_LEN);
         self.queue_bytes = self.queue_bytes.clamp(1, 64 << 20);
-        self.batch_bytes = self.batch_bytes.clamp(1, 1 << 20);
+        self.batch_bytes = self.batch_bytes.clamp(1 << 10, 1 << 20);
         self.segment_bytes_max = self.segment_bytes_max.clamp(16 << 10, 1 << 30);
         self.segment_bytes_min = self.segment_bytes_min.clamp(16 << 10, self.segment_bytes_max);
         self
@@ -380,7 +380,7 @@ impl Journal {
         let next_seq = known.next_seq;
         if first_seq < next_seq {
             drop(queue);
-            return self.duplicate_or_diverged(&batch);
+            return self.duplicate_or_diverged(&batch, wait);
         }
         let follows = known.foreign_head() == Some(Head { next_seq, digest: batch.header().previous });
         if known.own || (first_seq == next_seq && !follows) {
@@ -397,9 +397,14 @@ impl Journal {
         Ok(Stored::Queued(Receipt::new(Arc::clone(&self.shared), group, log, first_seq, end)))
     }
 
-    fn duplicate_or_diverged(&self, batch: &Batch) -> Result<Stored, StoreError> {
+    fn duplicate_or_diverged(&self, batch: &Batch, wait: bool) -> Result<Stored, StoreError> {
         let (log, first_seq) = (batch.log(), batch.first_seq());
         if self.log(log).is_none_or(|info| info.durable.next_seq <= first_seq) {
+            if !wait {
+                // What it is to be compared with is still queued.
+                self.nudge();
+                return Err(AppendError::WouldBlock { queue_bytes: self.shared.options.queue_bytes }.into());
+            }
             self.commit()?;
         }
         match self.read_batch(log, first_seq)? {
@@ -530,8 +535,9 @@ impl Journal {
     /// What was queued could not be committed: the disk is full, or failed. The store is closed all the same.
     pub fn close(&self) -> Result<(), AppendError> {
         self.shared.begin_closing();
-        let committer = self.guard.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match committer {
+        // Held to the end: who closes at the same time waits for the outcome too.
+        let mut committer = self.guard.committer.lock().unwrap_or_else(PoisonError::into_inner);
+        match committer.take() {
             // A panic there has been reported by the panic hook; there is nothing to add.
             Some(thread) => drop(thread.join()),
             None if !self.shared.options.background => {

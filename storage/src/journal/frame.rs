@@ -96,6 +96,11 @@ impl Announcement {
         Self { genesis, bytes: bytes.into() }
     }
 
+    /// Length of its stored bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn crc(&self) -> u32 {
         announcement_crc(&self.bytes[..8], &self.bytes[ANNOUNCEMENT_HEADER_LEN..])
     }

@@ -12,7 +12,7 @@ use super::{
     frame::{Announcement, FrameEntry},
 };
 use crate::{
-    batch::{Batch, BatchBuilder},
+    batch::{Batch, BatchBuilder, HEADER_LEN},
     genesis::Genesis,
     ids::{Head, LogId, Seq},
     time::Hlc,
@@ -179,8 +179,9 @@ impl Queue {
             return false;
         }
         log.announced = true;
-        self.items.push(Item::Announcement(Announcement::new((*log.genesis).clone())));
-        self.bytes += 256;
+        let announcement = Announcement::new((*log.genesis).clone());
+        self.bytes += announcement.len();
+        self.items.push(Item::Announcement(announcement));
         true
     }
 
@@ -196,6 +197,7 @@ impl Queue {
                 let capacity = (body.len() + 20).max(if open.is_some() { self.batch_bytes } else { 0 });
                 let (log, index) = (log.id, self.items.len());
                 self.items.push(Item::Open { slot, log, builder: BatchBuilder::with_capacity(capacity) });
+                self.bytes += HEADER_LEN;
                 self.logs[slot].open = Some((self.filling.number, index));
                 if let Some(full) = open {
                     self.logs[slot].unsealed.push_back(full);

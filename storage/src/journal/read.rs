@@ -149,9 +149,9 @@ impl Shared {
             (state.row.links.clone(), resumes_at)
         };
         // Where a segment on the way can't be read, all are looked at.
-        let target = match self.walk(log, seq, links).unwrap_or_default() {
-            None => self.search(log, seq)?,
-            found => found,
+        let target = match self.walk(log, seq, links) {
+            Ok(Some(found)) => Some(found),
+            Ok(None) | Err(_) => self.search(log, seq)?,
         };
         let entries = target.as_ref().map(|segment| segment.index.run_from(log, seq, limit)).unwrap_or_default();
         let Some(segment) = target.filter(|_| !entries.is_empty()) else {
@@ -204,7 +204,9 @@ impl Shared {
                 Ok(loaded) => {
                     let first = loaded.index.run_from(log, Seq::ZERO, 1);
                     if first.first().is_some_and(|entry| entry.first_seq <= seq) {
-                        return Ok(Some(loaded));
+                        // What this one lacks, a later one that can't be read may hold.
+                        let holds = matches!(loaded.index.find(log, seq), Lookup::Found(_));
+                        return failure.filter(|_| !holds).map_or(Ok(Some(loaded)), Err);
                     }
                 }
                 Err(error) => failure = Some(error),
