@@ -14,7 +14,7 @@ pub use limit::{ExtendingFile, FilledFile, GroupCommit, ScannedFile, checked_ran
 pub use payload::{Payload, RECORD_BYTES};
 pub use remote_limit::{RemoteCopy, RemoteDisk};
 
-use std::io;
+use std::{io, path::Path};
 
 use counterfoil_storage::{Genesis, Journal, LogId, LogWriter, NodeName, Options, SpaceName};
 use tempfile::TempDir;
@@ -35,11 +35,21 @@ pub fn folder() -> io::Result<TempDir> {
 /// If the disk fails: a bench has nobody to tell.
 pub fn store(logs: u64) -> (TempDir, Journal, Vec<LogWriter>) {
     let folder = folder().expect("a folder beside the target");
+    let (journal, writers) = store_in(folder.path(), logs);
+    (folder, journal, writers)
+}
+
+/// The same in the folder `store` of a given one.
+///
+/// # Panics
+///
+/// If the disk fails.
+pub fn store_in(folder: &Path, logs: u64) -> (Journal, Vec<LogWriter>) {
     let node = NodeName::new("bench").expect("a name");
-    let journal = Journal::create(&folder.path().join("store"), node, Options::default()).expect("a new store");
+    let journal = Journal::create(&folder.join("store"), node, Options::default()).expect("a new store");
     let writers = (0..logs).map(|log| journal.writer(create_log(&journal, log)).expect("an own log")).collect();
     journal.commit().expect("a commit");
-    (folder, journal, writers)
+    (journal, writers)
 }
 
 fn create_log(journal: &Journal, number: u64) -> LogId {

@@ -9,28 +9,39 @@ use std::{
     time::Duration,
 };
 
-use counterfoil_benches::{Contest, Measure, Payload, RECORD_BYTES, Ratios, ScannedFile, Target, stopwatch, store};
+use counterfoil_benches::{
+    Contest, Measure, Payload, RECORD_BYTES, Ratios, ScannedFile, Target, folder, stopwatch, store_in,
+};
 use counterfoil_storage::{Journal, Options};
 use criterion::Criterion;
 use tempfile::TempDir;
 
 const DISK: &str = "the disk of the bench works";
+/// Tells this program to fill a store in the folder it names.
+const FILL: &str = "COUNTERFOIL_BENCH_FILL";
 /// Tells this program to write to the store in the folder it names, and to die.
-const KILLED: &str = "COUNTERFOIL_BENCH_KILLED";
+const DIE: &str = "COUNTERFOIL_BENCH_DIE";
 
 fn megabytes() -> u64 {
     std::env::var("COUNTERFOIL_BENCH_REOPEN_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(512)
 }
 
-/// A closed store of so many megabytes.
-fn closed_store() -> TempDir {
-    let (folder, journal, writers) = store(1);
+/// Has another process of this program do something to the store in a folder; whether it ended well.
+///
+/// So the memory of this process tells what opening takes.
+fn have_done(order: &str, folder: &TempDir) -> bool {
+    let program = std::env::current_exe().expect("this program");
+    Command::new(program).env(order, folder.path()).status().expect("a child").success()
+}
+
+/// What the filling process does: it leaves a closed store of so many megabytes.
+fn fill(folder: &Path) {
+    let (journal, writers) = store_in(folder, 1);
     let payload = Payload::new(1000);
     for _ in 0..megabytes() * 1_000_000 / (1000 * RECORD_BYTES as u64) {
         writers[0].append_all(payload.records()).expect(DISK);
     }
     journal.close().expect(DISK);
-    folder
 }
 
 fn open(folder: &TempDir) -> Journal {
@@ -57,23 +68,21 @@ fn reopen(criterion: &mut Criterion, ratios: &mut Ratios, is_killed: bool) {
         target: Target::AtMost(if is_killed { Duration::from_secs(1) } else { Duration::from_millis(100) }),
     };
     ratios.compare(criterion, contest, || {
-        let folder = closed_store();
+        let [folder, limit_folder] = [folder().expect(DISK), folder().expect(DISK)];
+        assert!(have_done(FILL, &folder), "the store is filled");
         let ours = move || {
             if is_killed {
-                let program = std::env::current_exe().expect("this program");
-                let died = Command::new(program).env(KILLED, folder.path()).status().expect("a child");
-                assert!(!died.success(), "the child dies of itself");
+                assert!(!have_done(DIE, &folder), "the child dies of itself");
             }
             let mut journal = None;
             let time = stopwatch(|| journal = Some(open(&folder)));
             journal.expect("open").close().expect(DISK);
             time
         };
-        let folder = counterfoil_benches::folder().expect(DISK);
         let payload = Payload::new(1000);
-        let file = ScannedFile::create(&folder.path().join("limit"), payload.bytes(), 64 << 20).expect(DISK);
+        let file = ScannedFile::create(&limit_folder.path().join("limit"), payload.bytes(), 64 << 20).expect(DISK);
         let limit = move || {
-            let _kept = &folder;
+            let _kept = &limit_folder;
             stopwatch(|| file.scan().expect(DISK))
         };
         (ours, limit)
@@ -81,7 +90,10 @@ fn reopen(criterion: &mut Criterion, ratios: &mut Ratios, is_killed: bool) {
 }
 
 fn main() {
-    if let Some(folder) = std::env::var_os(KILLED) {
+    if let Some(folder) = std::env::var_os(FILL) {
+        return fill(Path::new(&folder));
+    }
+    if let Some(folder) = std::env::var_os(DIE) {
         write_and_die(Path::new(&folder));
     }
     let mut criterion = Criterion::default().configure_from_args();
@@ -92,6 +104,6 @@ fn main() {
     ratios.print();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     for line in status.lines().filter(|line| line.starts_with("VmHWM")) {
-        println!("{line}, of which what the setup took to fill the store");
+        println!("{line} (the greatest memory of this process)");
     }
 }

@@ -226,7 +226,7 @@ fn open_kind(error: &OpenError) -> ErrorKind {
         OpenError::Locked { .. } => ErrorKind::Locked,
         OpenError::NoStore { .. } => ErrorKind::NoStore,
         OpenError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
-        OpenError::Identity { .. } => ErrorKind::Damaged,
+        OpenError::Identity { .. } | OpenError::IdentityMissing { .. } => ErrorKind::Damaged,
         OpenError::Format { .. } => ErrorKind::Format,
         _ => ErrorKind::Disk,
     }

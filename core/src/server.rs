@@ -83,7 +83,7 @@ impl ServerBuilder {
         let events = move |peer: &NodeName, event| {
             acks.hear(&event);
             if let Some(event) = LinkEvent::of_session(event, peer) {
-                log(peer, &event);
+                event.log(peer);
                 if let Some(told) = &on_event {
                     told(peer, event);
                 }
@@ -99,22 +99,6 @@ impl ServerBuilder {
         let listener = Arc::new(bound.recv().map_err(|mpsc::RecvError| AppendError::Closed)??);
         inner.add_server(Arc::clone(&listener));
         Ok(Server { inner, listener, tls: Arc::new(Mutex::new(tls)) })
-    }
-}
-
-/// What an operator must see though nobody asked: a log that does not go on.
-fn log(peer: &NodeName, event: &LinkEvent) {
-    match event {
-        LinkEvent::Parked { log, reason } => tracing::warn!(%peer, %log, reason, "log parked"),
-        LinkEvent::Refused { space, reason } => tracing::warn!(%peer, %space, reason, "space refused"),
-        LinkEvent::Ahead { log, local, remote } => {
-            tracing::warn!(%peer, %log, here = %local.next_seq, there = %remote.next_seq, "peer holds more of a log");
-        }
-        LinkEvent::AckWithdrawn { log, node, head } => {
-            tracing::warn!(%peer, %log, %node, next_seq = %head.next_seq, "node lost what it had acknowledged");
-        }
-        LinkEvent::StorageFull => tracing::warn!(%peer, "no space left for what the peer sends"),
-        _ => {}
     }
 }
 

@@ -288,6 +288,7 @@ impl LinkShared {
     /// Takes in what a session tells, as far as a link's user may want to know it; whether it was.
     pub(crate) fn hear(&self, event: Event) -> bool {
         let Some(event) = LinkEvent::of_session(event, &self.peer) else { return false };
+        event.log(&self.peer);
         if event == LinkEvent::Connected {
             self.set_state(LinkState::Connected);
         }
@@ -297,6 +298,22 @@ impl LinkShared {
 }
 
 impl LinkEvent {
+    /// What an operator must see though nobody asked: something does not go on.
+    pub(crate) fn log(&self, peer: &NodeName) {
+        match self {
+            Self::Parked { log, reason } => tracing::warn!(%peer, %log, reason, "log parked"),
+            Self::Refused { space, reason } => tracing::warn!(%peer, %space, reason, "space refused"),
+            Self::Ahead { log, local, remote } => {
+                tracing::warn!(%peer, %log, here = %local.next_seq, there = %remote.next_seq, "peer holds more of a log");
+            }
+            Self::AckWithdrawn { log, node, head } => {
+                tracing::warn!(%peer, %log, %node, next_seq = %head.next_seq, "node lost what it had acknowledged");
+            }
+            Self::StorageFull => tracing::warn!(%peer, "no space left for what the peer sends"),
+            _ => {}
+        }
+    }
+
     /// What a session with `peer` tells, as far as a link's user may want to know it: acks are
     /// counted in the store's table.
     pub(crate) fn of_session(event: Event, peer: &NodeName) -> Option<Self> {

@@ -38,7 +38,7 @@ pub use watch::Watch;
 use self::{
     commit::Shared,
     fill::Filler,
-    identity::BoundIdentity,
+    identity::{BoundIdentity, Raising},
     queue::{Queue, QueueState},
     read::IndexCache,
     recovery::Frontier,
@@ -226,6 +226,7 @@ impl Journal {
         let lock = lock(vfs, dir)?;
         match recovery::store_id_of(vfs, dir) {
             Err(OpenError::NoStore { .. }) => {}
+            Err(error @ OpenError::IdentityMissing { .. }) => return Err(error),
             _ => return Err(OpenError::AlreadyExists { path: dir.to_owned() }),
         }
         let store = StoreId::random().map_err(disk("asking for random bytes"))?;
@@ -260,14 +261,16 @@ impl Journal {
         let disk = |operation| move |error| OpenError::Disk { operation, path: dir.to_owned(), error };
         let opened = recovery::open(dir, &options)?;
         let threads = options.background && !options.read_only;
-        let filler = threads.then(|| Arc::new(Filler::new(Arc::clone(&options.vfs), dir.to_owned())));
+        let raising = Raising::default();
+        let new_filler = || Arc::new(Filler::new(Arc::clone(&options.vfs), dir.to_owned(), raising.clone()));
+        let filler = threads.then(new_filler);
         let store = opened.identity.store;
         let clean = opened.recovery.clean;
         let tail = opened
             .tail
             .map(|start| {
                 let sizes = (options.segment_bytes_min, options.segment_bytes_max);
-                Tail::new(Arc::clone(&options.vfs), dir.to_owned(), store, start, sizes, filler.clone())
+                Tail::new(Arc::clone(&options.vfs), dir.to_owned(), raising.clone(), store, start, sizes, filler.clone())
             })
             .transpose()
             .map_err(disk("reading the last segment"))?;

@@ -300,6 +300,66 @@ fn a_flipped_bit_in_a_sealed_segment_takes_away_one_batch_and_is_named() {
     assert!(report.damage.iter().any(|damage| damage.log == Some(writer.log())), "{:?}", report.damage);
 }
 
+/// A closed store of ten records, each committed, and the length of its only segment with frames.
+fn closed_store(vfs: &Memory, dir: &Path) -> (LogId, u64) {
+    let journal = Journal::create(dir, node(), small(vfs)).unwrap();
+    let writer = own_log(&journal);
+    for number in 0..10 {
+        writer.append(&body(number)).unwrap().wait().unwrap();
+    }
+    journal.close().unwrap();
+    let file = vfs.open(&dir.join("0000000000000000.seg"), OpenMode::Read).unwrap();
+    (writer.log(), file.len().unwrap())
+}
+
+#[test]
+fn the_end_of_a_closed_store_that_is_zeroed_or_cut_off_is_missed_and_stays_named() {
+    let dir = Path::new("store");
+    for (cut, is_zeroed) in [(9_000, true), (11_000, true), (12_000, true), (9_000, false), (12_000, false)] {
+        let vfs = Memory::default();
+        let (log, len) = closed_store(&vfs, dir);
+        let file = vfs.open(&dir.join("0000000000000000.seg"), OpenMode::Write).unwrap();
+        file.set_len(cut).unwrap();
+        if is_zeroed {
+            file.set_len(len).unwrap();
+        }
+        let is_named = |when| {
+            let report = verify(dir, &small(&vfs), |_, _| {}).unwrap();
+            assert!(!report.damage.is_empty(), "{when}, cut at {cut}, zeroed: {is_zeroed}");
+        };
+        is_named("at first");
+        let (journal, recovery) = reopen(dir, small(&vfs));
+        assert_ne!(recovery.damage().count(), 0, "cut at {cut}, zeroed: {is_zeroed}");
+        let kept = if journal.log(log).is_some() { bodies(&journal, log, 0) } else { Vec::new() };
+        assert!(kept.len() < 10 && kept.iter().eq((0..10).map(body).take(kept.len()).collect::<Vec<_>>().iter()));
+        // The numbers of the lost records are not given to others.
+        let writer = own_log(&journal);
+        assert_ne!(writer.log(), log);
+        writer.append(b"later").unwrap().wait().unwrap();
+        journal.close().unwrap();
+        is_named("after writing went on");
+        let (journal, _) = reopen(dir, small(&vfs));
+        assert_eq!(bodies(&journal, writer.log(), 0), [b"later"]);
+        assert_eq!(journal.log(log).map_or(0, |info| info.durable.next_seq.0), kept.len() as u64);
+        journal.close().unwrap();
+        is_named("after another opening");
+    }
+}
+
+#[test]
+fn segments_without_an_identity_are_not_taken_for_an_empty_folder() {
+    let vfs = Memory::default();
+    let dir = Path::new("store");
+    let (log, _) = closed_store(&vfs, dir);
+    vfs.rename(&dir.join("identity"), Path::new("elsewhere")).unwrap();
+    assert!(matches!(Journal::open(dir, small(&vfs)), Err(OpenError::IdentityMissing { .. })));
+    assert!(matches!(Journal::create(dir, node(), small(&vfs)), Err(OpenError::IdentityMissing { .. })));
+    assert!(matches!(verify(dir, &small(&vfs), |_, _| {}), Err(OpenError::IdentityMissing { .. })));
+    vfs.rename(Path::new("elsewhere"), &dir.join("identity")).unwrap();
+    let (journal, _) = reopen(dir, small(&vfs));
+    assert_eq!(bodies(&journal, log, 0).len(), 10);
+}
+
 #[test]
 fn a_bulk_load_by_several_threads_keeps_every_chain_whole() {
     let folder = tempfile::tempdir().unwrap();

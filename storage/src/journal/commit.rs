@@ -249,7 +249,7 @@ impl Shared {
     fn write_footers(&self, tail: &Tail) {
         let jobs = mem::take(&mut *locked(&self.seals));
         for job in jobs {
-            match job.run(&*tail.vfs, &tail.dir) {
+            match job.run(&tail.raising, &*tail.vfs, &tail.dir) {
                 Ok(()) => self.footer_written(job.number),
                 Err(error) => tracing::warn!(segment = %job.number, %error, "writing a footer failed"),
             }
@@ -351,7 +351,7 @@ impl Shared {
 /// Records how far the journal reaches; without the record the loss of its end would go unnoticed.
 fn record_extent(tail: &Tail) {
     let Some((segment, end)) = tail.position() else { return };
-    if let Err(error) = (Extent { segment, end }).raise(&*tail.vfs, &tail.dir) {
+    if let Err(error) = (Extent { segment, end }).raise(&tail.raising, &*tail.vfs, &tail.dir) {
         tracing::warn!(%error, "recording how far the journal reaches failed");
     }
 }

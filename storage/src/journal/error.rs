@@ -57,6 +57,12 @@ pub enum OpenError {
         /// The store's folder.
         path: PathBuf,
     },
+    /// There are segments of a store, but not the file that says whose they are.
+    #[error("{path} is missing beside the segments of a store; restore this file from a backup of the same store")]
+    IdentityMissing {
+        /// The identity file.
+        path: PathBuf,
+    },
     /// Both copies of the identity are unreadable: whose store this is can't be told.
     #[error("{path}: both copies of the identity are damaged; restore this file from a backup of the same store")]
     Identity {

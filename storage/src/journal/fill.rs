@@ -13,7 +13,12 @@ use std::{
     time::Duration,
 };
 
-use super::{frame::align, identity::Extent, index::Footer, segment};
+use super::{
+    frame::align,
+    identity::{Extent, Raising},
+    index::Footer,
+    segment,
+};
 use crate::{
     ids::SegmentNumber,
     vfs::{OpenMode, Vfs, VfsFile, write_full},
@@ -42,9 +47,9 @@ impl SealJob {
     ///
     /// **Durability**: on `Ok` the footer stands in for the index in memory. On `Err` nothing is
     /// lost: the frames before it were flushed long ago, and opening scans them.
-    pub(crate) fn run(&self, vfs: &dyn Vfs, dir: &std::path::Path) -> io::Result<()> {
+    pub(crate) fn run(&self, raising: &Raising, vfs: &dyn Vfs, dir: &std::path::Path) -> io::Result<()> {
         self.write_footer()?;
-        Extent { segment: self.next, end: segment::FRAMES_OFFSET }.raise(vfs, dir)
+        Extent { segment: self.next, end: segment::FRAMES_OFFSET }.raise(raising, vfs, dir)
     }
 
     /// The same for the last segment at a clean close, when none follows yet.
@@ -79,6 +84,7 @@ struct State {
 pub(crate) struct Filler {
     vfs: Arc<dyn Vfs>,
     dir: PathBuf,
+    raising: Raising,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -92,8 +98,8 @@ enum Task {
 }
 
 impl Filler {
-    pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: PathBuf) -> Self {
-        Self { vfs, dir, state: Mutex::default(), changed: Condvar::new() }
+    pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: PathBuf, raising: Raising) -> Self {
+        Self { vfs, dir, raising, state: Mutex::default(), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -133,7 +139,7 @@ impl Filler {
         loop {
             match self.next_task() {
                 Task::Stop => return,
-                Task::Seal(job) => match job.run(&*self.vfs, &self.dir) {
+                Task::Seal(job) => match job.run(&self.raising, &*self.vfs, &self.dir) {
                     Ok(()) => sealed(job.number),
                     Err(error) => tracing::warn!(segment = %job.number, %error, "writing a footer failed"),
                 },

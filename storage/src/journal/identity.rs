@@ -19,7 +19,12 @@
 //! `extent`, replaced as a whole when a segment has been begun and at a clean close: magic `CFE1` (4),
 //! segment (8), offset where its frames end (8), CRC-32 (4). A store found shorter has lost data.
 
-use std::{io, io::IoSlice, path::Path};
+use std::{
+    io,
+    io::IoSlice,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crate::{
     field::Fields,
@@ -158,6 +163,10 @@ fn check_crc(bytes: &[u8], len: usize) -> Option<&[u8]> {
     (crc == crc32fast::hash(summed)).then_some(summed)
 }
 
+/// Held while a journal's extent file is replaced.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Raising(Arc<Mutex<()>>);
+
 /// A place that the journal is known to have reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Extent {
@@ -168,7 +177,11 @@ pub(crate) struct Extent {
 
 impl Extent {
     /// Replaces the extent file, unless it records this place or one beyond.
-    pub(crate) fn raise(self, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+    ///
+    /// Committer and filler may both do so: one at a time, or the later of two reads would be followed by
+    /// the earlier of two writes.
+    pub(crate) fn raise(self, raising: &Raising, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+        let _one_at_a_time = raising.0.lock().unwrap_or_else(PoisonError::into_inner);
         if Self::read(vfs, dir)?.is_some_and(|recorded| recorded >= self) { Ok(()) } else { self.write(vfs, dir) }
     }
 
@@ -210,7 +223,7 @@ impl Extent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vfs::Memory;
+    use crate::vfs::{Disk, Memory};
 
     fn identity() -> Identity {
         Identity {
@@ -234,6 +247,24 @@ mod tests {
             assert_eq!(BoundIdentity::read(&*file).unwrap(), IdentityState::OneCopy(bound.clone()), "byte {byte}");
             write_full(&*file, &mut [IoSlice::new(&old)], byte as u64).unwrap();
         }
+    }
+
+    #[test]
+    fn an_extent_raised_by_several_threads_at_once_ends_at_the_furthest() {
+        let folder = tempfile::tempdir().unwrap();
+        let raising = Raising::default();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (raising, dir) = (&raising, folder.path());
+                scope.spawn(move || {
+                    for end in (thread..100).step_by(4) {
+                        Extent { segment: SegmentNumber(0), end }.raise(raising, &Disk, dir).unwrap();
+                    }
+                });
+            }
+        });
+        let furthest = Extent { segment: SegmentNumber(0), end: 99 };
+        assert_eq!(Extent::read(&Disk, folder.path()).unwrap(), Some(furthest));
     }
 
     #[test]

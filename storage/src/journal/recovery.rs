@@ -33,7 +33,8 @@
 //! | bytes, and a valid frame behind them | | damage: the scan goes on behind it; then as above |
 //! | bytes, and none behind | | torn tail: kept aside, reported; then as for zeros |
 //!
-//! Shorter than the extent file records: damage. Damage to frames read here, or an identity file
+//! Files shorter than the extent file records, or frames that end before: damage; writing goes on in a
+//! new segment, whose header records where the frames once ended. Damage to frames read here, or an identity file
 //! that is not the one it was bound to: a new incarnation, since own logs may go on elsewhere.
 //! A crash during any of this leaves the same table to be applied again: the copy of an unproven
 //! frame is flushed before the header that makes it count is written.
@@ -129,7 +130,12 @@ pub(crate) fn read_identity(
     let path = dir.join(IDENTITY_FILE);
     let file = match vfs.open(&path, mode) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(OpenError::NoStore { path: dir.to_owned() });
+            let names = vfs.list(dir).unwrap_or_default();
+            return Err(if numbers_of(&names).is_empty() {
+                OpenError::NoStore { path: dir.to_owned() }
+            } else {
+                OpenError::IdentityMissing { path }
+            });
         }
         opened => opened.map_err(failed("opening", &path))?,
     };
@@ -140,15 +146,20 @@ pub(crate) fn read_identity(
 /// Applies the decision table.
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let mut opening = Opening::begin(dir, options)?;
+    // Before the segments are looked for: a writer beside may go on to the next one meanwhile.
+    let extent = Extent::read(opening.vfs, dir).map_err(failed("reading the extent in", dir))?;
     let found = opening.find_segments()?;
-    opening.check_extent(&found)?;
+    if let Some(extent) = extent {
+        opening.check_extent(extent, &found)?;
+    }
     let Some((last, sealed)) = found.split_last() else { return opening.finish_empty() };
     for half in sealed.iter().filter(|found| found.has_one_copy) {
         opening.damage(half.header.number, 0, "one of two copies of the segment's header is damaged");
         opening.mend_header(half)?;
     }
     opening.restore_sealed(sealed, last)?;
-    opening.finish(last)
+    let known_end = extent.filter(|extent| extent.segment == last.header.number).map(|extent| extent.end);
+    opening.finish(last, known_end)
 }
 
 /// An opening under way.
@@ -289,17 +300,19 @@ impl<'a> Opening<'a> {
     }
 
     /// The journal must reach at least as far as it is recorded to have.
-    fn check_extent(&mut self, found: &[Found]) -> Result<(), OpenError> {
-        let extent = Extent::read(self.vfs, self.dir).map_err(failed("reading the extent in", self.dir))?;
-        self.extent = extent;
-        let Some(extent) = extent else { return Ok(()) };
+    ///
+    /// How far the frames of the last segment reach is seen once they are read: see [`finish`](Self::finish).
+    fn check_extent(&mut self, extent: Extent, found: &[Found]) -> Result<(), OpenError> {
+        self.extent = Some(extent);
         let last = found.last().map(|found| found.header.number);
         if last.is_none_or(|last| last < extent.segment) {
             self.damage(extent.segment, 0, "the segment file is missing, or both copies of its header are damaged");
             self.frames_lost = true;
             // Its number is not given to another: what it held may turn up again.
             self.next_segment = SegmentNumber(extent.segment.0 + 1);
-        } else if let Some(found) = found.iter().find(|found| found.header.number == extent.segment) {
+        } else if last != Some(extent.segment)
+            && let Some(found) = found.iter().find(|found| found.header.number == extent.segment)
+        {
             let path = segment::path(self.dir, extent.segment);
             let len = found.file.len().map_err(failed("reading", &path))?;
             if len < extent.end {
@@ -469,8 +482,8 @@ impl<'a> Opening<'a> {
         self.vfs.sync_dir(above).map_err(failed("flushing the folder above", self.dir))
     }
 
-    /// Reads the last segment and decides where writing goes on.
-    fn finish(mut self, last: &Found) -> Result<Opened, OpenError> {
+    /// Reads the last segment, whose frames once ended at `known_end` or later, and decides where writing goes on.
+    fn finish(mut self, last: &Found, known_end: Option<u64>) -> Result<Opened, OpenError> {
         let path = segment::path(self.dir, last.header.number);
         if let Some((footer, mark, end)) = self.sealed_at_close(last).map_err(failed("reading", &path))? {
             return self.finish_sealed(last, footer, &mark, end);
@@ -483,8 +496,14 @@ impl<'a> Opening<'a> {
         if last.has_one_copy && frontier.scanner.next_commit.0 > last.header.first_commit.0 + 1 {
             self.damage(last.header.number, 0, "one of two copies of the segment's header is damaged");
         }
+        let lost_end = known_end.filter(|end| frontier.scanner.offset < *end);
+        if let Some(end) = lost_end {
+            let what = format!("frames once ended at {end}: what is missing was cut off or overwritten");
+            self.damage(last.header.number, frontier.scanner.offset, what);
+            self.frames_lost = true;
+        }
         let kind = frontier.unproven.as_ref().map(|(frame, _)| frame.header.kind);
-        self.recovery.clean = !torn && kind == Some(FrameKind::ClosingMark);
+        self.recovery.clean = !torn && lost_end.is_none() && kind == Some(FrameKind::ClosingMark);
         if last.has_one_copy || !self.recovery.clean {
             // What was written but never flushed may be seen now and lost later; or the flush failed, and
             // the kernel takes for clean what it lost. The frames before the last are proven, the last is copied.
@@ -494,10 +513,16 @@ impl<'a> Opening<'a> {
             self.keep_torn_tail(&mut frontier)?;
         }
         if self.options.read_only {
+            if let Some((_, offset)) = frontier.unproven.as_ref().filter(|_| kind == Some(FrameKind::Commit))
+                && !writer_at_work(self.vfs, self.dir)
+            {
+                let place = Place { segment: last.header.number, offset: *offset };
+                self.recovery.findings.push(Finding::LastFrameWithheld { place });
+            }
             return Ok(self.opened(None, Some(frontier)));
         }
         self.renew_incarnation()?;
-        let tail = self.resume_writing(last, frontier)?;
+        let tail = self.resume_writing(last, frontier, lost_end)?;
         Ok(self.opened(Some(tail), None))
     }
 
@@ -551,7 +576,14 @@ impl<'a> Opening<'a> {
     }
 
     /// Where writing goes on: behind a closing mark, or in a new segment.
-    fn resume_writing(&mut self, last: &Found, frontier: Frontier) -> Result<TailStart, OpenError> {
+    ///
+    /// If frames are missing before `lost_end`, the new segment's header records that they were there.
+    fn resume_writing(
+        &mut self,
+        last: &Found,
+        frontier: Frontier,
+        lost_end: Option<u64>,
+    ) -> Result<TailStart, OpenError> {
         let Frontier { scanner, unproven } = frontier;
         let mut start = TailStart {
             next_commit: scanner.next_commit,
@@ -561,6 +593,15 @@ impl<'a> Opening<'a> {
             previous_end: FRAMES_OFFSET,
             current: None,
         };
+        if let Some(end) = lost_end {
+            // Frames behind it were flushed, so the last one that is left is proven.
+            if let Some((frame, offset)) = unproven {
+                self.view.apply(&frame, offset);
+            }
+            start.next_arrival = self.view.next_arrival;
+            start.previous_end = end;
+            return Ok(start);
+        }
         let Some((frame, offset)) = unproven else { return Ok(start) };
         start.previous_end = offset + u64::from(frame.header.len);
         match frame.header.kind {

@@ -77,6 +77,12 @@ pub enum Finding {
         /// Where it was.
         place: Place,
     },
+    /// The last frame is valid but not proven durable, and the store was opened to read only with no writer
+    /// beside: it is not served until the store is opened for writing, which writes it anew.
+    LastFrameWithheld {
+        /// Where it is.
+        place: Place,
+    },
     /// The store is a copy, or its own newest records may be missing: it writes new logs from here on.
     NewIncarnation {
         /// Why.
@@ -96,6 +102,10 @@ impl fmt::Display for Finding {
                 if *possibly_acknowledged { write!(f, " (possibly acknowledged)") } else { Ok(()) }
             }
             Self::CopiedLastFrame { place } => write!(f, "{place}: the last commit was written anew"),
+            Self::LastFrameWithheld { place } => write!(
+                f,
+                "{place}: the last commit is not served, since the store was not closed: open it for writing to recover it"
+            ),
             Self::NewIncarnation { why } => write!(f, "new incarnation: {why}; this node writes new logs from here on"),
         }
     }

@@ -13,6 +13,7 @@ use super::{
     error::DiskError,
     fill::Filler,
     frame::{Frame, FrameEntry, FrameHeader, FrameKind, align},
+    identity::Raising,
     segment::{self, FRAMES_OFFSET, Salt, SegmentHeader},
 };
 use crate::{
@@ -77,6 +78,7 @@ struct Current {
 pub(crate) struct Tail {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) dir: PathBuf,
+    pub(crate) raising: Raising,
     pub(crate) store: StoreId,
     pub(crate) next_commit: CommitNumber,
     pub(crate) next_arrival: Arrival,
@@ -112,6 +114,7 @@ impl Tail {
     pub(crate) fn new(
         vfs: Arc<dyn Vfs>,
         dir: PathBuf,
+        raising: Raising,
         store: StoreId,
         start: TailStart,
         segment_bytes: (u64, u64),
@@ -120,6 +123,7 @@ impl Tail {
         let mut tail = Self {
             vfs,
             dir,
+            raising,
             store,
             next_commit: start.next_commit,
             next_arrival: start.next_arrival,

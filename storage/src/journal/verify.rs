@@ -61,8 +61,9 @@ struct Segment {
 impl<P: FnMut(u64, u64)> Verification<'_, P> {
     fn run(mut self) -> Result<VerifyReport, OpenError> {
         let disk = |error| OpenError::Disk { operation: "reading", path: self.dir.to_owned(), error };
-        let segments = self.segments().map_err(disk)?;
+        // Before the segments: a writer beside may go on to the next one meanwhile.
         let extent = Extent::read(self.vfs, self.dir).map_err(disk)?;
+        let segments = self.segments().map_err(disk)?;
         let used: Vec<_> = segments.iter().filter(|segment| header_of(segment.state).is_some()).collect();
         let last = used.last().map(|segment| segment.number);
         let known_end = last.max(extent.map(|extent| extent.segment));
@@ -79,24 +80,15 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         }
         for (index, segment) in used.iter().enumerate() {
             let end = used.get(index + 1).and_then(|next| header_of(next.state)).map(|next| next.previous_end);
+            let known_end = extent.filter(|extent| extent.segment == segment.number).map(|extent| extent.end);
             // The last segment has a footer if the store was closed when it was large.
-            let closed = extent.filter(|extent| end.is_none() && extent.segment == segment.number);
-            let closed = closed
-                .map(|extent| extent.end)
-                .filter(|end| read_footer(&*segment.file, *end).is_ok_and(|footer| footer.is_some()));
-            let end = end.or(closed);
-            self.segment(segment, end).map_err(|error| OpenError::Disk {
+            let has_footer = |end: &u64| read_footer(&*segment.file, *end).is_ok_and(|footer| footer.is_some());
+            let end = end.or(known_end.filter(has_footer));
+            self.segment(segment, end, known_end).map_err(|error| OpenError::Disk {
                 operation: "reading",
                 path: segment::path(self.dir, segment.number),
                 error,
             })?;
-        }
-        let reached = used.last().map(|segment| (segment.number, segment.file.len()));
-        if let (Some(extent), Some((number, Ok(len)))) = (extent, reached)
-            && number == extent.segment
-            && len < extent.end
-        {
-            self.damage(number, len, "the file was cut off");
         }
         Ok(self.report)
     }
@@ -118,13 +110,15 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         Ok(segments)
     }
 
-    /// Reads one segment; `end` is where its frames end, if a later segment says so.
-    fn segment(&mut self, segment: &Segment, end: Option<u64>) -> io::Result<()> {
+    /// Reads one segment; `end` is where its frames end, if a later segment says so; they are known to
+    /// have ended at `known_end` or later.
+    fn segment(&mut self, segment: &Segment, end: Option<u64>, known_end: Option<u64>) -> io::Result<()> {
         let Some(header) = header_of(segment.state) else { return Ok(()) };
         let number = segment.number;
         let bytes_before = self.report.bytes;
         let mut scanner = Scanner::new(Arc::clone(&segment.file), header, end)?;
         let mut last_kind = None;
+        let mut torn_at = None;
         loop {
             let offset = scanner.offset;
             match scanner.next_frame()? {
@@ -146,6 +140,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                         let reached = end.unwrap_or(scanner.limit);
                         self.bad_frame(number, offset, reached, &what, &*segment.file)?;
                         scanner.offset = reached;
+                        torn_at = Some(offset);
                         break;
                     }
                 },
@@ -158,6 +153,9 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                 self.damage(number, scanner.offset, format!("frames are missing up to offset {end}"));
             }
             self.footer(number, &*segment.file, end)?;
+        } else if let Some(known_end) = known_end.filter(|known_end| torn_at.unwrap_or(scanner.offset) < *known_end) {
+            let what = format!("frames once ended at {known_end}: what is missing was cut off or overwritten");
+            self.damage(number, torn_at.unwrap_or(scanner.offset), what);
         } else if last_kind != Some(FrameKind::ClosingMark) {
             tracing::debug!(segment = %number, "the store was not closed");
         }

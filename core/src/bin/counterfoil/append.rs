@@ -147,10 +147,13 @@ impl Append {
         let closed = store.close(timeout);
         summarize(&sum, &space);
         match (outcome?, closed) {
-            (Outcome::Late(seq, reached), _) => Ok(Answer::BadNews(Some(format!(
-                "record {seq} is only {reached} after {} s: mend what keeps the mirror from it (see above), then append what follows",
-                self.timeout
-            )))),
+            (Outcome::Late(seq, reached), closed) => {
+                let why = reason_of(closed).unwrap_or_else(|| "see that the mirror can be reached".to_owned());
+                let after = self.timeout;
+                Ok(Answer::BadNews(Some(format!(
+                    "record {seq} is only {reached} after {after} s: {why}; then append what follows it"
+                ))))
+            }
             (_, Err(error @ Error::NotMirrored { .. })) => Ok(Answer::BadNews(Some(error.to_string()))),
             (_, closed) => Ok(closed.map(|()| Answer::Done)?),
         }
@@ -208,6 +211,14 @@ impl Append {
 
     fn group(&self) -> Group {
         self.batch.map_or(Group::Waiting, |lines| Group::Lines(lines as usize))
+    }
+}
+
+/// What is in the mirror's way, if it is known.
+fn reason_of(closed: counterfoil::Result<()>) -> Option<String> {
+    match closed {
+        Err(Error::NotMirrored { unmirrored }) => unmirrored.into_iter().find_map(|missing| missing.reason),
+        _ => None,
     }
 }
 

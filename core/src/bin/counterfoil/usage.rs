@@ -22,6 +22,9 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// How paragraphs begin that `--help` shows, or that point to it.
+const SHOWN_BY_HELP: [&str; 3] = ["For more information", "Commands:", "Options:"];
+
 /// Clap's paragraphs without the usage, which `--help` shows.
 fn summary(rendered: &str) -> String {
     let mut parts = Vec::new();
@@ -31,7 +34,7 @@ fn summary(rendered: &str) -> String {
             let is_command = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
             let commands: Vec<_> = usage.split(' ').take_while(is_command).collect();
             help = ["see `counterfoil", &commands.join(" "), "--help`"].join(" ").replace("  ", " ");
-        } else if !paragraph.is_empty() && !paragraph.starts_with("For more information") {
+        } else if !paragraph.is_empty() && !SHOWN_BY_HELP.iter().any(|start| paragraph.starts_with(start)) {
             parts.push(paragraph.strip_prefix("error: ").unwrap_or(&paragraph).to_owned());
         }
     }
@@ -52,6 +55,12 @@ mod tests {
             "unexpected argument '--sapce' found; tip: a similar argument exists: '--space'; \
              see `counterfoil cert node --help`"
         );
+    }
+
+    #[test]
+    fn a_missing_subcommand_is_not_answered_with_the_whole_help() {
+        let rendered = "Make certificates\n\nUsage: counterfoil cert <COMMAND>\n\nCommands:\n  ca  Make\n\nOptions:\n  -h\n";
+        assert_eq!(summary(rendered), "Make certificates; see `counterfoil cert --help`");
     }
 
     #[test]
