@@ -270,7 +270,15 @@ impl Journal {
             .tail
             .map(|start| {
                 let sizes = (options.segment_bytes_min, options.segment_bytes_max);
-                Tail::new(Arc::clone(&options.vfs), dir.to_owned(), raising.clone(), store, start, sizes, filler.clone())
+                Tail::new(
+                    Arc::clone(&options.vfs),
+                    dir.to_owned(),
+                    raising.clone(),
+                    store,
+                    start,
+                    sizes,
+                    filler.clone(),
+                )
             })
             .transpose()
             .map_err(disk("reading the last segment"))?;

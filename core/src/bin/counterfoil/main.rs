@@ -31,7 +31,13 @@ use failure::{Answer, Failure};
 
 /// Records in an append-only log on your own disk, mirrored in real time to other machines.
 #[derive(Debug, Parser)]
-#[command(name = "counterfoil", bin_name = "counterfoil", version, subcommand_required = true, arg_required_else_help = false)]
+#[command(
+    name = "counterfoil",
+    bin_name = "counterfoil",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = false
+)]
 #[command(after_help = "\
 Data go to standard output, everything else to standard error.
 Exit status: 0 done; 1 the answer is bad news; 2 wrong usage or an error.

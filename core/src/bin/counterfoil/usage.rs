@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn a_missing_subcommand_is_not_answered_with_the_whole_help() {
-        let rendered = "Make certificates\n\nUsage: counterfoil cert <COMMAND>\n\nCommands:\n  ca  Make\n\nOptions:\n  -h\n";
+        let rendered =
+            "Make certificates\n\nUsage: counterfoil cert <COMMAND>\n\nCommands:\n  ca  Make\n\nOptions:\n  -h\n";
         assert_eq!(summary(rendered), "Make certificates; see `counterfoil cert --help`");
     }
 
