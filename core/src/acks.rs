@@ -115,6 +115,20 @@ impl Acks {
         self.changed.notify_all();
     }
 
+    /// A node is here in this life: what it said in another was of a disk that it may not have any more, and
+    /// of logs that it lacks now it says nothing.
+    fn meet(&self, node: &NodeName, incarnation: Incarnation) {
+        let mut table = self.table();
+        for log in table.logs.values_mut() {
+            if log.nodes.get(node).is_some_and(|(said_in, _)| *said_in != incarnation) {
+                log.nodes.remove(node);
+            }
+        }
+        table.version += 1;
+        drop(table);
+        self.changed.notify_all();
+    }
+
     /// Has those who wait for any change look again.
     pub(crate) fn touch(&self) {
         self.table().version += 1;
@@ -127,6 +141,7 @@ impl Acks {
             Event::Acked { log, node, incarnation, head } => {
                 self.record(Ack { log: *log, node: node.clone(), incarnation: *incarnation, head: *head });
             }
+            Event::PeerReady { node, incarnation, .. } => self.meet(node, *incarnation),
             Event::Withdrawn { log, node, incarnation, to, .. } => {
                 self.withdraw(Ack { log: *log, node: node.clone(), incarnation: *incarnation, head: *to });
             }
@@ -255,6 +270,23 @@ mod tests {
         assert_eq!(acks.count(log, Seq(7)), 0);
         acks.withdraw(ack("hub", 2, 3));
         assert_eq!(acks.count(log, Seq(5)), 0);
+    }
+
+    #[test]
+    fn what_a_node_said_in_an_earlier_life_no_longer_counts_once_it_is_met_in_another() {
+        let acks = acks();
+        let log = LogId::from_bytes([1; 16]);
+        acks.record(ack("hub", 1, 7));
+        acks.record(ack("second", 1, 7));
+        // The hub has burnt; an empty one of its name takes its place, and has nothing to acknowledge yet.
+        let met = ack("hub", 2, 0);
+        acks.hear(&Event::PeerReady { node: met.node.clone(), incarnation: met.incarnation, protocol: 1 });
+        assert_eq!(acks.count(log, Seq(7)), 1);
+        assert_eq!(acks.head(log, &met.node), None);
+        // One that is met again in the same life still has what it had.
+        let again = ack("second", 1, 7);
+        acks.hear(&Event::PeerReady { node: again.node, incarnation: again.incarnation, protocol: 1 });
+        assert_eq!(acks.count(log, Seq(7)), 1);
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl Session {
     }
 
     /// What the peer may do with a space: what the policy grants, and what this end's own wish needs.
-    fn rights(&self, index: usize) -> Rights {
+    pub(super) fn rights(&self, index: usize) -> Rights {
         let space = &self.spaces[index];
         let policy = &self.config.policy;
         if policy.is_denied(&self.config.peer) {

@@ -71,8 +71,9 @@ impl Session {
         let scope = heads.scope;
         match self.spaces[index].outflow {
             Outflow::Offered | Outflow::Open { .. } | Outflow::Answering { .. } if heads.first => {}
-            // The target refused before and now has been granted the right to accept.
-            Outflow::Refused if heads.first && self.spaces[index].loaded => {}
+            // The target refused before and now has been granted the right to accept. If it was this end that
+            // refused, nothing that the peer says begins the flow.
+            Outflow::Refused if heads.first && self.spaces[index].loaded && self.rights(index).read => {}
             Outflow::Answering { scope: begun } if begun == scope && !heads.first => {}
             // This end has just stopped the flow: the answer crossed with that.
             Outflow::Refused => return Ok(()),

@@ -76,6 +76,10 @@ struct State {
     request: Option<(SegmentNumber, u64)>,
     spare: Option<Spare>,
     seals: VecDeque<SealJob>,
+    /// The last segment that was begun: from then on its file is its writer's alone.
+    begun: Option<SegmentNumber>,
+    /// A chunk of the spare file is being flushed.
+    flushing: bool,
     stopping: bool,
 }
 
@@ -87,6 +91,8 @@ pub(crate) struct Filler {
     raising: Raising,
     state: Mutex<State>,
     changed: Condvar,
+    /// Told when a flush of the spare file has returned.
+    flushed: Condvar,
 }
 
 /// What the thread is to do next.
@@ -99,7 +105,8 @@ enum Task {
 
 impl Filler {
     pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: PathBuf, raising: Raising) -> Self {
-        Self { vfs, dir, raising, state: Mutex::default(), changed: Condvar::new() }
+        let (changed, flushed) = (Condvar::new(), Condvar::new());
+        Self { vfs, dir, raising, state: Mutex::default(), changed, flushed }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,10 +121,16 @@ impl Filler {
 
     /// Takes the file made for segment `number`, as far as it is filled. Its directory entry is durable.
     ///
-    /// Waits for the chunk that is being written, so that nothing is filled over what comes next.
+    /// Waits for the chunk that is being written, so that nothing is filled over what comes next; and for
+    /// its flush: the kernel tells of a failure once, and if the filler were told while the segment's first
+    /// frame is in the file already, the flush of that frame would succeed without it being on the disk.
     pub(crate) fn take_spare(&self, number: SegmentNumber) -> Option<(Arc<dyn VfsFile>, u64)> {
         let mut state = self.state();
         state.request = None;
+        state.begun = Some(number);
+        while state.flushing {
+            state = self.flushed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
         let spare = state.spare.take_if(|spare| spare.number == number)?;
         Some((spare.file, spare.wanted))
     }
@@ -149,7 +162,7 @@ impl Filler {
                 },
                 Task::Fill => match self.fill_chunk() {
                     Ok(()) => thread::sleep(CHUNK_PAUSE),
-                    Err(error) => self.give_up(&error),
+                    Err(error) => tracing::warn!(%error, "filling a segment ahead failed"),
                 },
             }
         }
@@ -176,7 +189,9 @@ impl Filler {
 
     fn begin_spare(&self, number: SegmentNumber, wanted: u64) -> io::Result<()> {
         let mut state = self.state();
-        if state.spare.as_ref().is_some_and(|spare| spare.number >= number) {
+        // It may have been begun without a file made ahead since this was asked for.
+        let is_late = state.begun.is_some_and(|begun| begun >= number);
+        if is_late || state.spare.as_ref().is_some_and(|spare| spare.number >= number) {
             return Ok(());
         }
         let path = segment::path(&self.dir, number);
@@ -190,23 +205,34 @@ impl Filler {
         Ok(())
     }
 
-    /// Fills one chunk. The write is made under the lock, the flush is not.
+    /// Fills one chunk. The write is made under the lock, the flush is not, but [`take_spare`](Self::take_spare)
+    /// waits for it. After an error the file is given up before anyone can take it.
     fn fill_chunk(&self) -> io::Result<()> {
         let mut state = self.state();
         let Some(spare) = &mut state.spare else { return Ok(()) };
         let len = (spare.wanted - spare.filled).min(CHUNK_LEN as u64) as usize;
-        write_full(&*spare.file, &mut [IoSlice::new(&vec![0; len])], spare.filled)?;
+        if let Err(error) = write_full(&*spare.file, &mut [IoSlice::new(&vec![0; len])], spare.filled) {
+            self.give_up(&mut state, &error);
+            return Err(error);
+        }
         spare.filled += len as u64;
         let file = Arc::clone(&spare.file);
+        state.flushing = true;
         drop(state);
-        file.sync_data()
+        let flushed = file.sync_data();
+        let mut state = self.state();
+        state.flushing = false;
+        if let Err(error) = &flushed {
+            self.give_up(&mut state, error);
+        }
+        drop(state);
+        self.flushed.notify_all();
+        flushed
     }
 
     /// Without space, leaves the file as it is: it is taken when the segment is needed, and the lack
     /// met again if it lasts. After any other error the file is not trusted.
-    fn give_up(&self, error: &io::Error) {
-        tracing::warn!(%error, "filling a segment ahead failed");
-        let mut state = self.state();
+    fn give_up(&self, state: &mut State, error: &io::Error) {
         if error.kind() == io::ErrorKind::StorageFull {
             if let Some(spare) = &mut state.spare {
                 spare.wanted = spare.filled;
@@ -217,5 +243,111 @@ impl Filler {
                 tracing::warn!(%error, path = %path.display(), "removing a distrusted file failed");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::mpsc};
+
+    use super::*;
+    use crate::vfs::{FileIdentity, Memory, VfsLock, read_full};
+
+    const DIR: &str = "s";
+    const NUMBER: SegmentNumber = SegmentNumber(1);
+
+    #[test]
+    fn nothing_is_filled_over_a_segment_that_was_begun_while_its_file_was_about_to_be_made_ahead() {
+        let vfs = Memory::default();
+        let filler = Filler::new(Arc::new(vfs.clone()), DIR.into(), Raising::default());
+        filler.request_spare(NUMBER, CHUNK_LEN as u64);
+        let Task::Begin(number, bytes) = filler.next_task() else { panic!("a file was asked for") };
+        // Before the thread comes to it, a commit needs the segment, and finds no file.
+        assert!(filler.take_spare(NUMBER).is_none());
+        filler.begin_spare(number, bytes).unwrap();
+        let path = segment::path(Path::new(DIR), NUMBER);
+        let opened = vfs.open(&path, OpenMode::Create).or_else(|_| vfs.open(&path, OpenMode::Write));
+        let file = opened.unwrap();
+        write_full(&*file, &mut [IoSlice::new(b"acknowledged")], 0).unwrap();
+        filler.fill_chunk().unwrap();
+        let mut found = [0; 12];
+        read_full(&*file, &mut found, 0).unwrap();
+        assert_eq!(found, *b"acknowledged");
+    }
+
+    /// Files whose flush waits for a word and then fails.
+    #[derive(Debug, Clone)]
+    struct FailingFlush {
+        memory: Memory,
+        begun: mpsc::Sender<()>,
+        word: Arc<Mutex<mpsc::Receiver<()>>>,
+    }
+
+    #[derive(Debug)]
+    struct FailingFile(Arc<dyn VfsFile>, FailingFlush);
+
+    impl Vfs for FailingFlush {
+        fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
+            Ok(Arc::new(FailingFile(self.memory.open(path, mode)?, self.clone())))
+        }
+        fn create_dir(&self, path: &Path) -> io::Result<()> {
+            self.memory.create_dir(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.memory.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.memory.remove(path)
+        }
+        fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+            self.memory.list(dir)
+        }
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            self.memory.sync_dir(dir)
+        }
+        fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+            self.memory.lock(path)
+        }
+    }
+
+    impl VfsFile for FailingFile {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.0.read_at(buffer, offset)
+        }
+        fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+            self.0.write_at(buffers, offset)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.1.begun.send(()).unwrap();
+            self.1.word.lock().unwrap().recv().unwrap();
+            Err(io::Error::other("EIO"))
+        }
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+        fn identity(&self) -> io::Result<FileIdentity> {
+            self.0.identity()
+        }
+    }
+
+    #[test]
+    fn a_file_whose_flush_fails_is_not_taken_for_a_segment_while_that_is_not_known_yet() {
+        let (begun, has_begun) = mpsc::channel();
+        let (say, word) = mpsc::channel();
+        let vfs = FailingFlush { memory: Memory::default(), begun, word: Arc::new(Mutex::new(word)) };
+        let filler = Filler::new(Arc::new(vfs), DIR.into(), Raising::default());
+        filler.begin_spare(NUMBER, 2 * CHUNK_LEN as u64).unwrap();
+        thread::scope(|scope| {
+            let filling = scope.spawn(|| filler.fill_chunk());
+            has_begun.recv().unwrap();
+            let taking = scope.spawn(|| filler.take_spare(NUMBER));
+            thread::sleep(Duration::from_millis(50));
+            say.send(()).unwrap();
+            assert!(filling.join().unwrap().is_err());
+            assert!(taking.join().unwrap().is_none(), "the failure was told to the filler only, and is not told again");
+        });
     }
 }

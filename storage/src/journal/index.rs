@@ -150,7 +150,20 @@ impl SegmentIndex {
         self.entries.push(Entry { run, record_count, first_seq, arrival, offset, len });
     }
 
-    /// Adds the batches of a frame that lies at `offset`, beginning runs without links where need be.
+    /// Begins runs without links for the logs of a frame that have none.
+    pub(crate) fn begin_unlinked_runs(&mut self, frame: &Frame) {
+        for entry in &frame.entries {
+            if let FrameEntry::Batch(batch) = entry
+                && !self.by_log.contains_key(&batch.log())
+            {
+                self.begin_run(batch.log(), RunLinks::default());
+            }
+        }
+    }
+
+    /// Adds the batches of a frame that lies at `offset`, as far as the runs of their logs have begun.
+    ///
+    /// A log without a run is one whose announcement was lost: in a footer it would have no row.
     pub(crate) fn add_frame(&mut self, frame: &Frame, offset: u64) {
         let mut arrival = frame.header.first_arrival;
         let mut offset = offset + FRAME_HEADER_LEN as u64;
@@ -158,10 +171,9 @@ impl SegmentIndex {
             let len = entry.bytes().len() as u32;
             if let FrameEntry::Batch(batch) = entry {
                 let header = batch.header();
-                if !self.by_log.contains_key(&header.log) {
-                    self.begin_run(header.log, RunLinks::default());
+                if self.by_log.contains_key(&header.log) {
+                    self.push(header.log, header.first_seq, header.record_count, arrival, offset, len);
                 }
-                self.push(header.log, header.first_seq, header.record_count, arrival, offset, len);
                 arrival.0 += 1;
             }
             offset += u64::from(len);

@@ -309,6 +309,7 @@ fn index_by_scan(file: &Arc<dyn VfsFile>, sealed: &SealedSegment, shared: &Share
                 None => return Ok(index),
             },
         };
+        index.begin_unlinked_runs(&frame);
         index.add_frame(&frame, offset);
     }
 }

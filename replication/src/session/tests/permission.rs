@@ -3,7 +3,7 @@
 use counterfoil_storage::Seq;
 
 use super::*;
-use crate::message::{Flow, Refusal};
+use crate::message::{Flow, Heads, Refusal, Scope, Want};
 
 fn grant(node: &str, space: &str, rights: &str) -> Policy {
     Policy::parse(&format!("[[grant]]\nnode = \"{node}\"\nspace = \"{space}\"\nrights = [{rights}]")).unwrap()
@@ -149,4 +149,40 @@ fn a_session_has_no_more_spaces_than_allowed() {
     run(start(), &mut practice, &mut hub);
     let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::TooManySpaces, .. });
     assert_eq!(practice.events.iter().filter(|event| refused(event)).count(), 1);
+}
+
+#[test]
+fn a_node_that_may_only_write_gets_nothing_by_answering_an_offer_that_was_never_made() {
+    let mut hub = Node::with("hub", "w", &[], grant("w", "s", "\"write\""), Limits::default());
+    hub.append("s", "q", &["secret"]);
+    let mut writer = Node::new("w", "hub", &[("s", Direction::Send)]);
+    writer.append("s", "w", &["own"]);
+    run(start(), &mut writer, &mut hub);
+    hub.handle(start(), Message::Want(Want { space: space("s") })).unwrap();
+    let heads = Heads { space: space("s"), scope: Scope::All, heads: Vec::new(), first: true, last: true };
+    hub.handle(start(), Message::Heads(heads)).unwrap();
+    while hub.transmit().is_some() {
+        hub.serve(start());
+    }
+    let shown = |message: &Message| matches!(message, Message::Announce(_) | Message::Batch(_));
+    assert!(!hub.sent.iter().any(shown), "a space was shown to a node that may not read it");
+}
+
+#[test]
+fn a_right_to_read_taken_away_can_not_be_had_back_by_answering_again() {
+    let mut reader = Node::new("r", "hub", &[("s", Direction::Receive)]);
+    let mut hub = Node::with("hub", "r", &[], grant("r", "s", "\"read\""), Limits::default());
+    let log = hub.append("s", "hub", &["a"]);
+    run(start(), &mut reader, &mut hub);
+    assert_eq!(reader.bodies(log), ["a"]);
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    run(start(), &mut reader, &mut hub);
+    hub.sent.clear();
+    hub.append("s", "hub", &["secret"]);
+    let heads = Heads { space: space("s"), scope: Scope::All, heads: Vec::new(), first: true, last: true };
+    hub.handle(start(), Message::Heads(heads)).unwrap();
+    while hub.transmit().is_some() {
+        hub.serve(start());
+    }
+    assert_eq!(hub.batches_sent(), 0);
 }
