@@ -234,7 +234,7 @@ fn a_segment_cut_at_any_byte_is_named_or_harmless() {
 fn store_of_segments() -> (FaultVfs, Ledger) {
     let mut player = Player::new(FaultVfs::new(1), small_options());
     let mut steps = vec![Step::CreateLog, Step::CreateLog, Step::CreateForeignLog];
-    for round in 0..30 {
+    for round in 0..70 {
         steps.extend([Step::AppendAll(round, vec![150; 20]), Step::Store(0, 10), Step::Commit]);
     }
     steps.push(Step::Reopen);
