@@ -115,6 +115,21 @@ impl Acks {
         self.changed.notify_all();
     }
 
+    /// Takes in where a log ends at a node, as a new session says: a node that was rolled back has lost what it said
+    /// beyond that. Where what it said ended, if so.
+    fn lower(&self, ack: &Ack) -> Option<Head> {
+        let mut table = self.table();
+        let said = table.logs.get_mut(&ack.log)?.nodes.get_mut(&ack.node)?;
+        if said.0 != ack.incarnation || said.1.next_seq <= ack.head.next_seq {
+            return None;
+        }
+        let from = std::mem::replace(&mut said.1, ack.head);
+        table.version += 1;
+        drop(table);
+        self.changed.notify_all();
+        Some(from)
+    }
+
     /// A node is here in this life: what it said in another was of a disk that it may not have any more, and
     /// of logs that it lacks now it says nothing.
     fn meet(&self, node: &NodeName, incarnation: Incarnation) {
@@ -135,11 +150,17 @@ impl Acks {
         self.changed.notify_all();
     }
 
-    /// Takes in what a session tells of acks.
-    pub(crate) fn hear(&self, event: &Event) {
-        match event {
+    /// Takes in what a session tells of acks. Gives the event back for others, as a withdrawal if it turned out as one.
+    pub(crate) fn hear(&self, event: Event) -> Event {
+        match &event {
             Event::Acked { log, node, incarnation, head } => {
                 self.record(Ack { log: *log, node: node.clone(), incarnation: *incarnation, head: *head });
+            }
+            Event::Stated { log, node, incarnation, head } => {
+                let (log, node, incarnation, to) = (*log, node.clone(), *incarnation, *head);
+                if let Some(from) = self.lower(&Ack { log, node: node.clone(), incarnation, head: to }) {
+                    return Event::Withdrawn { log, node, incarnation, from, to };
+                }
             }
             Event::PeerReady { node, incarnation, .. } => self.meet(node, *incarnation),
             Event::Withdrawn { log, node, incarnation, to, .. } => {
@@ -147,6 +168,7 @@ impl Acks {
             }
             _ => {}
         }
+        event
     }
 
     /// How many other nodes have the log up to `next_seq`.
@@ -280,13 +302,35 @@ mod tests {
         acks.record(ack("second", 1, 7));
         // The hub has burnt; an empty one of its name takes its place, and has nothing to acknowledge yet.
         let met = ack("hub", 2, 0);
-        acks.hear(&Event::PeerReady { node: met.node.clone(), incarnation: met.incarnation, protocol: 1 });
+        acks.hear(Event::PeerReady { node: met.node.clone(), incarnation: met.incarnation, protocol: 1 });
         assert_eq!(acks.count(log, Seq(7)), 1);
         assert_eq!(acks.head(log, &met.node), None);
         // One that is met again in the same life still has what it had.
         let again = ack("second", 1, 7);
-        acks.hear(&Event::PeerReady { node: again.node, incarnation: again.incarnation, protocol: 1 });
+        acks.hear(Event::PeerReady { node: again.node, incarnation: again.incarnation, protocol: 1 });
         assert_eq!(acks.count(log, Seq(7)), 1);
+    }
+
+    #[test]
+    fn only_the_first_statement_of_a_session_takes_back_what_a_node_said_in_the_same_life() {
+        let acks = acks();
+        let (log, said, rolled_back) = (LogId::from_bytes([1; 16]), ack("hub", 1, 7), ack("hub", 1, 5));
+        let Ack { node, incarnation, .. } = said.clone();
+        let acked = |ack: &Ack| Event::Acked { log, node: node.clone(), incarnation, head: ack.head };
+        let stated = |ack: &Ack| Event::Stated { log, node: node.clone(), incarnation, head: ack.head };
+        acks.hear(stated(&said));
+        assert_eq!(acks.head(log, &node), None, "it may be another history");
+        acks.hear(acked(&said));
+        acks.hear(acked(&rolled_back));
+        assert_eq!(acks.count(log, Seq(7)), 1, "it was overtaken");
+        let version = acks.version();
+        let withdrawn = acks.hear(stated(&rolled_back));
+        let (from, to) = (said.head, rolled_back.head);
+        assert_eq!(withdrawn, Event::Withdrawn { log, node: node.clone(), incarnation, from, to });
+        assert_eq!((acks.count(log, Seq(7)), acks.count(log, Seq(5))), (0, 1));
+        assert_ne!(acks.version(), version);
+        assert_eq!(acks.hear(stated(&said)), stated(&said));
+        assert_eq!(acks.count(log, Seq(7)), 0);
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<A
     let _in_runtime = runtime.enter();
     let link = net::dial(config, move |event| match event {
         net::LinkEvent::Session(event) => {
-            acks.hear(&event);
+            let event = acks.hear(event);
             if shared.hear(event) {
                 acks.touch();
             }

@@ -283,7 +283,7 @@ impl Pump {
     }
 
     fn hear(&self, index: usize, event: Event) {
-        self.ends[index].acks.hear(&event);
+        let event = self.ends[index].acks.hear(event);
         if index == 0 && self.shared.hear(event) {
             self.ends[index].acks.touch();
         }

@@ -81,7 +81,7 @@ impl ServerBuilder {
         };
         let acks = Arc::clone(&inner.acks);
         let events = move |peer: &NodeName, event| {
-            acks.hear(&event);
+            let event = acks.hear(event);
             if let Some(event) = LinkEvent::of_session(event, peer) {
                 event.log(peer);
                 if let Some(told) = &on_event {

@@ -39,6 +39,19 @@ pub enum Event {
         /// Up to where.
         head: Head,
     },
+    /// Where a log ends at a node, as the node says first in a session; nothing of it: at the log's beginning. It may be
+    /// another chain than this node's, so it does not acknowledge. But whatever the node acknowledged beyond it in an
+    /// earlier session is gone from its disk: it was rolled back, which no session lives through.
+    Stated {
+        /// The log.
+        log: LogId,
+        /// Whose disk.
+        node: NodeName,
+        /// Which life of that node.
+        incarnation: Incarnation,
+        /// Where it ends.
+        head: Head,
+    },
     /// A node no longer holds what it had acknowledged: its disk was restored or is damaged.
     Withdrawn {
         /// The log.

@@ -71,6 +71,8 @@ pub enum StoreFailure {
         /// Where the log ends in the journal.
         local: Head,
     },
+    /// The log would be this node's own in its present life, and this node never began it.
+    Forged,
     /// The journal found the batch unsound.
     Unsound {
         /// Where the batch begins.

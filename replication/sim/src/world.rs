@@ -336,7 +336,7 @@ impl World {
                 }
                 Ok(())
             }
-            Event::PeerReady { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
+            Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
             unexpected => Err(format!("{}: {unexpected:?}", self.machines[machine].name)),
         }
     }

@@ -88,13 +88,26 @@ impl Session {
         for LogHead { log: id, head } in &heads.heads {
             let Some(log) = self.logs.get(id) else { continue };
             if log.space == index && self.source_carries(scope, log) {
+                self.note_statement(*id, *head);
                 self.classify(*id, *head);
             }
         }
         if heads.last {
+            self.note_unnamed(index, scope);
             self.finish_answer(now, index, scope);
         }
         Ok(())
+    }
+
+    /// The peer has named all that it has: of the other logs it has nothing. `Equal` says nothing of the kind: what came
+    /// after the offer was not compared, and of the rest no more was ever acknowledged than was offered.
+    fn note_unnamed(&mut self, index: usize, scope: Scope) {
+        for id in self.log_ids(index) {
+            let Some(log) = self.logs.get(&id) else { continue };
+            if matches!(log.outgoing, Outgoing::Awaiting { .. }) && self.source_carries(scope, log) {
+                self.note_statement(id, log.origin);
+            }
+        }
     }
 
     /// The answer is complete: what it did not name, the target lacks.
@@ -184,9 +197,20 @@ impl Session {
         log.generation += 1;
     }
 
+    /// Tells where the peer first says in this session that a log ends there. Only this may take back what it
+    /// acknowledged in an earlier session: what comes later can be overtaken by another session's.
+    fn note_statement(&mut self, id: LogId, head: Head) {
+        let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
+        if !std::mem::replace(&mut log.stated, true) {
+            let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
+            self.events.push_back(Event::Stated { log: id, node, incarnation, head });
+        }
+    }
+
     /// Records up to where the peer has a log durable, and tells of it.
     fn note_peer_head(&mut self, id: LogId, head: Head) {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
+        log.stated = true;
         let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
         match log.peer_head.replace(head) {
             Some(from) if head.next_seq < from.next_seq => {

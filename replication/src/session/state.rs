@@ -165,6 +165,8 @@ pub(super) struct Log {
     pub(super) generation: u64,
     /// Up to where the peer has it durable, on this node's chain; `None` until known.
     pub(super) peer_head: Option<Head>,
+    /// The peer has said in this session where it ends there.
+    pub(super) stated: bool,
     /// What was sent and not acknowledged. Also of a log that has stopped since.
     pub(super) in_flight: InFlight,
     /// It is in its space's list of logs ready to send, in that of logs wanting to be read, and in the
@@ -203,6 +205,7 @@ impl Log {
             outgoing: Outgoing::Idle,
             generation: 0,
             peer_head: None,
+            stated: false,
             in_flight: InFlight::default(),
             in_ready: false,
             in_fetch: false,

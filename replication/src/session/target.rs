@@ -323,6 +323,10 @@ impl Session {
             StoreFailure::Diverged { first_seq, local } => {
                 self.park_stored(id, ParkReason::Chain { first_seq, target_head: local });
             }
+            StoreFailure::Forged => {
+                let (writer, space) = (log.writer().clone(), log.genesis.space.clone());
+                self.park_stored(id, ParkReason::NoRight { writer, space });
+            }
             StoreFailure::Unsound { first_seq } => self.park_stored(id, ParkReason::Records { first_seq }),
         }
     }

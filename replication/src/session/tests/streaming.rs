@@ -284,6 +284,35 @@ fn a_mirror_restored_from_a_backup_resumes_from_what_it_has() {
 }
 
 #[test]
+fn what_a_mirror_first_says_in_a_session_is_told_once_and_as_nothing_where_it_does_not_name_the_log() {
+    for kept in [1, 0] {
+        let (mut practice, mut hub) = practice_and_hub();
+        let log = practice.append("p", "p", &["a"]);
+        practice.append("p", "p", &["b"]);
+        run(start(), &mut practice, &mut hub);
+        let model = hub.logs.get_mut(&log).unwrap();
+        model.batches.truncate(kept);
+        model.durable = kept;
+        let expected = model.head_at(kept);
+        if kept == 0 {
+            hub.logs.clear();
+        }
+        hub.reconnect();
+        practice.reconnect();
+        run(start(), &mut practice, &mut hub);
+        let stated = |event: &Event| match event {
+            Event::Stated { log: id, head, .. } if *id == log => Some(*head),
+            _ => None,
+        };
+        assert_eq!(practice.events.iter().filter_map(stated).collect::<Vec<_>>(), [expected]);
+        let position = |is: &dyn Fn(&Event) -> bool| practice.events.iter().position(is);
+        let first_ack = position(&|event| matches!(event, Event::Acked { .. }));
+        assert!(position(&|event| stated(event).is_some()) < first_ack, "{:?}", practice.events);
+        assert_eq!(practice.acked(log), Some(Seq(2)));
+    }
+}
+
+#[test]
 fn both_ends_of_a_space_get_each_others_logs_without_echo() {
     let mut a = Node::new("a", "b", &[("s", Direction::Both)]);
     let mut b = Node::new("b", "a", &[("s", Direction::Both)]);
