@@ -343,8 +343,9 @@ impl Shared {
         let (shared, peer) = (self.clone(), node.clone());
         let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
         let entry = Session { id, node: node.clone(), address, since: now(), handle, certificates };
-        if !self.places().enter(entry, &policy, &self.bounds) {
-            return;
+        let entered = self.places().enter(entry, &policy, &self.bounds);
+        if let Err(rejection) = entered {
+            return self.reject(address, &rejection);
         }
         tracing::info!(%node, %address, "session begins");
         match session.await {
@@ -403,10 +404,12 @@ impl Places {
         Some(displaced.address)
     }
 
-    /// Moves a connection to the sessions; false if its place was taken meanwhile.
-    fn enter(&mut self, session: Session, policy: &Arc<Policy>, bounds: &ListenBounds) -> bool {
-        let Some(pending) = self.pending.iter().position(|pending| pending.id == session.id) else { return false };
+    /// Moves a connection to the sessions, unless its place was taken meanwhile, or its handshake began under
+    /// certificates that were replaced since by others which don't let it in.
+    fn enter(&mut self, session: Session, policy: &Arc<Policy>, bounds: &ListenBounds) -> Result<(), Rejection> {
+        let pending = self.pending.iter().position(|pending| pending.id == session.id).ok_or(Rejection::Displaced)?;
         self.pending.remove(pending);
+        self.tls.check_peer(&session.certificates)?;
         if !Arc::ptr_eq(policy, &self.policy) {
             session.handle.set_policy(self.policy.clone());
         }
@@ -414,7 +417,7 @@ impl Places {
         let surplus = (own.clone().count() + 1).saturating_sub(bounds.sessions_per_node_max);
         own.take(surplus).for_each(|oldest| oldest.handle.stop());
         self.sessions.push(session);
-        true
+        Ok(())
     }
 }
 

@@ -152,6 +152,22 @@ async fn the_newest_sessions_of_a_node_take_the_places_of_its_oldest() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_began_before_the_authority_was_replaced_leads_to_no_session() {
+    let (log, _guard) = Log::begin();
+    let (old, new, hub) = (Authority::new(), Authority::new(), Node::new("hub"));
+    let listener = listen_as(&hub, &old, "127.0.0.1:0", Policy::own_space_only()).await;
+    let stream = tcp(&listener).await;
+    // The hub waits for the first byte by now.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    listener.set_tls(new.tls("hub")).unwrap();
+    if let Ok(mut stream) = old.tls("a").connect(stream, &name("hub")).await {
+        assert!(stream.read_exact(&mut [0]).await.is_err(), "the hub says hello");
+    }
+    until("turned away", || !log.turned_away().is_empty()).await;
+    assert!(listener.peers().is_empty());
+}
+
+#[tokio::test]
 async fn a_flood_of_bad_connections_does_not_flood_the_log() {
     let (log, _guard) = Log::begin();
     let (authority, hub) = (Authority::new(), Node::new("hub"));
