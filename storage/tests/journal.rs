@@ -437,3 +437,56 @@ fn a_large_last_segment_is_sealed_at_a_clean_close_and_not_read_at_the_next_open
     assert_eq!(journal.stats().segments, 3);
     assert_eq!(bodies(&journal, log, 0), (0..total).map(body).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_reader_of_a_store_that_was_killed_serves_the_last_commit_and_goes_on_when_a_writer_comes() {
+    let vfs = Memory::default();
+    let dir = Path::new("store");
+    let journal = Journal::create(dir, node(), small(&vfs)).unwrap();
+    let writer = own_log(&journal);
+    for number in 0..10 {
+        writer.append(&body(number)).unwrap().wait().unwrap();
+    }
+    let log = writer.log();
+    drop((journal, writer));
+    let mut reading = small(&vfs);
+    reading.read_only = true;
+    let (reader, recovery) = reopen(dir, reading);
+    assert!(matches!(recovery.findings[..], [Finding::UnprovenLastFrame { .. }]));
+    assert_eq!(bodies(&reader, log, 0), (0..10).map(body).collect::<Vec<_>>());
+    let (journal, _) = reopen(dir, small(&vfs));
+    let writer = own_log(&journal);
+    for number in 10..20 {
+        writer.append(&body(number)).unwrap().wait().unwrap();
+    }
+    journal.close().unwrap();
+    reader.refresh().unwrap();
+    assert_eq!(bodies(&reader, log, 0), (0..20).map(body).collect::<Vec<_>>());
+}
+
+#[test]
+fn damage_to_the_segment_that_grows_costs_one_new_incarnation() {
+    let vfs = Memory::default();
+    let dir = Path::new("store");
+    let mut options = small(&vfs);
+    options.segment_bytes_max = 1 << 20;
+    let journal = Journal::create(dir, node(), options.clone()).unwrap();
+    let writer = own_log(&journal);
+    for number in 0..10 {
+        writer.append(&body(number)).unwrap().wait().unwrap();
+    }
+    journal.close().unwrap();
+    let file = vfs.open(&dir.join("0000000000000000.seg"), OpenMode::Write).unwrap();
+    let mut byte = [0];
+    file.read_at(&mut byte, 10_000).unwrap();
+    file.write_at(&[std::io::IoSlice::new(&[byte[0] ^ 1])], 10_000).unwrap();
+    drop((journal, writer));
+    let mut incarnations = std::collections::HashSet::new();
+    for _ in 0..4 {
+        let (journal, _) = reopen(dir, options.clone());
+        incarnations.insert(journal.identity().incarnation);
+        own_log(&journal).append(b"goes on").unwrap().wait().unwrap();
+        journal.close().unwrap();
+    }
+    assert_eq!(incarnations.len(), 1);
+}

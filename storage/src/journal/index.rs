@@ -180,6 +180,15 @@ impl SegmentIndex {
         }
     }
 
+    /// Forgets the batches that lie at `end` or behind.
+    pub(crate) fn cut(&mut self, end: u64) {
+        let kept = self.entries.partition_point(|entry| entry.offset < end);
+        self.entries.truncate(kept);
+        for run in &mut self.runs {
+            run.entries.retain(|entry| (*entry as usize) < kept);
+        }
+    }
+
     /// The batch of `log` that holds `seq`.
     pub(crate) fn find(&self, log: LogId, seq: Seq) -> Lookup {
         let Some(&run) = self.by_log.get(&log) else { return Lookup::Missing { resumes_at: None } };

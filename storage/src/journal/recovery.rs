@@ -513,11 +513,14 @@ impl<'a> Opening<'a> {
             self.keep_torn_tail(&mut frontier)?;
         }
         if self.options.read_only {
-            if let Some((_, offset)) = frontier.unproven.as_ref().filter(|_| kind == Some(FrameKind::Commit))
-                && !writer_at_work(self.vfs, self.dir)
-            {
-                let place = Place { segment: last.header.number, offset: *offset };
-                self.recovery.findings.push(Finding::LastFrameWithheld { place });
+            if kind == Some(FrameKind::Commit) && !writer_at_work(self.vfs, self.dir) {
+                // No later frame will come to prove it, and it may have been acknowledged before a kill.
+                // Who opens for writing writes it anew, and it is then met again: see `refresh`.
+                if let Some((frame, offset)) = frontier.unproven.take() {
+                    self.view.apply(&frame, offset);
+                    let place = Place { segment: last.header.number, offset };
+                    self.recovery.findings.push(Finding::UnprovenLastFrame { place });
+                }
             }
             return Ok(self.opened(None, Some(frontier)));
         }
@@ -605,7 +608,8 @@ impl<'a> Opening<'a> {
         let Some((frame, offset)) = unproven else { return Ok(start) };
         start.previous_end = offset + u64::from(frame.header.len);
         match frame.header.kind {
-            FrameKind::ClosingMark if self.recovery.clean => {
+            // After damage a new segment is begun, so that this one gets a footer and is not judged again.
+            FrameKind::ClosingMark if self.recovery.clean && !self.frames_lost => {
                 self.view.apply(&frame, offset);
                 let segment = NewSegment { header: last.header, file: Arc::clone(&last.file) };
                 start.current = Some((segment, start.previous_end));
@@ -782,8 +786,14 @@ pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Resul
             }
         }
         let scanner = Scanner::new(Arc::clone(&file), header, None).map_err(failed("reading", &path))?;
+        let mut view = shared.view_mut();
+        if let Some(active) = &mut view.active {
+            // An unproven frame that was served from here has been written anew to the next segment.
+            active.index.cut(header.previous_end);
+        }
         // The footer is the writer's to write.
-        drop(begin_active(&mut shared.view_mut(), NewSegment { header, file }));
+        drop(begin_active(&mut view, NewSegment { header, file }));
+        drop(view);
         *frontier = Some(Frontier { scanner, unproven: None });
     }
     let view = shared.view();

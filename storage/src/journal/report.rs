@@ -78,8 +78,8 @@ pub enum Finding {
         place: Place,
     },
     /// The last frame is valid but not proven durable, and the store was opened to read only with no writer
-    /// beside: it is not served until the store is opened for writing, which writes it anew.
-    LastFrameWithheld {
+    /// beside: it is served from what the system returns, and written anew by the next who opens for writing.
+    UnprovenLastFrame {
         /// Where it is.
         place: Place,
     },
@@ -102,10 +102,12 @@ impl fmt::Display for Finding {
                 if *possibly_acknowledged { write!(f, " (possibly acknowledged)") } else { Ok(()) }
             }
             Self::CopiedLastFrame { place } => write!(f, "{place}: the last commit was written anew"),
-            Self::LastFrameWithheld { place } => write!(
-                f,
-                "{place}: the last commit is not served, since the store was not closed: open it for writing to recover it"
-            ),
+            Self::UnprovenLastFrame { place } => {
+                write!(
+                    f,
+                    "{place}: the store was not closed; its last commit is written anew at the next opening for writing"
+                )
+            }
             Self::NewIncarnation { why } => write!(f, "new incarnation: {why}; this node writes new logs from here on"),
         }
     }

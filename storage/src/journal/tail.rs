@@ -151,7 +151,7 @@ impl Tail {
     }
 
     fn segment_bytes(&self) -> u64 {
-        let grown = (self.journal_bytes / 8).checked_next_power_of_two().unwrap_or(u64::MAX);
+        let grown = self.journal_bytes.checked_next_power_of_two().unwrap_or(u64::MAX);
         grown.clamp(self.segment_bytes_min, self.segment_bytes_max)
     }
 

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::mpsc::RecvTimeoutError,
     time::{Duration, SystemTime},
@@ -11,7 +10,7 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
 use counterfoil::{Cursor, LogId, Record, Seq, Space, SpaceName};
-use counterfoil_storage::{Damage, Finding};
+use counterfoil_storage::Damage;
 use serde::Serialize;
 
 use crate::{
@@ -72,12 +71,6 @@ impl Cat {
             }
         }
         printer.output.flush()?;
-        for finding in &store.recovery().findings {
-            if matches!(finding, Finding::LastFrameWithheld { .. }) {
-                // Nobody is left to tell if this fails.
-                let _ = writeln!(io::stderr(), "counterfoil: records may be missing: {finding}");
-            }
-        }
         // Without this a log whose last commits are damaged would look as if it ended before them.
         let concerns = |damage: &&Damage| damage.log.is_none_or(|log| logs.contains(&log));
         Ok(match store.recovery().damage().find(concerns) {
