@@ -299,6 +299,7 @@ impl Inner {
     }
 
     /// The nodes connected to servers.
+    #[cfg_attr(not(feature = "net"), expect(clippy::unused_self, reason = "nobody connects without a network"))]
     pub(crate) fn peers(&self) -> Vec<NodeName> {
         #[cfg(feature = "net")]
         let mut peers: Vec<_> = {
