@@ -96,3 +96,8 @@ pub use stats::{SpaceStats, Stats};
 pub use status::{Lag, LinkEvent, LinkEvents, LinkState, LinkStatus, Unmirrored};
 pub use store::Store;
 pub use typed::{Entry, Typed, TypedFollow, TypedFollowStream, TypedRead};
+
+/// Compiles the example of the README.
+#[cfg(all(doctest, feature = "net"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -152,10 +152,14 @@ impl Sandbox {
 
     /// Digest and length of the only log of a space, as `status --json` shows it.
     pub(crate) fn head(&self, store: &str, space: &str) -> (String, u64) {
-        let status = self.status(store);
-        let logs = status["logs"].as_array().unwrap();
-        let logs: Vec<_> = logs.iter().filter(|log| log["space"] == space).collect();
-        assert_eq!(logs.len(), 1, "{status}");
+        // Beside a writer a commit is seen once it is proven, a few milliseconds after the acknowledgement.
+        let only_log = || {
+            let status = self.status(store);
+            let mut logs = status["logs"].as_array().unwrap().clone();
+            logs.retain(|log| log["space"] == space);
+            (logs.len() == 1).then_some(logs)
+        };
+        let logs = eventually(only_log).unwrap_or_else(|| panic!("one log of {space} in {}", self.status(store)));
         (logs[0]["digest"].as_str().unwrap().to_owned(), logs[0]["next_seq"].as_u64().unwrap())
     }
 

@@ -25,10 +25,10 @@ use crate::{
 };
 
 /// Bytes filled between two pauses.
-const CHUNK_LEN: usize = 256 << 10;
+const CHUNK_LEN: usize = 1 << 20;
 
 /// The pause after each chunk.
-const CHUNK_PAUSE: Duration = Duration::from_millis(2);
+const CHUNK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A sealed segment whose footer is to be written.
 #[derive(Debug)]

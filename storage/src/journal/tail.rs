@@ -3,7 +3,10 @@
 use std::{
     io::{self, IoSlice},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -266,20 +269,24 @@ fn write_frame(file: &dyn VfsFile, offset: u64, header_block: Option<&Bytes>, fr
     write_full(file, &mut slices, start)
 }
 
-/// Flushes while the digests of many batches are computed beside it.
+/// Flushes while the digests of many batches are computed beside it; once the flush has returned, this
+/// thread helps with those that are left.
 fn flush(file: &dyn VfsFile, entries: &[FrameEntry]) -> io::Result<()> {
+    if entries.len() < PARALLEL_HASH_MIN {
+        return file.sync_data();
+    }
+    let next = AtomicUsize::new(0);
     let hash = || {
-        for entry in entries {
+        while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let FrameEntry::Batch(batch) = entry {
                 batch.digest();
             }
         }
     };
-    if entries.len() < PARALLEL_HASH_MIN {
-        return file.sync_data();
-    }
     thread::scope(|scope| {
         scope.spawn(hash);
-        file.sync_data()
+        let flushed = file.sync_data();
+        hash();
+        flushed
     })
 }
