@@ -36,7 +36,7 @@ pub(crate) fn show(practices: &[Practice], hub: &Store) -> Result<bool> {
     println!("{phases}");
     for (phase, what) in [(Phase::LineCut, "the line was cut"), (Phase::HubStopped, "the hub was stopped")] {
         if let Some(ratio) = first.ledger().median_ratio(phase) {
-            println!("While {what} an append took {ratio:.2} times as long as before (medians).");
+            println!("While {what} an append took {ratio:.2} times as long as with both up (medians).");
         }
     }
 
