@@ -28,8 +28,8 @@ impl Phase {
             Self::LineCut => 20,
             Self::LineMended => 40,
             Self::HubStopped => 50,
-            Self::HubBack => 70,
-            Self::SiteKilled => 80,
+            Self::HubBack => 60,
+            Self::SiteKilled => 82,
         }
     }
 

@@ -73,7 +73,7 @@ fn phase_row(phase: Phase, ledger: &PhaseLedger) -> [String; 6] {
     let caught_up = match ledger.caught_up_after {
         _ if !phase.is_after_fault() => String::new(),
         Some(after) => show_duration(after),
-        None => "never".to_owned(),
+        None => "the next fault".to_owned(),
     };
     [
         phase.name().to_owned(),
