@@ -14,6 +14,11 @@ impl Latencies {
         self.micros.push(latency.as_micros() as u64);
     }
 
+    /// Adds those of another phase.
+    pub fn extend(&mut self, others: &Self) {
+        self.micros.extend_from_slice(&others.micros);
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.micros.len()

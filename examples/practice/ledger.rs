@@ -28,8 +28,8 @@ impl Phase {
             Self::LineCut => 20,
             Self::LineMended => 40,
             Self::HubStopped => 50,
-            Self::HubBack => 70,
-            Self::SiteKilled => 80,
+            Self::HubBack => 60,
+            Self::SiteKilled => 82,
         }
     }
 
@@ -85,10 +85,15 @@ impl Ledger {
         &self.phases[phase as usize]
     }
 
-    /// Median latency in a phase, as a multiple of that when all was up.
+    /// Median latency in a phase, as a multiple of that in all phases in which line and hub were up:
+    /// before and after, since disks have their moods.
     pub(crate) fn median_ratio(&self, phase: Phase) -> Option<f64> {
-        let median = |phase| self.of_phase(phase).latencies.percentile(50);
-        Some(median(phase)?.as_secs_f64() / median(Phase::AllUp)?.as_secs_f64())
+        let mut up = Latencies::default();
+        for phase in [Phase::AllUp, Phase::LineMended, Phase::HubBack, Phase::SiteKilled] {
+            up.extend(&self.of_phase(phase).latencies);
+        }
+        let median = self.of_phase(phase).latencies.percentile(50)?;
+        Some(median.as_secs_f64() / up.percentile(50)?.as_secs_f64())
     }
 
     /// Notes what the practice's process has said.

@@ -36,7 +36,7 @@ pub(crate) fn show(practices: &[Practice], hub: &Store) -> Result<bool> {
     println!("{phases}");
     for (phase, what) in [(Phase::LineCut, "the line was cut"), (Phase::HubStopped, "the hub was stopped")] {
         if let Some(ratio) = first.ledger().median_ratio(phase) {
-            println!("While {what} an append took {ratio:.2} times as long as before (medians).");
+            println!("While {what} an append took {ratio:.2} times as long as with both up (medians).");
         }
     }
 
@@ -73,7 +73,7 @@ fn phase_row(phase: Phase, ledger: &PhaseLedger) -> [String; 6] {
     let caught_up = match ledger.caught_up_after {
         _ if !phase.is_after_fault() => String::new(),
         Some(after) => show_duration(after),
-        None => "not before the next fault".to_owned(),
+        None => "the next fault".to_owned(),
     };
     [
         phase.name().to_owned(),
