@@ -24,7 +24,10 @@
 //! The body is the records, each: length of its bytes (varint), time since the record before it in
 //! clock steps (varint; 0 for the first), its bytes.
 
-use std::{fmt, sync::OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
@@ -157,9 +160,11 @@ impl BatchHeader {
     }
 }
 
-/// A batch whose checksum has been verified. Cheap to clone: the bytes are shared.
+/// A batch whose checksum has been verified. Cheap to clone: all clones share the bytes and the digest.
 #[derive(Clone)]
-pub struct Batch {
+pub struct Batch(Arc<Content>);
+
+struct Content {
     header: BatchHeader,
     /// Header and body, exactly [`BatchHeader::batch_len`] bytes.
     bytes: Bytes,
@@ -167,6 +172,10 @@ pub struct Batch {
 }
 
 impl Batch {
+    fn new(header: BatchHeader, bytes: Bytes) -> Self {
+        Self(Arc::new(Content { header, bytes, digest: OnceLock::new() }))
+    }
+
     /// Takes the bytes of exactly one batch and verifies its checksum.
     pub fn parse(bytes: Bytes) -> Result<Self, BatchError> {
         let header = BatchHeader::decode(&bytes)?;
@@ -176,37 +185,42 @@ impl Batch {
         if stored_crc(&bytes) != crc_of(&bytes) {
             return Err(BatchError::Checksum { log: header.log, first_seq: header.first_seq });
         }
-        Ok(Self { header, bytes, digest: OnceLock::new() })
+        Ok(Self::new(header, bytes))
     }
 
     /// What its header says.
     pub fn header(&self) -> &BatchHeader {
-        &self.header
+        &self.0.header
     }
 
     /// The log.
     pub fn log(&self) -> LogId {
-        self.header.log
+        self.0.header.log
     }
 
     /// Sequence number of the first record.
     pub fn first_seq(&self) -> Seq {
-        self.header.first_seq
+        self.0.header.first_seq
     }
 
     /// Sequence number after the last record.
     pub fn next_seq(&self) -> Seq {
-        self.header.next_seq()
+        self.0.header.next_seq()
     }
 
     /// Its stored bytes, header included.
     pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        &self.0.bytes
     }
 
     /// BLAKE3 of its bytes; computed on first use.
     pub fn digest(&self) -> Digest {
-        *self.digest.get_or_init(|| Digest::of(&self.bytes))
+        *self.0.digest.get_or_init(|| Digest::of(&self.0.bytes))
+    }
+
+    /// Its digest, if that has been computed already.
+    pub(crate) fn known_digest(&self) -> Option<Digest> {
+        self.0.digest.get().copied()
     }
 
     /// The head of the log once this batch is its last.
@@ -216,7 +230,7 @@ impl Batch {
 
     /// The CRC-32 in its header.
     pub(crate) fn crc(&self) -> u32 {
-        stored_crc(&self.bytes)
+        stored_crc(&self.0.bytes)
     }
 
     /// Its records in order. Bodies share the batch's buffer.
@@ -224,11 +238,11 @@ impl Batch {
     /// An item is an error where the writer's records don't fit the header; nothing follows it.
     pub fn records(&self) -> Records {
         Records {
-            header: self.header,
-            body: self.bytes.slice(HEADER_LEN..),
+            header: self.0.header,
+            body: self.0.bytes.slice(HEADER_LEN..),
             offset: 0,
-            seq: self.header.first_seq,
-            time: self.header.time,
+            seq: self.0.header.first_seq,
+            time: self.0.header.time,
         }
     }
 
@@ -240,13 +254,13 @@ impl Batch {
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("header", &self.header).finish_non_exhaustive()
+        f.debug_struct("Batch").field("header", &self.0.header).finish_non_exhaustive()
     }
 }
 
 impl PartialEq for Batch {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
+        self.0.bytes == other.0.bytes
     }
 }
 
@@ -377,7 +391,27 @@ impl BatchBuilder {
     /// # Panics
     ///
     /// If it holds no record.
-    pub fn seal(self, log: LogId, head: Head) -> Batch {
+    pub fn seal(mut self, log: LogId, head: Head) -> Batch {
+        let header = self.finish(log, head);
+        Batch::new(header, Bytes::from(self.buffer))
+    }
+
+    /// The same with its bytes at the end of `arena`, which many small batches share; the builder can then
+    /// be filled anew.
+    pub(crate) fn seal_in(&mut self, arena: &mut BytesMut, log: LogId, head: Head) -> Batch {
+        let header = self.finish(log, head);
+        arena.extend_from_slice(&self.buffer);
+        self.buffer.clear();
+        self.record_count = 0;
+        Batch::new(header, arena.split().freeze())
+    }
+
+    /// Room that it has, in bytes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    fn finish(&mut self, log: LogId, head: Head) -> BatchHeader {
         assert!(self.record_count > 0, "a batch has at least one record");
         let header = BatchHeader {
             log,
@@ -387,11 +421,10 @@ impl BatchBuilder {
             stored_len: self.body_len() as u32,
             previous: head.digest,
         };
-        let mut buffer = self.buffer;
-        buffer[..CRC_OFFSET].copy_from_slice(&header.encode());
-        let crc = crc_of(&buffer);
-        buffer[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
-        Batch { header, bytes: Bytes::from(buffer), digest: OnceLock::new() }
+        self.buffer[..CRC_OFFSET].copy_from_slice(&header.encode());
+        let crc = crc_of(&self.buffer);
+        self.buffer[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+        header
     }
 }
 

@@ -2,13 +2,17 @@
 //!
 //! Flushing into space that is filled with zeros already is faster than extending a file, since
 //! the file system has nothing to allocate and no length to record. The filling is paced: all at
-//! once, beside live commits, it would multiply their latency.
+//! once, beside live commits, it would multiply their latency. A bulk load that outruns it writes into
+//! space that is at least reserved, which is still faster than extending.
 
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -27,8 +31,9 @@ use crate::{
 /// Bytes filled between two pauses.
 const CHUNK_LEN: usize = 1 << 20;
 
-/// The pause after each chunk.
+/// The pause after each chunk, and the one while the segment that is written fills faster than its spare.
 const CHUNK_PAUSE: Duration = Duration::from_millis(10);
+const CHUNK_PAUSE_BEHIND: Duration = Duration::from_millis(2);
 
 /// A sealed segment whose footer is to be written.
 #[derive(Debug)]
@@ -93,6 +98,8 @@ pub(crate) struct Filler {
     changed: Condvar,
     /// Told when a flush of the spare file has returned.
     flushed: Condvar,
+    /// How full the segment that is written is, in thousandths.
+    used_per_mille: AtomicU64,
 }
 
 /// What the thread is to do next.
@@ -106,7 +113,7 @@ enum Task {
 impl Filler {
     pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: PathBuf, raising: Raising) -> Self {
         let (changed, flushed) = (Condvar::new(), Condvar::new());
-        Self { vfs, dir, raising, state: Mutex::default(), changed, flushed }
+        Self { vfs, dir, raising, state: Mutex::default(), changed, flushed, used_per_mille: AtomicU64::new(0) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -161,11 +168,22 @@ impl Filler {
                     Err(error) => tracing::warn!(segment = %number, %error, "making a segment ahead failed"),
                 },
                 Task::Fill => match self.fill_chunk() {
-                    Ok(()) => thread::sleep(CHUNK_PAUSE),
+                    Ok(()) => thread::sleep(self.pause()),
                     Err(error) => tracing::warn!(%error, "filling a segment ahead failed"),
                 },
             }
         }
+    }
+
+    /// Takes note of how full the segment that is written is.
+    pub(crate) fn note_use(&self, used: u64, capacity: u64) {
+        self.used_per_mille.store(used.saturating_mul(1000) / capacity.max(1), Ordering::Relaxed);
+    }
+
+    fn pause(&self) -> Duration {
+        let used = self.used_per_mille.load(Ordering::Relaxed);
+        let is_behind = |spare: &Spare| spare.filled.saturating_mul(1000) / spare.wanted.max(1) < used;
+        if self.state().spare.as_ref().is_some_and(is_behind) { CHUNK_PAUSE_BEHIND } else { CHUNK_PAUSE }
     }
 
     fn next_task(&self) -> Task {
@@ -200,6 +218,12 @@ impl Filler {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             opened => opened?,
         };
+        if let Err(error) = file.reserve(wanted) {
+            // Whoever needs the segment will meet this, and may get along with less.
+            drop(file);
+            self.vfs.remove(&path)?;
+            return Err(error);
+        }
         self.vfs.sync_dir(&self.dir)?;
         state.spare = Some(Spare { number, file, filled: 0, wanted });
         Ok(())
@@ -327,6 +351,9 @@ mod tests {
         }
         fn set_len(&self, len: u64) -> io::Result<()> {
             self.0.set_len(len)
+        }
+        fn reserve(&self, len: u64) -> io::Result<()> {
+            self.0.reserve(len)
         }
         fn identity(&self) -> io::Result<FileIdentity> {
             self.0.identity()

@@ -27,6 +27,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
+
 use super::frame::{FRAME_HEADER_LEN, Frame, FrameEntry};
 use crate::{
     field::Fields,
@@ -119,7 +121,7 @@ pub(crate) enum Lookup {
 pub(crate) struct SegmentIndex {
     entries: Vec<Entry>,
     runs: Vec<Run>,
-    by_log: HashMap<LogId, u32>,
+    by_log: HashMap<LogId, u32, RandomState>,
 }
 
 impl SegmentIndex {
@@ -128,42 +130,30 @@ impl SegmentIndex {
         self.by_log.get(&log).map(|&run| &self.runs[run as usize].links)
     }
 
-    /// Begins a log's run.
-    pub(crate) fn begin_run(&mut self, log: LogId, links: RunLinks) {
-        debug_assert!(!self.by_log.contains_key(&log), "one run of a log in a segment");
-        self.by_log.insert(log, self.runs.len() as u32);
+    /// Begins a log's run; its number.
+    pub(crate) fn begin_run(&mut self, log: LogId, links: RunLinks) -> u32 {
+        let run = self.runs.len() as u32;
+        let known = self.by_log.insert(log, run);
+        debug_assert!(known.is_none(), "one run of a log in a segment");
         self.runs.push(Run { log, links, entries: Vec::new() });
+        run
     }
 
-    /// Adds a batch of a log whose run has begun; batches come in order of arrival.
+    /// Adds a batch to a run; batches come in order of arrival.
     pub(crate) fn push(
         &mut self,
-        log: LogId,
+        run: u32,
         first_seq: Seq,
         record_count: u32,
         arrival: Arrival,
         offset: u64,
         len: u32,
     ) {
-        let run = self.by_log[&log];
         self.runs[run as usize].entries.push(self.entries.len() as u32);
         self.entries.push(Entry { run, record_count, first_seq, arrival, offset, len });
     }
 
-    /// Begins runs without links for the logs of a frame that have none.
-    pub(crate) fn begin_unlinked_runs(&mut self, frame: &Frame) {
-        for entry in &frame.entries {
-            if let FrameEntry::Batch(batch) = entry
-                && !self.by_log.contains_key(&batch.log())
-            {
-                self.begin_run(batch.log(), RunLinks::default());
-            }
-        }
-    }
-
-    /// Adds the batches of a frame that lies at `offset`, as far as the runs of their logs have begun.
-    ///
-    /// A log without a run is one whose announcement was lost: in a footer it would have no row.
+    /// Adds the batches of a frame that lies at `offset`.
     pub(crate) fn add_frame(&mut self, frame: &Frame, offset: u64) {
         let mut arrival = frame.header.first_arrival;
         let mut offset = offset + FRAME_HEADER_LEN as u64;
@@ -171,12 +161,19 @@ impl SegmentIndex {
             let len = entry.bytes().len() as u32;
             if let FrameEntry::Batch(batch) = entry {
                 let header = batch.header();
-                if self.by_log.contains_key(&header.log) {
-                    self.push(header.log, header.first_seq, header.record_count, arrival, offset, len);
-                }
+                let run = self.run_of(header.log);
+                self.push(run, header.first_seq, header.record_count, arrival, offset, len);
                 arrival.0 += 1;
             }
             offset += u64::from(len);
+        }
+    }
+
+    /// The run of a log; one without links is begun if there is none.
+    fn run_of(&mut self, log: LogId) -> u32 {
+        match self.by_log.get(&log) {
+            Some(run) => *run,
+            None => self.begin_run(log, RunLinks::default()),
         }
     }
 
@@ -410,7 +407,7 @@ mod tests {
         }
         for number in 0..10_u64 {
             let log = genesis((number % 2) as u8).log_id();
-            index.push(log, Seq(number / 2 * 3), 3, Arrival(100 + number), 8192 + number * 400, 400);
+            index.push(index.by_log[&log], Seq(number / 2 * 3), 3, Arrival(100 + number), 8192 + number * 400, 400);
         }
         Footer { all_logs: true, rows, index: Arc::new(index) }
     }

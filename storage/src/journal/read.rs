@@ -120,14 +120,14 @@ impl Shared {
     }
 
     fn load_number(&self, number: SegmentNumber) -> Result<Option<LoadedSegment>, ReadError> {
-        let sealed = self.view().sealed_segment(number).cloned();
+        let sealed = self.view_without_digests().sealed_segment(number).cloned();
         sealed.map(|sealed| self.load(&sealed)).transpose()
     }
 
     /// Up to `limit` batches of `log` from the one that holds `seq`.
     fn locate(&self, log: LogId, seq: Seq, limit: usize) -> Result<Located, ReadError> {
         let (links, mut resumes_at) = {
-            let view = self.view();
+            let view = self.view_without_digests();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
             if seq >= state.row.head.next_seq {
                 return Ok(Located::End);
@@ -187,7 +187,7 @@ impl Shared {
     /// The links of a log's run in a segment, which may be the active one.
     fn links_at(&self, log: LogId, number: SegmentNumber) -> Result<Option<RunLinks>, ReadError> {
         {
-            let view = self.view();
+            let view = self.view_without_digests();
             if let Some(active) = view.active.as_ref().filter(|active| active.number == number) {
                 return Ok(active.index.links(log).cloned());
             }
@@ -197,7 +197,7 @@ impl Shared {
 
     /// Looks at all sealed segments, newest first, for the last run that begins at or before `seq`.
     fn search(&self, log: LogId, seq: Seq) -> Result<Option<LoadedSegment>, ReadError> {
-        let sealed: Vec<_> = self.view().sealed.iter().rev().cloned().collect();
+        let sealed: Vec<_> = self.view_without_digests().sealed.iter().rev().cloned().collect();
         let mut failure = None;
         for segment in sealed {
             match self.load(&segment) {
@@ -217,7 +217,7 @@ impl Shared {
 
     /// Where the first run behind `seq` begins, among the sealed segments that can be read.
     fn run_after(&self, log: LogId, seq: Seq) -> Option<Seq> {
-        let sealed: Vec<_> = self.view().sealed.clone();
+        let sealed: Vec<_> = self.view_without_digests().sealed.clone();
         let firsts = sealed.iter().filter_map(|segment| {
             let loaded = self.load(segment).ok()?;
             loaded.index.run_from(log, seq, 1).first().map(|entry| entry.first_seq)
@@ -228,7 +228,7 @@ impl Shared {
     /// The batches from `arrival` on; `None` if none has arrived.
     fn locate_arrival(&self, arrival: Arrival) -> Result<Option<Extract>, ReadError> {
         let sealed = {
-            let view = self.view();
+            let view = self.view_without_digests();
             let first_behind = view.sealed.partition_point(|segment| segment.first_arrival <= arrival);
             let candidates: Vec<_> = view.sealed[first_behind.saturating_sub(1)..].to_vec();
             if let Some(active) = view.active.as_ref().filter(|active| active.first_arrival <= arrival) {
@@ -248,7 +248,7 @@ impl Shared {
                 return Ok(Some(Extract { segment: loaded.number, file: loaded.file, entries }));
             }
         }
-        let first_active = self.view().active.as_ref().map(|active| active.first_arrival);
+        let first_active = self.view_without_digests().active.as_ref().map(|active| active.first_arrival);
         match first_active {
             Some(first) if first > arrival => self.locate_arrival(first),
             _ => Ok(None),
@@ -258,7 +258,7 @@ impl Shared {
     /// The durable batch that holds `seq`.
     pub(crate) fn read_batch(self: &Arc<Self>, log: LogId, seq: Seq) -> Result<Option<Batch>, ReadError> {
         let found = {
-            let view = self.view();
+            let view = self.view_without_digests();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
             if seq >= state.row.head.next_seq {
                 return Ok(None);
@@ -311,7 +311,6 @@ fn index_by_scan(file: &Arc<dyn VfsFile>, sealed: &SealedSegment, shared: &Share
                 None => return Ok(index),
             },
         };
-        index.begin_unlinked_runs(&frame);
         index.add_frame(&frame, offset);
     }
 }

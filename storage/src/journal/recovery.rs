@@ -399,7 +399,7 @@ impl<'a> Opening<'a> {
         let mut frontier = Frontier { scanner, unproven: None };
         let torn = self.scan(&mut frontier)?;
         if let Some((frame, offset)) = frontier.unproven.take() {
-            self.view.apply(&frame, offset);
+            self.view.apply(frame, offset);
         }
         let reached = frontier.scanner.offset;
         if torn || reached < end.offset() {
@@ -447,7 +447,7 @@ impl<'a> Opening<'a> {
                 },
             };
             if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
-                self.view.apply(&proven, at);
+                self.view.apply(proven, at);
             }
         }
     }
@@ -517,7 +517,7 @@ impl<'a> Opening<'a> {
                 // No later frame will come to prove it, and it may have been acknowledged before a kill.
                 // Who opens for writing writes it anew, and it is then met again: see `refresh`.
                 if let Some((frame, offset)) = frontier.unproven.take() {
-                    self.view.apply(&frame, offset);
+                    self.view.apply(frame, offset);
                     let place = Place { segment: last.header.number, offset };
                     self.recovery.findings.push(Finding::UnprovenLastFrame { place });
                 }
@@ -599,7 +599,7 @@ impl<'a> Opening<'a> {
         if let Some(end) = lost_end {
             // Frames behind it were flushed, so the last one that is left is proven.
             if let Some((frame, offset)) = unproven {
-                self.view.apply(&frame, offset);
+                self.view.apply(frame, offset);
             }
             start.next_arrival = self.view.next_arrival;
             start.previous_end = end;
@@ -610,11 +610,11 @@ impl<'a> Opening<'a> {
         match frame.header.kind {
             // After damage a new segment is begun, so that this one gets a footer and is not judged again.
             FrameKind::ClosingMark if self.recovery.clean && !self.frames_lost => {
-                self.view.apply(&frame, offset);
+                self.view.apply(frame, offset);
                 let segment = NewSegment { header: last.header, file: Arc::clone(&last.file) };
                 start.current = Some((segment, start.previous_end));
             }
-            FrameKind::Mark | FrameKind::ClosingMark => self.view.apply(&frame, offset),
+            FrameKind::Mark | FrameKind::ClosingMark => self.view.apply(frame, offset),
             FrameKind::Commit => {
                 let (segment, end) = self.copy_unproven(&frame, offset)?;
                 let place = Place { segment: last.header.number, offset };
@@ -622,7 +622,7 @@ impl<'a> Opening<'a> {
                 if let Some(job) = begin_active(&mut self.view, segment.clone()) {
                     self.seals.push(job);
                 }
-                self.view.apply(&frame, FRAMES_OFFSET);
+                self.view.apply(frame, FRAMES_OFFSET);
                 start.next_arrival = self.view.next_arrival;
                 start.next_segment = SegmentNumber(segment.header.number.0 + 1);
                 start.current = Some((segment, end));
@@ -782,7 +782,7 @@ pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Resul
             // What was written between the look at the last segment and at this one; then all of it counts.
             read_on(shared, frontier)?;
             if let Some((frame, offset)) = frontier.unproven.take().filter(|(_, at)| *at < header.previous_end) {
-                shared.view_mut().apply(&frame, offset);
+                shared.view_mut().apply(frame, offset);
             }
         }
         let scanner = Scanner::new(Arc::clone(&file), header, None).map_err(failed("reading", &path))?;
@@ -798,9 +798,10 @@ pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Resul
     }
     let view = shared.view();
     let grown = view.next_arrival != arrivals;
-    let signals = if grown { view.all_signals() } else { Vec::new() };
     drop(view);
-    signals.iter().for_each(|signal| signal.raise());
+    if grown {
+        shared.raise_all();
+    }
     Ok(grown)
 }
 
@@ -816,7 +817,7 @@ fn read_on(shared: &Shared, frontier: &mut Frontier) -> Result<(), OpenError> {
             return Ok(());
         };
         if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
-            shared.view_mut().apply(&proven, at);
+            shared.view_mut().apply(proven, at);
         }
     }
 }
