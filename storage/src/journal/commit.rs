@@ -6,7 +6,7 @@
 use std::{
     mem,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     task::Waker,
     time::Instant,
 };
@@ -18,7 +18,7 @@ use super::{
     fill::{Filler, SealJob},
     frame::FrameKind,
     identity::{Extent, Identity},
-    queue::{self, Group, Queue, QueueState},
+    queue::{self, Group, Queue, QueueState, SealedHead},
     read::IndexCache,
     seal::Sealed,
     segment::FRAMES_OFFSET,
@@ -190,11 +190,11 @@ impl Shared {
         let (group, items) = queue.take();
         drop(queue);
         self.room.notify_all();
-        let result = if items.is_empty() { Ok(()) } else { self.write(FrameKind::Commit, items) };
+        let result = if items.is_empty() { Ok(()) } else { self.write(FrameKind::Commit, items, &group.sealed) };
         let mut queue = self.queue();
         let wakers = match result {
             Ok(()) => {
-                queue.in_flight = None;
+                queue.finish_in_flight();
                 queue.full = false;
                 // A group is failed or finished once, by the one who leads.
                 let _ = group.outcome.set(Ok(()));
@@ -230,8 +230,13 @@ impl Shared {
         wakers
     }
 
-    /// Writes one frame and publishes it.
-    fn write(&self, kind: FrameKind, items: Vec<queue::Item>) -> Result<(), WriteError> {
+    /// Writes one frame and publishes it. In a bulk load `sealed_heads` is told where the logs end.
+    fn write(
+        &self,
+        kind: FrameKind,
+        items: Vec<queue::Item>,
+        sealed_heads: &OnceLock<Vec<SealedHead>>,
+    ) -> Result<(), WriteError> {
         let mut tail = locked(&self.tail);
         let Some(tail) = tail.as_mut() else { return Err(WriteError::Full) };
         let heads: Vec<_> = {
@@ -243,8 +248,8 @@ impl Shared {
         // the log ends.
         let is_bulk = sealed.last.len() <= BULK_LOGS_MAX && sealed.entries.len() >= BULK_ENTRIES_MIN;
         if is_bulk {
-            let heads = sealed.heads();
-            self.queue().sealed(&heads);
+            // A group is sealed once, by the one who leads.
+            let _ = sealed_heads.set(sealed.heads());
             // Who waits for room can seal meanwhile.
             self.room.notify_all();
         }
@@ -253,7 +258,9 @@ impl Shared {
         let is_first_segment =
             written.begun.as_ref().is_some_and(|segment| segment.header.number == SegmentNumber::ZERO);
         self.publish(written, &sealed.slots, digests);
-        self.queue().reuse(sealed.builders);
+        if !sealed.builders.is_empty() {
+            self.queue().reuse(sealed.builders);
+        }
         if is_first_segment {
             record_extent(tail);
         }
@@ -311,7 +318,7 @@ impl Shared {
 
     /// Writes a mark whatever came before it, while nobody else can write.
     pub(crate) fn force_mark(&self) -> Result<(), WriteError> {
-        self.write(FrameKind::Mark, Vec::new())
+        self.write(FrameKind::Mark, Vec::new(), &OnceLock::new())
     }
 
     /// Writes a mark if the last frame is not proven durable by a later one.
@@ -327,12 +334,12 @@ impl Shared {
         }
         let (group, _) = queue.take();
         drop(queue);
-        let result = self.write(kind, Vec::new());
+        let result = self.write(kind, Vec::new(), &group.sealed);
         let mut queue = self.queue();
         let (outcome, wakers) = match result {
             // A mark that finds no space proves nothing and breaks nothing.
             Ok(()) | Err(WriteError::Full) => {
-                queue.in_flight = None;
+                queue.finish_in_flight();
                 let _ = group.outcome.set(Ok(()));
                 (Ok(()), queue.take_waiters(group.number))
             }

@@ -31,9 +31,8 @@ use crate::{
 /// Bytes filled between two pauses.
 const CHUNK_LEN: usize = 1 << 20;
 
-/// The pause after each chunk, and the one while the segment that is written fills faster than its spare.
+/// The pause after each chunk.
 const CHUNK_PAUSE: Duration = Duration::from_millis(10);
-const CHUNK_PAUSE_BEHIND: Duration = Duration::from_millis(2);
 
 /// A sealed segment whose footer is to be written.
 #[derive(Debug)]
@@ -98,8 +97,8 @@ pub(crate) struct Filler {
     changed: Condvar,
     /// Told when a flush of the spare file has returned.
     flushed: Condvar,
-    /// How full the segment that is written is, in thousandths.
-    used_per_mille: AtomicU64,
+    /// Bytes written by commits.
+    written: AtomicU64,
 }
 
 /// What the thread is to do next.
@@ -113,7 +112,7 @@ enum Task {
 impl Filler {
     pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: PathBuf, raising: Raising) -> Self {
         let (changed, flushed) = (Condvar::new(), Condvar::new());
-        Self { vfs, dir, raising, state: Mutex::default(), changed, flushed, used_per_mille: AtomicU64::new(0) }
+        Self { vfs, dir, raising, state: Mutex::default(), changed, flushed, written: AtomicU64::new(0) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -168,22 +167,30 @@ impl Filler {
                     Err(error) => tracing::warn!(segment = %number, %error, "making a segment ahead failed"),
                 },
                 Task::Fill => match self.fill_chunk() {
-                    Ok(()) => thread::sleep(self.pause()),
+                    Ok(()) => self.pause(),
                     Err(error) => tracing::warn!(%error, "filling a segment ahead failed"),
                 },
             }
         }
     }
 
-    /// Takes note of how full the segment that is written is.
-    pub(crate) fn note_use(&self, used: u64, capacity: u64) {
-        self.used_per_mille.store(used.saturating_mul(1000) / capacity.max(1), Ordering::Relaxed);
+    /// Takes note of bytes written to the segment in use.
+    pub(crate) fn note_written(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn pause(&self) -> Duration {
-        let used = self.used_per_mille.load(Ordering::Relaxed);
-        let is_behind = |spare: &Spare| spare.filled.saturating_mul(1000) / spare.wanted.max(1) < used;
-        if self.state().spare.as_ref().is_some_and(is_behind) { CHUNK_PAUSE_BEHIND } else { CHUNK_PAUSE }
+    /// Waits for the time to fill a chunk. While commits write as much in a pause as a chunk holds, filling
+    /// would never catch up and only delay their flushes.
+    fn pause(&self) {
+        loop {
+            let written = self.written.load(Ordering::Relaxed);
+            thread::sleep(CHUNK_PAUSE);
+            let state = self.state();
+            let has_other_work = state.stopping || state.request.is_some() || !state.seals.is_empty();
+            if has_other_work || self.written.load(Ordering::Relaxed) - written < CHUNK_LEN as u64 {
+                return;
+            }
+        }
     }
 
     fn next_task(&self) -> Task {

@@ -27,6 +27,14 @@ pub(crate) struct Group {
     pub(crate) number: u64,
     /// Set once, when the flush has returned or the group has failed.
     pub(crate) outcome: OnceLock<Result<(), AppendError>>,
+    /// In a bulk load, set once the group is sealed: where its logs end.
+    pub(crate) sealed: OnceLock<Vec<SealedHead>>,
+}
+
+impl Group {
+    fn new(number: u64) -> Arc<Self> {
+        Arc::new(Self { number, outcome: OnceLock::new(), sealed: OnceLock::new() })
+    }
 }
 
 /// One thing to be written, in the order in which it was queued.
@@ -50,7 +58,7 @@ pub(crate) struct LogQueue {
     /// Sequence number of the next record.
     pub(crate) next_seq: Seq,
     /// Where the sealed batches end. None once whoever leads has taken batches of this log to seal, until
-    /// it tells where they end, which it does in a bulk load.
+    /// it tells where they end, which it does in a bulk load: see [`Group::sealed`].
     ///
     /// For another node's log this is where the log ends.
     sealed: Option<Head>,
@@ -127,7 +135,7 @@ impl Queue {
             slots: HashMap::default(),
             items: Vec::new(),
             bytes: 0,
-            filling: Arc::new(Group { number: 0, outcome: OnceLock::new() }),
+            filling: Group::new(0),
             in_flight: None,
             state: QueueState::Open,
             closing: false,
@@ -233,6 +241,11 @@ impl Queue {
     /// the work of a bulk load.
     fn seal_full(&mut self, slot: usize) {
         let log = &mut self.logs[slot];
+        if log.sealed.is_none() {
+            let heads = self.in_flight.as_ref().and_then(|group| group.sealed.get());
+            let head = heads.into_iter().flatten().find(|(known, _)| *known == slot);
+            log.sealed = head.map(|(_, head)| *head);
+        }
         for _ in 0..SEALED_AT_ONCE {
             let Some(head) = log.sealed else { return };
             let Some(index) = log.unsealed.pop_front() else { return };
@@ -255,13 +268,6 @@ impl Queue {
     pub(crate) fn reuse(&mut self, builders: Vec<BatchBuilder>) {
         let room = BUILDERS_KEPT.saturating_sub(self.builders.len());
         self.builders.extend(builders.into_iter().take(room));
-    }
-
-    /// Takes note of where the batches end that whoever leads has sealed.
-    pub(crate) fn sealed(&mut self, heads: &[SealedHead]) {
-        for (slot, head) in heads {
-            self.logs[*slot].sealed = Some(*head);
-        }
     }
 
     /// Queues another node's batch, which continues the log.
@@ -293,8 +299,16 @@ impl Queue {
     }
 
     fn renew(&mut self) -> Arc<Group> {
-        let next = Arc::new(Group { number: self.filling.number + 1, outcome: OnceLock::new() });
+        let next = Group::new(self.filling.number + 1);
         mem::replace(&mut self.filling, next)
+    }
+
+    /// Takes note that the group in flight is durable.
+    pub(crate) fn finish_in_flight(&mut self) {
+        let group = self.in_flight.take();
+        for (slot, head) in group.iter().filter_map(|group| group.sealed.get()).flatten() {
+            self.logs[*slot].sealed.get_or_insert(*head);
+        }
     }
 
     /// Has `waker` woken once the group is done.
