@@ -49,7 +49,8 @@ pub const MAX_RECORD_LEN: usize = 16 << 20;
 pub const MAX_BATCH_LEN: usize = HEADER_LEN + MAX_BODY_LEN;
 
 const MAX_BODY_LEN: usize = MAX_RECORD_LEN + 20;
-const MAGIC: [u8; 4] = *b"CFB1";
+/// What a batch begins with: magic and version.
+pub(crate) const BATCH_MAGIC: [u8; 4] = *b"CFB1";
 const CRC_OFFSET: usize = 84;
 
 /// What a batch's header says, apart from its checksum.
@@ -123,7 +124,7 @@ impl BatchHeader {
     }
 
     fn read(fields: &mut Fields<'_>) -> Option<Result<Self, BatchError>> {
-        if fields.array()? != MAGIC {
+        if fields.array()? != BATCH_MAGIC {
             return Some(Err(BatchError::Header("no magic number")));
         }
         if fields.u32()? != 0 {
@@ -148,7 +149,7 @@ impl BatchHeader {
 
     fn encode(&self) -> [u8; CRC_OFFSET] {
         let mut out = [0; CRC_OFFSET];
-        out[0..4].copy_from_slice(&MAGIC);
+        out[0..4].copy_from_slice(&BATCH_MAGIC);
         out[8..24].copy_from_slice(self.log.as_bytes());
         out[24..32].copy_from_slice(&self.first_seq.0.to_le_bytes());
         out[32..40].copy_from_slice(&self.time.to_bits().to_le_bytes());
@@ -268,6 +269,12 @@ impl Eq for Batch {}
 
 fn stored_crc(bytes: &[u8]) -> u32 {
     bytes.get(CRC_OFFSET..HEADER_LEN).and_then(|crc| crc.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+/// The checksums that the bytes of a damaged batch may have borne: the one that they say, and the one of
+/// what they are now.
+pub(crate) fn possible_crcs(bytes: &[u8]) -> [Option<u32>; 2] {
+    if bytes.len() < HEADER_LEN { [None; 2] } else { [Some(stored_crc(bytes)), Some(crc_of(bytes))] }
 }
 
 fn crc_of(bytes: &[u8]) -> u32 {

@@ -13,6 +13,7 @@ mod read;
 mod receipt;
 mod recovery;
 mod report;
+mod salvage;
 mod scan;
 mod seal;
 mod segment;

@@ -163,8 +163,8 @@ impl SegmentIndex {
                 let header = batch.header();
                 let run = self.run_of(header.log);
                 self.push(run, header.first_seq, header.record_count, arrival, offset, len);
-                arrival.0 += 1;
             }
+            arrival.0 += u64::from(entry.takes_arrival());
             offset += u64::from(len);
         }
     }

@@ -41,7 +41,7 @@ impl Group {
 #[derive(Debug)]
 pub(crate) enum Item {
     /// A log made known.
-    Announcement { slot: usize, announcement: Announcement },
+    Announcement { slot: usize, announcement: Box<Announcement> },
     /// A batch that this node writes, not yet sealed.
     Open { slot: usize, log: LogId, builder: BatchBuilder },
     /// A batch of another node's, verbatim, or one of this node's that is full.
@@ -196,8 +196,10 @@ impl Queue {
             return false;
         }
         log.announced = true;
-        let announcement = Announcement::new((*log.genesis).clone());
-        self.bytes += announcement.len();
+        let announcement = Box::new(Announcement::new((*log.genesis).clone()));
+        self.bytes += 2 * announcement.len();
+        // Twice, like the headers of segments: without it nothing of the log can be served.
+        self.items.push(Item::Announcement { slot, announcement: announcement.clone() });
         self.items.push(Item::Announcement { slot, announcement });
         true
     }

@@ -11,7 +11,7 @@ use super::{
     error::{Place, ReadError},
     frame::align,
     index::{Entry, Footer, Lookup, RunLinks, SegmentIndex},
-    scan::{FrameAt, Scanner},
+    scan::{FrameAt, Resumed, Scanner},
     segment::{self, HeaderState, SegmentHeader, Window},
     view::SealedSegment,
 };
@@ -303,15 +303,20 @@ fn index_by_scan(file: &Arc<dyn VfsFile>, sealed: &SealedSegment, shared: &Share
     let mut index = SegmentIndex::default();
     loop {
         let offset = scanner.offset;
-        let (frame, offset) = match scanner.next_frame()? {
-            FrameAt::Frame(frame) => (frame, offset),
+        match scanner.next_frame()? {
+            FrameAt::Frame(frame) => index.add_frame(&frame, offset),
             FrameAt::Nothing => return Ok(index),
-            FrameAt::Invalid(_) => match scanner.resume()? {
-                Some(found) => found,
-                None => return Ok(index),
-            },
-        };
-        index.add_frame(&frame, offset);
+            FrameAt::Invalid(_) => {
+                let Resumed { salvaged, next } = scanner.resume()?;
+                if let Some(frame) = salvaged {
+                    index.add_frame(&frame, offset);
+                }
+                match next {
+                    Some((frame, offset)) => index.add_frame(&frame, offset),
+                    None => return Ok(index),
+                }
+            }
+        }
     }
 }
 

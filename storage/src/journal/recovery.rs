@@ -19,7 +19,7 @@
 //! | footer | outcome |
 //! |---|---|
 //! | valid | its rows are taken; the segment is not read |
-//! | missing or damaged | read frame by frame; a bad frame is damage: never cut, the scan goes on behind it; the footer is written anew |
+//! | missing or damaged | read frame by frame; a bad frame is damage: never cut, what is whole of it is taken, the scan goes on behind it; the footer is written anew |
 //!
 //! A last segment that ends, where the extent file says so, in a closing mark and a valid footer was closed
 //! cleanly when it was large: its rows are taken, and writing goes on in a new segment. Any other
@@ -30,7 +30,7 @@
 //! | zeros | closing mark | clean: an opening mark is written, then writing goes on there |
 //! | zeros | mark, or none | writing goes on in a new segment |
 //! | zeros | commit | the frame is unproven: copied to a new segment and flushed before it is served |
-//! | bytes, and a valid frame behind them | | damage: the scan goes on behind it; then as above |
+//! | bytes, and a valid frame behind them | | damage: what is whole of the frame is taken (see the module `salvage`), the scan goes on behind it; then as above |
 //! | bytes, and none behind | | torn tail: kept aside, reported; then as for zeros |
 //!
 //! Files shorter than the extent file records, or frames that end before: damage; writing goes on in a
@@ -55,7 +55,7 @@ use super::{
     index::Footer,
     read::read_footer,
     report::{Damage, Finding, Recovery},
-    scan::{FrameAt, Scanner},
+    scan::{FrameAt, Resumed, Scanner},
     segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader, Window},
     tail::{NewSegment, TailStart},
     view::{SealedSegment, View},
@@ -359,7 +359,7 @@ impl<'a> Opening<'a> {
                     self.view.bytes_since_all_logs += end.offset();
                 }
                 None if all_logs_at.is_some_and(|at| index < at) => self.push_sealed(found, end.offset()),
-                None => self.scan_sealed(found, end)?,
+                None => self.scan_sealed(found, end, sealed.get(index + 1).unwrap_or(last))?,
             }
         }
         if let Some(at) = all_logs_at {
@@ -382,7 +382,7 @@ impl<'a> Opening<'a> {
             loop {
                 match scanner.next_frame()? {
                     FrameAt::Frame(_) => {}
-                    FrameAt::Invalid(_) if scanner.resume()?.is_some() => {}
+                    FrameAt::Invalid(_) if scanner.resume()?.next.is_some() => {}
                     FrameAt::Invalid(_) | FrameAt::Nothing => return Ok(scanner.offset),
                 }
             }
@@ -390,11 +390,14 @@ impl<'a> Opening<'a> {
         search().map_err(failed("reading", &path))
     }
 
-    /// Reads a segment whose footer is missing.
-    fn scan_sealed(&mut self, found: &Found, end: End) -> Result<(), OpenError> {
+    /// Reads a segment whose footer is missing, and which is followed by `next`.
+    fn scan_sealed(&mut self, found: &Found, end: End, next: &Found) -> Result<(), OpenError> {
         let path = segment::path(self.dir, found.header.number);
-        let scanner = Scanner::new(Arc::clone(&found.file), found.header, Some(end.offset()))
+        let mut scanner = Scanner::new(Arc::clone(&found.file), found.header, Some(end.offset()))
             .map_err(failed("reading", &path))?;
+        if matches!(end, End::Recorded(_)) {
+            scanner = scanner.before(&next.header);
+        }
         self.begin_segment(found);
         let mut frontier = Frontier { scanner, unproven: None };
         let torn = self.scan(&mut frontier)?;
@@ -437,19 +440,43 @@ impl<'a> Opening<'a> {
             let (frame, offset) = match frontier.scanner.next_frame().map_err(failed("reading", &path))? {
                 FrameAt::Frame(frame) => (frame, offset),
                 FrameAt::Nothing => return Ok(false),
-                FrameAt::Invalid(what) => match frontier.scanner.resume().map_err(failed("reading", &path))? {
-                    None => return Ok(true),
-                    Some((frame, resumed)) => {
-                        self.damage(number, offset, format!("{what}; commits up to offset {resumed} are not served"));
-                        self.frames_lost = true;
-                        (frame, resumed)
+                FrameAt::Invalid(what) => {
+                    let Resumed { salvaged, next } = frontier.scanner.resume().map_err(failed("reading", &path))?;
+                    match (salvaged, &next) {
+                        (Some(frame), _) => {
+                            self.report_lost(&frame, Place { segment: number, offset }, what);
+                            if let Some((proven, at)) = frontier.unproven.take() {
+                                self.view.apply(proven, at);
+                            }
+                            self.view.apply(frame, offset);
+                        }
+                        (None, Some((_, resumed))) => {
+                            let what = format!("{what}; commits up to offset {resumed} are not served");
+                            self.damage(number, offset, what);
+                            self.frames_lost = true;
+                        }
+                        (None, None) => return Ok(true),
                     }
-                },
+                    match next {
+                        Some(next) => next,
+                        None => return Ok(false),
+                    }
+                }
             };
             if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
                 self.view.apply(proven, at);
             }
         }
+    }
+
+    /// Reports what is missing of a frame of which the rest is whole.
+    fn report_lost(&mut self, frame: &Frame, place: Place, what: &str) {
+        let damage = frame.damage(place, what);
+        for damage in damage {
+            tracing::warn!(dir = %self.dir.display(), %damage, "damage found while opening");
+            self.recovery.findings.push(Finding::Damage(damage));
+        }
+        self.frames_lost |= frame.entries.iter().any(|entry| matches!(entry, FrameEntry::Lost(_)));
     }
 
     fn finish_empty(mut self) -> Result<Opened, OpenError> {

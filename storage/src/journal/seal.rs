@@ -35,7 +35,7 @@ impl Sealed {
     pub(crate) fn heads(&self) -> Vec<SealedHead> {
         let head = |(slot, entry): &(usize, usize)| match &self.entries[*entry] {
             FrameEntry::Batch(batch) => Some((*slot, batch.head())),
-            FrameEntry::Announcement(_) => None,
+            FrameEntry::Announcement(_) | FrameEntry::Lost(_) => None,
         };
         self.last.iter().filter_map(head).collect()
     }
@@ -106,7 +106,7 @@ impl Sealer {
         match last.checked_sub(1).map(|index| &entries[index as usize]) {
             Some(FrameEntry::Announcement(announcement)) => Some(announcement.genesis.head()),
             Some(FrameEntry::Batch(batch)) => Some(batch.head()),
-            None => durable,
+            Some(FrameEntry::Lost(_)) | None => durable,
         }
     }
 }

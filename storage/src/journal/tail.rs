@@ -251,7 +251,7 @@ impl Tail {
 impl Frame {
     /// How many arrival numbers it takes.
     pub(crate) fn batch_count(&self) -> u64 {
-        self.entries.iter().filter(|entry| matches!(entry, FrameEntry::Batch(_))).count() as u64
+        self.entries.iter().filter(|entry| entry.takes_arrival()).count() as u64
     }
 }
 

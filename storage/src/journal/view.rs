@@ -287,6 +287,10 @@ impl View {
                     place.0.0 += 1;
                     slot
                 }
+                FrameEntry::Lost(lost) => {
+                    place.0.0 += u64::from(lost.takes_arrival);
+                    None
+                }
             };
             place.1 += len;
             if let Some(state) = slot.and_then(|slot| self.log_at(slot)) {
