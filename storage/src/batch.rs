@@ -26,6 +26,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{Arc, OnceLock},
 };
 
@@ -247,6 +248,15 @@ impl Batch {
         }
     }
 
+    /// The record with this sequence number; `None` if it is not in this batch, or the records don't fit the header.
+    pub fn record(&self, seq: Seq) -> Option<Record> {
+        let mut records = self.records();
+        for _ in self.first_seq().0..seq.0 {
+            records.skip_one()?;
+        }
+        records.next()?.ok().filter(|record| record.seq == seq)
+    }
+
     /// Checks that the records fit the header, which the checksum alone does not say of a foreign writer.
     pub fn check_records(&self) -> Result<(), BatchError> {
         self.records().try_for_each(|record| record.map(drop))
@@ -308,6 +318,13 @@ pub struct Records {
 
 impl Records {
     fn read(&mut self) -> Option<Record> {
+        let seq = self.seq;
+        let range = self.skip_one()?;
+        Some(Record { seq, time: self.time, body: self.body.slice(range) })
+    }
+
+    /// Goes on to the next record; where this one's bytes are in the body.
+    fn skip_one(&mut self) -> Option<Range<usize>> {
         let rest = self.body.get(self.offset..)?;
         let (len, len_bytes) = varint::read(rest)?;
         let (step, step_bytes) = varint::read(&rest[len_bytes..])?;
@@ -317,12 +334,10 @@ impl Records {
         if end > self.body.len() || (self.seq == self.header.first_seq && step != 0) {
             return None;
         }
-        let body = self.body.slice(start..end);
         self.offset = end;
-        let record = Record { seq: self.seq, time, body };
         self.seq.0 += 1;
         self.time = time;
-        Some(record)
+        Some(start..end)
     }
 
     fn fail(&mut self) -> BatchError {
@@ -478,6 +493,10 @@ mod tests {
             let read: Vec<_> = batch.records().map(|record| record.unwrap().body.to_vec()).collect();
             prop_assert_eq!(&read, &bodies);
             prop_assert_eq!(batch.next_seq(), Seq(5 + bodies.len() as u64));
+            for (index, record) in batch.records().enumerate() {
+                prop_assert_eq!(batch.record(Seq(5 + index as u64)), Some(record.unwrap()));
+            }
+            prop_assert_eq!(batch.record(Seq(4)).or(batch.record(batch.next_seq())), None);
         }
 
         #[test]

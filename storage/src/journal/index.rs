@@ -190,7 +190,7 @@ impl SegmentIndex {
     pub(crate) fn find(&self, log: LogId, seq: Seq) -> Lookup {
         let Some(&run) = self.by_log.get(&log) else { return Lookup::Missing { resumes_at: None } };
         let entries = &self.runs[run as usize].entries;
-        let after = entries.partition_point(|&entry| self.entries[entry as usize].first_seq <= seq);
+        let after = self.entries_up_to(entries, seq);
         if let Some(before) = after.checked_sub(1) {
             let entry = self.entries[entries[before] as usize];
             if seq < entry.next_seq() {
@@ -200,11 +200,44 @@ impl SegmentIndex {
         Lookup::Missing { resumes_at: entries.get(after).map(|&entry| self.entries[entry as usize].first_seq) }
     }
 
+    /// How many entries of a run begin at or before `seq`.
+    ///
+    /// Sequence numbers grow about evenly, so the place is guessed and then searched around: in a large
+    /// index each look costs a cache miss.
+    fn entries_up_to(&self, entries: &[u32], seq: Seq) -> usize {
+        let first_seq = |index: usize| self.entries[entries[index] as usize].first_seq;
+        let Some(last) = entries.len().checked_sub(1).filter(|_| first_seq(0) <= seq) else { return 0 };
+        if first_seq(last) <= seq {
+            return entries.len();
+        }
+        let (begin, end) = (first_seq(0).0, first_seq(last).0);
+        let guess = (u128::from(seq.0 - begin) * last as u128 / u128::from(end - begin)) as usize;
+        let (mut low, mut high, mut step) = (0, last, 1);
+        if first_seq(guess) <= seq {
+            low = guess;
+            while low + step < high && first_seq(low + step) <= seq {
+                low += step;
+                step *= 2;
+            }
+            high = high.min(low + step);
+        } else {
+            high = guess;
+            while high > low + step && first_seq(high - step) > seq {
+                high -= step;
+                step *= 2;
+            }
+            low = low.max(high.saturating_sub(step));
+        }
+        low + entries[low..high].partition_point(|&entry| self.entries[entry as usize].first_seq <= seq)
+    }
+
     /// Up to `limit` batches of `log` from the one that holds `seq`.
     pub(crate) fn run_from(&self, log: LogId, seq: Seq, limit: usize) -> Vec<Entry> {
         let Some(&run) = self.by_log.get(&log) else { return Vec::new() };
         let entries = &self.runs[run as usize].entries;
-        let from = entries.partition_point(|&entry| self.entries[entry as usize].next_seq() <= seq);
+        let after = self.entries_up_to(entries, seq);
+        let holds = |before: &usize| self.entries[entries[*before] as usize].next_seq() > seq;
+        let from = after.checked_sub(1).filter(holds).unwrap_or(after);
         entries[from..].iter().take(limit).map(|&entry| self.entries[entry as usize]).collect()
     }
 
@@ -381,6 +414,8 @@ fn decode_entry(run: u32, fields: &mut Fields<'_>) -> Option<Entry> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::ids::{NodeName, SpaceName};
 
@@ -453,6 +488,33 @@ mod tests {
             }
             assert_eq!(links.path.iter().map(|node| node.depth).collect::<Vec<_>>(), expected);
             assert_eq!(links.previous, depth.checked_sub(1).map(|depth| SegmentNumber(u64::from(depth))));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_guess_finds_what_a_plain_search_finds(
+            steps in proptest::collection::vec((1_u32..50, 0_u64..3, 0_u64..1000), 1..200),
+            seq in 0_u64..20_000,
+        ) {
+            let mut index = SegmentIndex::default();
+            let log = genesis(1).log_id();
+            let run = index.begin_run(log, RunLinks::default());
+            let mut next = 0;
+            for (number, (records, is_gap, gap)) in steps.iter().enumerate() {
+                next += if *is_gap == 0 { *gap } else { 0 };
+                index.push(run, Seq(next), *records, Arrival(number as u64), 0, 1);
+                next += u64::from(*records);
+            }
+            let expected = index.entries.iter().position(|entry| entry.next_seq().0 > seq);
+            let found = index.run_from(log, Seq(seq), 1).first().map(|entry| entry.arrival.0 as usize);
+            prop_assert_eq!(found, expected);
+            let holds = expected.filter(|entry| index.entries[*entry].first_seq.0 <= seq);
+            let found = match index.find(log, Seq(seq)) {
+                Lookup::Found(entry) => Some(entry.arrival.0 as usize),
+                Lookup::Missing { .. } => None,
+            };
+            prop_assert_eq!(found, holds);
         }
     }
 }
