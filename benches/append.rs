@@ -3,8 +3,8 @@
 use std::{path::Path, thread, time::Duration};
 
 use counterfoil_benches::{
-    Contest, ExtendingFile, FilledFile, GroupCommit, Measure, Payload, RECORD_BYTES, Ratios, Target, folder, stopwatch,
-    store,
+    Contest, ExtendingFile, FilledFile, GroupCommit, Measure, Payload, RECORD_BYTES, Ratios, Segments, Target, folder,
+    stopwatch, store,
 };
 use criterion::Criterion;
 
@@ -73,15 +73,12 @@ fn many_writers(criterion: &mut Criterion, ratios: &mut Ratios) {
     };
     ratios.compare(criterion, contest, || {
         let (folder, _journal, writers) = store(1);
-        let group = GroupCommit::new(filled(folder.path(), 4 * MIB));
+        let group = GroupCommit::new(Segments::create(&folder.path().join("limit")).expect(DISK));
         let ours = move || {
             let _kept = &folder;
             race(|_, record| writers[0].append(record).and_then(|r| r.wait()).expect(DISK), &Payload::new(RECORDS))
         };
-        let limit = move || {
-            group.touch().expect(DISK);
-            race(|_, record| group.append(record).expect(DISK), &Payload::new(RECORDS))
-        };
+        let limit = move || race(|_, record| group.append(record).expect(DISK), &Payload::new(RECORDS));
         (ours, limit)
     });
 }

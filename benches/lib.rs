@@ -8,11 +8,13 @@ mod contest;
 mod limit;
 mod payload;
 mod remote_limit;
+mod segments;
 
 pub use contest::{Contest, Measure, Ratios, Target, stopwatch};
 pub use limit::{ExtendingFile, FilledFile, GroupCommit, ScannedFile, checked_random_read};
 pub use payload::{Payload, RECORD_BYTES};
 pub use remote_limit::{RemoteCopy, RemoteDisk};
+pub use segments::{Frames, Segments, Snapshot, Spot};
 
 use std::{io, path::Path};
 

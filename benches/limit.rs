@@ -9,6 +9,8 @@ use std::{
     thread::{self, Thread},
 };
 
+use crate::segments::{Frames, Segments};
+
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// A file whose space has been filled with zeros and flushed, to write into.
@@ -132,12 +134,12 @@ pub fn checked_random_read(file: &ScannedFile, at: u64) -> io::Result<u32> {
 #[derive(Debug)]
 pub struct GroupCommit {
     group: Mutex<Group>,
-    file: Mutex<FilledFile>,
+    segments: Mutex<Segments>,
 }
 
 #[derive(Debug, Default)]
 struct Group {
-    bytes: Vec<u8>,
+    frames: Frames,
     waiting: Vec<Thread>,
     /// Number of the group that is being filled.
     number: u64,
@@ -151,20 +153,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl GroupCommit {
-    /// Commits into `file`.
-    pub fn new(file: FilledFile) -> Self {
-        Self { group: Mutex::default(), file: Mutex::new(file) }
+    /// Commits into `segments`.
+    pub fn new(segments: Segments) -> Self {
+        Self { group: Mutex::default(), segments: Mutex::new(segments) }
     }
 
-    /// See [`FilledFile::touch`].
-    pub fn touch(&self) -> io::Result<()> {
-        lock(&self.file).touch()
+    /// The segments, for who needs no group.
+    pub fn segments(&self) -> MutexGuard<'_, Segments> {
+        lock(&self.segments)
     }
 
     /// Writes `record` and returns once it is durable.
     pub fn append(&self, record: &[u8]) -> io::Result<()> {
         let mut group = lock(&self.group);
-        group.bytes.extend_from_slice(record);
+        group.frames.push(record);
         let mine = group.number;
         let mut is_registered = false;
         loop {
@@ -183,14 +185,14 @@ impl GroupCommit {
                 continue;
             }
             group.has_leader = true;
-            let bytes = std::mem::take(&mut group.bytes);
+            let mut frames = std::mem::take(&mut group.frames);
             let waiting = std::mem::take(&mut group.waiting);
             group.number += 1;
             drop(group);
-            let mut file = lock(&self.file);
-            file.write(&bytes)?;
-            file.sync()?;
-            drop(file);
+            let mut segments = self.segments();
+            segments.write(&mut frames)?;
+            segments.sync()?;
+            drop(segments);
             group = lock(&self.group);
             group.durable = mine + 1;
             group.has_leader = false;
@@ -209,20 +211,13 @@ mod tests {
     #[test]
     fn group_commit_writes_every_record_of_every_thread_once() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        let group = GroupCommit::new(FilledFile::create(&path, 1 << 20).unwrap());
+        let group = GroupCommit::new(Segments::create(folder.path()).unwrap());
         thread::scope(|scope| {
             for writer in 0..8_u8 {
                 let group = &group;
                 scope.spawn(move || (0..50).for_each(|_| group.append(&[writer + 1; 16]).unwrap()));
             }
         });
-        let written = std::fs::read(path).unwrap();
-        let records: Vec<_> = written[..8 * 50 * 16].chunks(16).collect();
-        assert!(records.iter().all(|record| record.iter().all(|byte| *byte == record[0])));
-        for writer in 1..=8 {
-            assert_eq!(records.iter().filter(|record| record[0] == writer).count(), 50);
-        }
-        assert_eq!(written[8 * 50 * 16..].iter().map(|byte| u64::from(*byte)).sum::<u64>(), 0);
+        assert_eq!(group.segments().snapshot().scan().unwrap(), 8 * 50);
     }
 }
