@@ -5,16 +5,24 @@
 //! the same run: rounds of both alternate, medians are compared, and each bench ends with a table.
 
 mod contest;
+mod group_commit;
 mod limit;
+mod ours;
 mod payload;
 mod remote_limit;
 mod segments;
+mod system;
+mod workload;
 
 pub use contest::{Contest, Measure, Ratios, Target, stopwatch};
-pub use limit::{ExtendingFile, FilledFile, GroupCommit, ScannedFile, checked_random_read};
+pub use group_commit::GroupCommit;
+pub use limit::Limit;
+pub use ours::Counterfoil;
 pub use payload::{Payload, RECORD_BYTES};
 pub use remote_limit::{RemoteCopy, RemoteDisk};
 pub use segments::{Frames, Segments, Snapshot, Spot};
+pub use system::{Body, Contender, Outcome, Reader, Remark, System};
+pub use workload::{IN_FLIGHT, LOGS_A_COMMIT, RECORDS_A_CALL, Unit, WRITERS, Workload};
 
 use std::{io, path::Path};
 

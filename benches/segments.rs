@@ -81,6 +81,9 @@ pub struct Segments {
     filled: Vec<Segment>,
     last: Segment,
     capacity: u64,
+    /// Written to since the last flush, and left behind.
+    unflushed: Vec<Arc<File>>,
+    dir: PathBuf,
     filler: Arc<Filler>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
@@ -105,7 +108,8 @@ impl Segments {
         let file = filler.take(0)?;
         filler.request(1, SEGMENT_BYTES_MIN);
         let last = Segment { file, end: 0 };
-        Ok(Self { filled: Vec::new(), last, capacity: SEGMENT_BYTES_MIN, filler, thread: Some(thread) })
+        let (filled, unflushed, dir) = (Vec::new(), Vec::new(), dir.to_owned());
+        Ok(Self { filled, last, capacity: SEGMENT_BYTES_MIN, unflushed, dir, filler, thread: Some(thread) })
     }
 
     /// Writes `frames` with one call, and takes them away; where they begin.
@@ -123,7 +127,11 @@ impl Segments {
     }
 
     /// Flushes.
-    pub fn sync(&self) -> io::Result<()> {
+    pub fn sync(&mut self) -> io::Result<()> {
+        if !self.unflushed.is_empty() {
+            self.unflushed.drain(..).try_for_each(|file| file.sync_data())?;
+            File::open(&self.dir)?.sync_all()?;
+        }
         self.last.file.sync_data()
     }
 
@@ -133,11 +141,10 @@ impl Segments {
     }
 
     fn roll(&mut self) -> io::Result<()> {
-        // Nothing behind it may be durable without it.
-        self.sync()?;
         let number = self.filled.len() + 1;
         let file = self.filler.take(number)?;
         let last = std::mem::replace(&mut self.last, Segment { file, end: 0 });
+        self.unflushed.push(Arc::clone(&last.file));
         self.filled.push(last);
         self.capacity = self.segment_bytes(self.filled.len() - 1);
         self.filler.request(number + 1, self.segment_bytes(self.filled.len()));
@@ -216,9 +223,7 @@ impl Filler {
 
     fn create(&self, number: usize) -> io::Result<Arc<File>> {
         let path = self.dir.join(format!("{number:08}"));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        File::open(&self.dir)?.sync_all()?;
-        Ok(Arc::new(file))
+        OpenOptions::new().read(true).write(true).create_new(true).open(path).map(Arc::new)
     }
 
     /// The thread.
@@ -335,7 +340,9 @@ mod tests {
         let mut segments = Segments::create(folder.path()).unwrap();
         let mut frames = Frames::default();
         for _ in 0..40 {
-            (0..1000).for_each(|_| drop(frames.push(&[7; 256])));
+            for _ in 0..1000 {
+                frames.push(&[7; 256]);
+            }
             segments.write(&mut frames).unwrap();
         }
         segments.sync().unwrap();

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::workload::{Effort, Workload};
+use counterfoil_benches::Workload;
+
+use crate::effort::Effort;
 
 pub(crate) const USAGE: &str = "\
 cargo bench -p counterfoil-benches --features peers --bench arena [-- OPTIONS]

@@ -9,16 +9,16 @@ use plotters::{
 
 use crate::report::{Chapter, figure};
 
-const WIDTH: u32 = 760;
-const TITLE_HEIGHT: u32 = 44;
-const BAR_HEIGHT: u32 = 30;
+const WIDTH: i32 = 760;
+const TITLE_HEIGHT: i32 = 44;
+const BAR_HEIGHT: i32 = 30;
 const NAMES_WIDTH: i32 = 110;
 const FIGURES_WIDTH: i32 = 210;
 
 /// Draws the medians of a workload, with the spread of the rounds as a line. The longest bar is the greatest median.
 pub(crate) fn draw(chapter: &Chapter, path: &Path) -> Result<(), Box<dyn Error>> {
-    let height = TITLE_HEIGHT + BAR_HEIGHT * chapter.rows.len() as u32 + 10;
-    let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
+    let height = TITLE_HEIGHT + BAR_HEIGHT * i32::try_from(chapter.rows.len())? + 10;
+    let area = SVGBackend::new(path, (WIDTH.unsigned_abs(), height.unsigned_abs())).into_drawing_area();
     area.fill(&WHITE)?;
     let unit = chapter.workload.unit();
     let [title, font] = [17, 14].map(|size| ("sans-serif", size).into_font());
@@ -26,11 +26,10 @@ pub(crate) fn draw(chapter: &Chapter, path: &Path) -> Result<(), Box<dyn Error>>
     let heading = format!("{}. {} ({unit}, {better})", chapter.workload.letter(), chapter.workload.title());
     area.draw(&Text::new(heading, (10, 12), title))?;
     let greatest = chapter.rows.iter().map(|row| row.median).fold(f64::MIN_POSITIVE, f64::max);
-    let room = f64::from(WIDTH as i32 - NAMES_WIDTH - FIGURES_WIDTH);
+    let room = f64::from(WIDTH - NAMES_WIDTH - FIGURES_WIDTH);
     let right = |value: f64| NAMES_WIDTH + (value / greatest * room).min(room * 1.05) as i32;
-    for (number, row) in chapter.rows.iter().enumerate() {
-        let top = (TITLE_HEIGHT + BAR_HEIGHT * number as u32) as i32;
-        let bottom = top + BAR_HEIGHT as i32 - 8;
+    for (top, row) in (TITLE_HEIGHT..).step_by(BAR_HEIGHT.unsigned_abs() as usize).zip(&chapter.rows) {
+        let bottom = top + BAR_HEIGHT - 8;
         let color = match row.system {
             "counterfoil" => RGBColor(0x1f, 0x77, 0xb4),
             "limit" => RGBColor(0x55, 0x55, 0x55),
@@ -42,10 +41,8 @@ pub(crate) fn draw(chapter: &Chapter, path: &Path) -> Result<(), Box<dyn Error>>
         let middle = i32::midpoint(top, bottom);
         let spread = [(right(row.min), middle - 1), (right(row.max), middle + 1)];
         area.draw(&Rectangle::new(spread, BLACK.filled()))?;
-        let mut label = format!("{} {unit}", figure(row.median, unit));
-        if let Some(p99) = row.p99 {
-            label += &format!(", p99 {p99:.1} us");
-        }
+        let tail = row.p99.map_or_else(String::new, |p99| format!(", p99 {p99:.1} us"));
+        let label = format!("{} {unit}{tail}", figure(row.median, unit));
         area.draw(&Text::new(label, (right(row.median.max(row.max)) + 8, top + 4), font.clone()))?;
     }
     area.present()?;

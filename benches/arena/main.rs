@@ -6,18 +6,15 @@
 
 mod arguments;
 mod chart;
-mod counterfoil;
-mod limit;
+mod effort;
 mod machine;
 #[cfg(feature = "peers")]
 mod peers;
 mod progress;
 mod report;
 mod run;
-mod system;
 mod table;
 mod turn;
-mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -28,10 +25,11 @@ use std::{
     process::ExitCode,
 };
 
+use counterfoil_benches::{Contender, Counterfoil, Limit};
+
 use arguments::{Arguments, USAGE};
 use machine::Machine;
 use report::{Chapter, Row};
-use system::Contender;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(env::args().skip(1)) {
@@ -56,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn lineup() -> Vec<&'static dyn Contender> {
-    let both: [&dyn Contender; 2] = [&counterfoil::Counterfoil, &limit::Limit];
+    let both: [&dyn Contender; 2] = [&Counterfoil, &Limit];
     #[cfg(feature = "peers")]
     return both.into_iter().chain(peers::ALL).collect();
     #[cfg(not(feature = "peers"))]

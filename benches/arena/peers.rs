@@ -9,7 +9,7 @@ mod sqlite;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::system::Contender;
+use counterfoil_benches::Contender;
 
 /// In the order of the report.
 pub(crate) const ALL: [&dyn Contender; 6] = [

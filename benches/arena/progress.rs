@@ -5,9 +5,8 @@ use std::{
     time::Duration,
 };
 
+use counterfoil_benches::Workload;
 use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::workload::Workload;
 
 pub(crate) struct Progress(ProgressBar);
 

@@ -1,13 +1,9 @@
 //! Medians, spreads and ratios.
 
+use counterfoil_benches::{Contender, Remark, Unit, Workload};
 use serde::Serialize;
 
-use crate::{
-    run::Results,
-    system::{Contender, Remark},
-    turn::Turn,
-    workload::{Unit, Workload},
-};
+use crate::{run::Results, turn::Turn};
 
 /// The figures of one system at one workload.
 #[derive(Debug)]

@@ -2,15 +2,14 @@
 
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _, path::Path, thread};
 
-use counterfoil_benches::folder;
+use counterfoil_benches::{Contender, Outcome, System, Workload, folder};
 use tempfile::TempDir;
 
 use crate::{
+    effort::Effort,
     progress::Progress,
     report::Series,
-    system::{Contender, Outcome, System},
     turn::{self, Bodies, Turn, now},
-    workload::{Effort, Workload},
 };
 
 pub(crate) struct Arena<'a> {

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
+use counterfoil_benches::{Contender, Workload};
+
 use crate::{
     machine::Machine,
     report::{Chapter, Row, figure},
-    system::Contender,
-    workload::Workload,
 };
 
 fn ratio(value: Option<f64>) -> String {
@@ -41,7 +41,9 @@ pub(crate) fn terminal(chapter: &Chapter) -> String {
         let cells = cells(chapter.workload, row);
         line(cells.each_ref().map(String::as_str));
     }
-    notes(chapter).iter().for_each(|note| drop(writeln!(text, "   {note}")));
+    for note in notes(chapter) {
+        let _ = writeln!(text, "   {note}");
+    }
     text
 }
 
@@ -72,10 +74,9 @@ pub(crate) fn markdown(chapters: &[Chapter], lineup: &[&dyn Contender], machine:
         for row in &chapter.rows {
             let _ = writeln!(text, "| {} |", cells(chapter.workload, row).join(" | "));
         }
-        let notes = notes(chapter);
-        if !notes.is_empty() {
-            let _ =
-                writeln!(text, "\n{}", notes.iter().map(|note| format!("- {note}\n")).collect::<String>().trim_end());
+        let _ = writeln!(text);
+        for note in notes(chapter) {
+            let _ = writeln!(text, "- {note}");
         }
     }
     text

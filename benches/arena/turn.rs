@@ -6,12 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use counterfoil_benches::{Payload, RECORD_BYTES};
-
-use crate::{
-    system::{Body, Outcome, System},
-    workload::{Effort, IN_FLIGHT, LOGS_A_COMMIT, RECORDS_A_CALL, WRITERS, Workload},
+use counterfoil_benches::{
+    Body, IN_FLIGHT, LOGS_A_COMMIT, Outcome, Payload, RECORD_BYTES, RECORDS_A_CALL, System, WRITERS, Workload,
 };
+
+use crate::effort::Effort;
 
 /// Single appends between two bulk ones in At, so that segments fill up while latencies are taken.
 const APPENDS_A_BULK: usize = 15;
@@ -70,8 +69,8 @@ impl Bodies {
 pub(crate) fn load(system: &dyn System, workload: Workload, effort: &Effort, bodies: &Bodies) -> Outcome<()> {
     match workload {
         Workload::F2 => {
-            let groups = bodies.groups(LOGS_A_COMMIT).take(effort.interleaved_records);
-            groups.map(|group| system.load_interleaved(group)).collect()
+            let mut groups = bodies.groups(LOGS_A_COMMIT).take(effort.interleaved_records);
+            groups.try_for_each(|group| system.load_interleaved(group))
         }
         Workload::At => append_bulk(system, effort.bulk_records / 8, bodies),
         workload if workload.is_of_archive() => append_bulk(system, effort.archive_records, bodies),

@@ -9,11 +9,7 @@ use commitlog::{
     LogOptions, ReadLimit,
     message::{MessageBuf, MessageSet as _},
 };
-
-use crate::{
-    system::{Body, Contender, Outcome, Reader, Remark, System},
-    workload::Workload,
-};
+use counterfoil_benches::{Body, Contender, Outcome, Reader, Remark, System, Workload};
 
 /// What one message may need with its header.
 const ONE_MESSAGE_BYTES: usize = 300;

@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
+use counterfoil_benches::{Body, Contender, Outcome, Reader, System, Workload};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::{CACHE_BYTES, NO_RECEIPTS, NextSeqs, key};
-use crate::{
-    system::{Body, Contender, Outcome, Reader, System},
-    workload::Workload,
-};
 
 pub(crate) struct Fjall;
 

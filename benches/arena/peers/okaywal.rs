@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
+use counterfoil_benches::{Body, Contender, Outcome, Reader, Remark, System, Workload};
 use okaywal::{Configuration, LogVoid, WriteAheadLog};
 
 use super::NO_RECEIPTS;
-use crate::{
-    system::{Body, Contender, Outcome, Reader, Remark, System},
-    workload::Workload,
-};
 
 const SEGMENT_BYTES: u32 = 64 << 20;
 const LOG_LEN: usize = 4;

@@ -1,15 +1,12 @@
-//! raft-engine 0.4: TiKV's store for the logs of many Raft groups. A group is a log.
+//! raft-engine 0.4: the store of `TiKV` for the logs of many Raft groups. A group is a log.
 
 use std::path::Path;
 
+use counterfoil_benches::{Body, Contender, Outcome, RECORDS_A_CALL, Reader, Remark, System, Workload};
 use protobuf::well_known_types::BytesValue;
 use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
 
 use super::{NO_RECEIPTS, NextSeqs};
-use crate::{
-    system::{Body, Contender, Outcome, Reader, Remark, System},
-    workload::{RECORDS_A_CALL, Workload},
-};
 
 pub(crate) struct RaftEngine;
 

@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
+use counterfoil_benches::{Body, Contender, Outcome, Reader, Remark, System, Workload};
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase as _, TableDefinition};
 
 use super::{CACHE_BYTES, NO_RECEIPTS, NextSeqs, key};
-use crate::{
-    system::{Body, Contender, Outcome, Reader, Remark, System},
-    workload::Workload,
-};
 
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
 

@@ -1,17 +1,14 @@
 //! SQLite with a write-ahead log. One table; the rowid is (log, sequence number), which is its fastest key.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use counterfoil_benches::{Body, Contender, Outcome, Reader, Remark, System, Workload};
 use rusqlite::Connection;
 
 use super::{CACHE_BYTES, NO_RECEIPTS, NextSeqs, key};
-use crate::{
-    system::{Body, Contender, Outcome, Reader, Remark, System},
-    workload::Workload,
-};
 
 const INSERT: &str = "INSERT INTO records (key, body) VALUES (?1, ?2)";
 
@@ -20,7 +17,7 @@ pub(crate) struct Sqlite;
 struct Open {
     /// One for all threads: SQLite has one writer at a time, and a lock here wakes sooner than its busy handler.
     writing: Mutex<Writing>,
-    path: std::path::PathBuf,
+    path: PathBuf,
     next: NextSeqs,
 }
 
@@ -30,11 +27,20 @@ struct Writing {
     is_full: bool,
 }
 
+fn rowid(log: u32, seq: u64) -> i64 {
+    key(log, seq).cast_signed()
+}
+
 fn connect(path: &Path) -> Outcome<Connection> {
-    let connection = Connection::open(path)?;
+    let connection = connect_to_read(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", -((CACHE_BYTES >> 10) as i64))?;
+    Ok(connection)
+}
+
+fn connect_to_read(path: &Path) -> Outcome<Connection> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "cache_size", format!("-{}", CACHE_BYTES >> 10))?;
     Ok(connection)
 }
 
@@ -88,7 +94,7 @@ impl Open {
 
     fn insert_one(&self, is_full: bool, log: u32, body: &Body) -> Outcome<()> {
         let writing = self.writing(is_full)?;
-        let key = key(log, self.next.take(log, 1)) as i64;
+        let key = rowid(log, self.next.take(log, 1));
         writing.connection.prepare_cached(INSERT)?.execute((key, body.as_slice()))?;
         Ok(())
     }
@@ -99,7 +105,7 @@ impl Open {
         {
             let mut insert = transaction.prepare_cached(INSERT)?;
             for (log, body) in records {
-                insert.execute((key(log, self.next.take(log, 1)) as i64, body.as_slice()))?;
+                insert.execute((rowid(log, self.next.take(log, 1)), body.as_slice()))?;
             }
         }
         Ok(transaction.commit()?)
@@ -130,7 +136,7 @@ impl System for Open {
     }
 
     fn reader(&self, log: u32) -> Outcome<Box<dyn Reader + '_>> {
-        Ok(Box::new(Log { connection: connect(&self.path)?, log }))
+        Ok(Box::new(Log { connection: connect_to_read(&self.path)?, log }))
     }
 
     fn close(self: Box<Self>) -> Outcome<()> {
@@ -148,14 +154,14 @@ struct Log {
 impl Reader for Log {
     fn read(&mut self, seq: u64) -> Outcome<usize> {
         let mut select = self.connection.prepare_cached("SELECT body FROM records WHERE key = ?1")?;
-        let len = select.query_row([key(self.log, seq) as i64], |row| Ok(row.get_ref(0)?.as_blob()?.len()))?;
+        let len = select.query_row([rowid(self.log, seq)], |row| Ok(row.get_ref(0)?.as_blob()?.len()))?;
         Ok(len)
     }
 
     fn scan(&mut self) -> Outcome<u64> {
         let mut select =
             self.connection.prepare_cached("SELECT body FROM records WHERE key >= ?1 AND key < ?2 ORDER BY key")?;
-        let mut rows = select.query([key(self.log, 0) as i64, key(self.log + 1, 0) as i64])?;
+        let mut rows = select.query([rowid(self.log, 0), rowid(self.log + 1, 0)])?;
         let mut count = 0;
         while let Some(row) = rows.next()? {
             std::hint::black_box(row.get_ref(0)?.as_blob()?);

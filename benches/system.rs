@@ -2,17 +2,16 @@
 
 use std::{error::Error, path::Path};
 
-use counterfoil_benches::RECORD_BYTES;
+use crate::{payload::RECORD_BYTES, workload::Workload};
 
-use crate::workload::Workload;
-
-pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+/// What a system's operation returns: a bench has nothing to tell errors apart for.
+pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Body of a record.
-pub(crate) type Body = [u8; RECORD_BYTES];
+pub type Body = [u8; RECORD_BYTES];
 
 /// A kind of system: how it is made, and what it can't do.
-pub(crate) trait Contender: Sync {
+pub trait Contender: Sync {
     /// As in the report.
     fn name(&self) -> &'static str;
 
@@ -36,7 +35,7 @@ pub(crate) trait Contender: Sync {
 
 /// A difference that a table must name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Remark {
+pub enum Remark {
     /// It promises less: it is not among the best peers.
     Less(&'static str),
     /// It does the same in another way.
@@ -44,7 +43,7 @@ pub(crate) enum Remark {
 }
 
 /// An open system. Logs are numbered from 0, records of a log too.
-pub(crate) trait System: Send + Sync {
+pub trait System: Send + Sync {
     /// The log that one of several writers appends to: all share one unless a log can't be shared.
     fn log_of_writer(&self, _writer: u32) -> u32 {
         0
@@ -83,7 +82,7 @@ pub(crate) trait System: Send + Sync {
 }
 
 /// Reads one log.
-pub(crate) trait Reader {
+pub trait Reader {
     /// Reads one record and returns its length in bytes.
     fn read(&mut self, seq: u64) -> Outcome<usize>;
 

@@ -2,15 +2,17 @@
 
 use std::{collections::VecDeque, path::Path};
 
-use counterfoil_benches::store_in;
 use counterfoil_storage::{Journal, LogId, LogWriter, Options, Receipt, Seq};
 
 use crate::{
+    store_in,
     system::{Body, Contender, Outcome, Reader, System},
     workload::Workload,
 };
 
-pub(crate) struct Counterfoil;
+/// The contender.
+#[derive(Debug)]
+pub struct Counterfoil;
 
 struct Open {
     journal: Journal,
