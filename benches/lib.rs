@@ -1,8 +1,9 @@
-//! What the benches share: the payload, the limits, and the contest between a journal and its limit.
+//! What the benches share: the payload, the workloads, the systems that do them, and the limits.
 //!
-//! `cargo bench -p counterfoil-benches` runs all, `-- --quick` in a fraction of the time, `-- F` one.
+//! `cargo bench -p counterfoil-benches --features peers --bench arena` puts all systems beside each other. The
+//! other benches put a journal beside its limit with criterion, to watch one change: `--bench append -- D`.
 //! The machine is noisy, so a number counts only beside the one that a hand-written program reached in
-//! the same run: rounds of both alternate, medians are compared, and each bench ends with a table.
+//! the same run: rounds of all alternate, medians are compared, and each bench ends with a table.
 
 mod contest;
 mod group_commit;

@@ -32,7 +32,10 @@ impl Arguments {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (argument.as_str(), None),
             };
-            let mut value = || value.clone().or_else(|| given.next()).ok_or(format!("{name} needs a value"));
+            let mut value = || {
+                let value = value.clone().or_else(|| given.next()).filter(|value| !value.starts_with("--"));
+                value.ok_or(format!("{name} needs a value"))
+            };
             match name {
                 "--bench" => is_bench = true,
                 "--quick" => is_quick = true,
