@@ -288,7 +288,11 @@ impl Shared {
         } else {
             view.apply(frame, offset);
         }
+        let evicted = mem::take(&mut view.ring.evicted);
         drop(view);
+        if let Some(hasher) = &self.hasher {
+            hasher.free(evicted);
+        }
         if let Some(job) = seal_job {
             match &self.filler {
                 Some(filler) => filler.seal(job),

@@ -22,17 +22,25 @@ use super::{
     identity::{Extent, Raising},
     index::Footer,
     segment,
+    watch::now,
 };
 use crate::{
     ids::SegmentNumber,
     vfs::{OpenMode, Vfs, VfsFile, write_full},
 };
 
-/// Bytes filled between two pauses.
-const CHUNK_LEN: usize = 1 << 20;
+/// Bytes filled between two pauses: few, since a commit's flush may have to wait for the chunk's.
+const CHUNK_LEN: usize = 256 << 10;
 
-/// The pause after each chunk.
-const CHUNK_PAUSE: Duration = Duration::from_millis(10);
+/// The pause after each chunk: about 100 MB/s.
+const CHUNK_PAUSE: Duration = Duration::from_micros(2500);
+
+/// The pause while the segment in use fills faster than its spare.
+const CHUNK_PAUSE_BEHIND: Duration = Duration::from_micros(500);
+
+/// While commits write more than this, in bytes per second, filling would not keep up, and would only delay
+/// their flushes.
+const FILLING_RATE_MAX: f64 = 400e6;
 
 /// A sealed segment whose footer is to be written.
 #[derive(Debug)]
@@ -99,6 +107,8 @@ pub(crate) struct Filler {
     flushed: Condvar,
     /// Bytes written by commits.
     written: AtomicU64,
+    /// How full the segment in use is, in thousandths.
+    used_per_mille: AtomicU64,
 }
 
 /// What the thread is to do next.
@@ -112,7 +122,16 @@ enum Task {
 impl Filler {
     pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: PathBuf, raising: Raising) -> Self {
         let (changed, flushed) = (Condvar::new(), Condvar::new());
-        Self { vfs, dir, raising, state: Mutex::default(), changed, flushed, written: AtomicU64::new(0) }
+        Self {
+            vfs,
+            dir,
+            raising,
+            state: Mutex::default(),
+            changed,
+            flushed,
+            written: AtomicU64::new(0),
+            used_per_mille: AtomicU64::new(0),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -174,20 +193,26 @@ impl Filler {
         }
     }
 
-    /// Takes note of bytes written to the segment in use.
-    pub(crate) fn note_written(&self, bytes: u64) {
+    /// Takes note of bytes written to the segment in use, which has room for `capacity`.
+    pub(crate) fn note_written(&self, bytes: u64, used: u64, capacity: u64) {
         self.written.fetch_add(bytes, Ordering::Relaxed);
+        self.used_per_mille.store(used.saturating_mul(1000) / capacity.max(1), Ordering::Relaxed);
     }
 
-    /// Waits for the time to fill a chunk. While commits write as much in a pause as a chunk holds, filling
-    /// would never catch up and only delay their flushes.
+    /// Waits for the time to fill a chunk.
     fn pause(&self) {
         loop {
-            let written = self.written.load(Ordering::Relaxed);
-            thread::sleep(CHUNK_PAUSE);
+            let (written, began) = (self.written.load(Ordering::Relaxed), now());
+            let used = self.used_per_mille.load(Ordering::Relaxed);
+            let is_behind = |spare: &Spare| spare.filled.saturating_mul(1000) / spare.wanted.max(1) < used;
+            let is_behind = self.state().spare.as_ref().is_some_and(is_behind);
+            thread::sleep(if is_behind { CHUNK_PAUSE_BEHIND } else { CHUNK_PAUSE });
             let state = self.state();
-            let has_other_work = state.stopping || state.request.is_some() || !state.seals.is_empty();
-            if has_other_work || self.written.load(Ordering::Relaxed) - written < CHUNK_LEN as u64 {
+            if state.stopping || state.request.is_some() || !state.seals.is_empty() {
+                return;
+            }
+            let rate = (self.written.load(Ordering::Relaxed) - written) as f64 / (now() - began).as_secs_f64();
+            if rate < FILLING_RATE_MAX {
                 return;
             }
         }

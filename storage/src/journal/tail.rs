@@ -181,7 +181,7 @@ impl Tail {
         let begun = current.header_block.take().map(|_| current.segment.clone());
         current.offset = offset + len as u64;
         if let Some(filler) = &self.filler {
-            filler.note_written(len as u64);
+            filler.note_written(len as u64, current.offset, current.capacity);
         }
         self.next_commit.0 += 1;
         self.next_arrival.0 += frame.batch_count();

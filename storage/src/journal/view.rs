@@ -75,11 +75,13 @@ pub(crate) struct Ring {
     batches: VecDeque<(Arrival, Batch)>,
     bytes: usize,
     bytes_max: usize,
+    /// Those that had to make room: freeing hundreds takes long enough to be left to others.
+    pub(crate) evicted: Vec<Batch>,
 }
 
 impl Ring {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, bytes_max }
+        Self { batches: VecDeque::new(), bytes: 0, bytes_max, evicted: Vec::new() }
     }
 
     fn push(&mut self, arrival: Arrival, batch: Batch) {
@@ -88,6 +90,7 @@ impl Ring {
         while self.bytes > self.bytes_max {
             let Some((_, oldest)) = self.batches.pop_front() else { break };
             self.bytes -= oldest.bytes().len();
+            self.evicted.push(oldest);
         }
     }
 
@@ -248,6 +251,7 @@ impl View {
     /// lookup finds the hole.
     pub(crate) fn apply(&mut self, frame: Frame, offset: u64) {
         self.apply_entries(frame, None, offset, |_| {});
+        self.ring.evicted.clear();
     }
 
     /// The same for a frame that was written here, with the slots of its entries' logs. Raises the signals

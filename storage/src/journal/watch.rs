@@ -59,8 +59,8 @@ pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
     now().checked_add(timeout)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a blocking wait with a time limit needs the clock")]
-fn now() -> Instant {
+#[expect(clippy::disallowed_methods, reason = "a blocking wait with a time limit, and pacing, need the clock")]
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
