@@ -104,14 +104,14 @@ struct Log<'a> {
 impl Reader for Log<'_> {
     fn read(&mut self, seq: u64) -> Outcome<usize> {
         let batch = self.journal.read_batch(self.id, Seq(seq))?.ok_or("beyond the end")?;
-        let record = batch.records().nth((seq - batch.first_seq().0) as usize).ok_or("not in its batch")??;
+        let record = batch.record(Seq(seq)).ok_or("not in its batch")?;
         Ok(record.body.len())
     }
 
     fn scan(&mut self) -> Outcome<u64> {
         let mut count = 0;
         for batch in self.journal.read(self.id, Seq::ZERO) {
-            for record in batch?.records() {
+            for record in batch?.record_refs() {
                 std::hint::black_box(record?.body);
                 count += 1;
             }

@@ -239,27 +239,30 @@ impl Batch {
     ///
     /// An item is an error where the writer's records don't fit the header; nothing follows it.
     pub fn records(&self) -> Records {
-        Records {
-            header: self.0.header,
-            body: self.0.bytes.slice(HEADER_LEN..),
-            offset: 0,
-            seq: self.0.header.first_seq,
-            time: self.0.header.time,
-        }
+        Records { walk: Walk::new(&self.0.header), body: self.0.bytes.slice(HEADER_LEN..) }
+    }
+
+    /// The same, borrowed: for scans that keep no record.
+    pub fn record_refs(&self) -> RecordRefs<'_> {
+        RecordRefs { walk: Walk::new(&self.0.header), body: &self.0.bytes[HEADER_LEN..] }
     }
 
     /// The record with this sequence number; `None` if it is not in this batch, or the records don't fit the header.
     pub fn record(&self, seq: Seq) -> Option<Record> {
-        let mut records = self.records();
+        let body = &self.0.bytes[HEADER_LEN..];
+        let mut walk = Walk::new(&self.0.header);
         for _ in self.first_seq().0..seq.0 {
-            records.skip_one()?;
+            walk.next(body)?.ok()?;
         }
-        records.next()?.ok().filter(|record| record.seq == seq)
+        let (found, time, range) = walk.next(body)?.ok()?;
+        let start = HEADER_LEN + range.start;
+        let body = self.0.bytes.slice(start..start + range.len());
+        (found == seq).then_some(Record { seq, time, body })
     }
 
     /// Checks that the records fit the header, which the checksum alone does not say of a foreign writer.
     pub fn check_records(&self) -> Result<(), BatchError> {
-        self.records().try_for_each(|record| record.map(drop))
+        self.record_refs().try_for_each(|record| record.map(drop))
     }
 }
 
@@ -305,33 +308,56 @@ pub struct Record {
     pub body: Bytes,
 }
 
-/// The records of one batch, in order.
+/// A record that borrows its bytes from its batch: a scan that looks at each record and keeps none does
+/// not count references.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    /// Its sequence number in its log.
+    pub seq: Seq,
+    /// When its writer recorded it.
+    pub time: Hlc,
+    /// Its bytes.
+    pub body: &'a [u8],
+}
+
+/// A record in a body: sequence number, time, where its bytes are.
+type Found = (Seq, Hlc, Range<usize>);
+
+/// A walk along the records in a body.
 #[derive(Debug, Clone)]
-pub struct Records {
+struct Walk {
     header: BatchHeader,
-    body: Bytes,
     /// Where in the body the next record begins.
     offset: usize,
     seq: Seq,
     time: Hlc,
 }
 
-impl Records {
-    fn read(&mut self) -> Option<Record> {
-        let seq = self.seq;
-        let range = self.skip_one()?;
-        Some(Record { seq, time: self.time, body: self.body.slice(range) })
+impl Walk {
+    fn new(header: &BatchHeader) -> Self {
+        Self { header: *header, offset: 0, seq: header.first_seq, time: header.time }
     }
 
-    /// Goes on to the next record; where this one's bytes are in the body.
-    fn skip_one(&mut self) -> Option<Range<usize>> {
-        let rest = self.body.get(self.offset..)?;
+    /// The next record.
+    fn next(&mut self, body: &[u8]) -> Option<Result<Found, BatchError>> {
+        if self.seq == self.header.next_seq() {
+            return (self.offset < body.len()).then(|| Err(self.fail(body)));
+        }
+        let seq = self.seq;
+        Some(match self.step(body) {
+            Some(range) => Ok((seq, self.time, range)),
+            None => Err(self.fail(body)),
+        })
+    }
+
+    fn step(&mut self, body: &[u8]) -> Option<Range<usize>> {
+        let rest = body.get(self.offset..)?;
         let (len, len_bytes) = varint::read(rest)?;
         let (step, step_bytes) = varint::read(&rest[len_bytes..])?;
         let start = self.offset + len_bytes + step_bytes;
         let end = start.checked_add(usize::try_from(len).ok()?)?;
         let time = Hlc::from_bits(self.time.to_bits().checked_add(step)?);
-        if end > self.body.len() || (self.seq == self.header.first_seq && step != 0) {
+        if end > body.len() || (self.seq == self.header.first_seq && step != 0) {
             return None;
         }
         self.offset = end;
@@ -340,21 +366,43 @@ impl Records {
         Some(start..end)
     }
 
-    fn fail(&mut self) -> BatchError {
-        self.offset = self.body.len();
+    /// Nothing follows an error.
+    fn fail(&mut self, body: &[u8]) -> BatchError {
+        self.offset = body.len();
         self.seq = self.header.next_seq();
         BatchError::Records { log: self.header.log, first_seq: self.header.first_seq }
     }
+}
+
+/// The records of one batch, in order.
+#[derive(Debug, Clone)]
+pub struct Records {
+    walk: Walk,
+    body: Bytes,
 }
 
 impl Iterator for Records {
     type Item = Result<Record, BatchError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.seq == self.header.next_seq() {
-            return (self.offset < self.body.len()).then(|| Err(self.fail()));
-        }
-        Some(self.read().ok_or_else(|| self.fail()))
+        let next = self.walk.next(&self.body)?;
+        Some(next.map(|(seq, time, range)| Record { seq, time, body: self.body.slice(range) }))
+    }
+}
+
+/// The records of one batch, in order, borrowed from it.
+#[derive(Debug, Clone)]
+pub struct RecordRefs<'a> {
+    walk: Walk,
+    body: &'a [u8],
+}
+
+impl<'a> Iterator for RecordRefs<'a> {
+    type Item = Result<RecordRef<'a>, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.walk.next(self.body)?;
+        Some(next.map(|(seq, time, range)| RecordRef { seq, time, body: &self.body[range] }))
     }
 }
 
@@ -496,6 +544,8 @@ mod tests {
             for (index, record) in batch.records().enumerate() {
                 prop_assert_eq!(batch.record(Seq(5 + index as u64)), Some(record.unwrap()));
             }
+            let borrowed: Vec<_> = batch.record_refs().map(|record| record.unwrap().body.to_vec()).collect();
+            prop_assert_eq!(&borrowed, &bodies);
             prop_assert_eq!(batch.record(Seq(4)).or(batch.record(batch.next_seq())), None);
         }
 

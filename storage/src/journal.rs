@@ -8,6 +8,7 @@ mod fill;
 mod frame;
 mod identity;
 mod index;
+mod options;
 mod queue;
 mod read;
 mod receipt;
@@ -21,22 +22,24 @@ mod tail;
 mod verify;
 mod view;
 mod watch;
+mod writer;
 
 use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
     thread::JoinHandle,
-    time::Duration,
 };
 
 pub use error::{AppendError, DiskError, OpenError, Place, ReadError, StoreError};
 pub use identity::Identity;
+pub use options::Options;
 pub use read::{ArrivalReader, LogReader};
 pub use receipt::Receipt;
 pub use report::{Damage, Finding, Recovery, VerifyReport};
 pub use verify::verify;
 pub use watch::Watch;
+pub use writer::LogWriter;
 
 use self::{
     commit::Shared,
@@ -44,88 +47,23 @@ use self::{
     fill::Filler,
     identity::{BoundIdentity, Raising},
     queue::{Queue, QueueState},
-    read::IndexCache,
+    read::{BatchCache, IndexCache},
     recovery::Frontier,
     tail::{Tail, WriteError},
     view::LogState,
 };
 use crate::{
-    batch::{Batch, MAX_RECORD_LEN},
+    batch::Batch,
     genesis::Genesis,
     ids::{Arrival, Head, Incarnation, LogId, NodeName, Seq, SpaceName, StoreId},
-    time::{Hlc, SystemClock, WallClock},
-    vfs::{Disk, Vfs, VfsLock},
+    time::Hlc,
+    vfs::{Vfs, VfsLock},
 };
 
 /// The most that one append may hold, in bytes: 64 MiB.
 pub const MAX_APPEND_LEN: usize = 64 << 20;
 
 const LOCK_FILE: &str = "lock";
-
-/// How a journal is opened. Each field's default is stated; all are limits, none is needed for correctness.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Options {
-    /// The file system. Default: the operating system's.
-    pub vfs: Arc<dyn Vfs>,
-    /// The wall clock. Default: the operating system's.
-    pub clock: Arc<dyn WallClock>,
-    /// Open without changing a byte, beside a writer or on read-only media. Default: false.
-    pub read_only: bool,
-    /// Run the threads that commit what nobody waits for and fill segments ahead. Without them the
-    /// caller does this with [`Journal::commit`]: for tests that must be repeatable. Default: true.
-    pub background: bool,
-    /// A batch is cut when its records reach this many bytes; 1 KiB to 1 MiB. Default: 8 KiB.
-    pub batch_bytes: usize,
-    /// The longest record, in bytes; at most [`MAX_RECORD_LEN`]. Default: that.
-    pub record_bytes_max: usize,
-    /// Bytes that may wait to be committed; when more do, appenders wait. At most 64 MiB. Default: 16 MiB.
-    pub queue_bytes: usize,
-    /// Bytes of the newest batches kept in memory for those who follow. Default: 8 MiB.
-    pub ring_bytes: usize,
-    /// Bytes of index of sealed segments kept in memory. Default: 16 MiB.
-    pub index_bytes: usize,
-    /// Size of the first segments, in bytes. Default: 1 MiB.
-    pub segment_bytes_min: u64,
-    /// Size of segments once the store has grown, in bytes. Default: 64 MiB.
-    pub segment_bytes_max: u64,
-    /// Records that nobody waits for stay in memory for at most about twice this. Default: 2 ms.
-    pub commit_delay: Duration,
-    /// A mark is written after at most about twice this without a commit. Default: 5 ms.
-    pub mark_delay: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            vfs: Arc::new(Disk),
-            clock: Arc::new(SystemClock),
-            read_only: false,
-            background: true,
-            batch_bytes: 8 << 10,
-            record_bytes_max: MAX_RECORD_LEN,
-            queue_bytes: 16 << 20,
-            ring_bytes: 8 << 20,
-            index_bytes: 16 << 20,
-            segment_bytes_min: 1 << 20,
-            segment_bytes_max: 64 << 20,
-            commit_delay: Duration::from_millis(2),
-            mark_delay: Duration::from_millis(5),
-        }
-    }
-}
-
-impl Options {
-    /// The options with each within its limits.
-    fn bounded(mut self) -> Self {
-        self.record_bytes_max = self.record_bytes_max.min(MAX_RECORD_LEN);
-        self.queue_bytes = self.queue_bytes.clamp(1, 64 << 20);
-        self.batch_bytes = self.batch_bytes.clamp(1 << 10, 1 << 20);
-        self.segment_bytes_max = self.segment_bytes_max.clamp(16 << 10, 1 << 30);
-        self.segment_bytes_min = self.segment_bytes_min.clamp(16 << 10, self.segment_bytes_max);
-        self
-    }
-}
 
 /// A log as it stands.
 #[derive(Debug, Clone)]
@@ -294,6 +232,7 @@ impl Journal {
             tail: Mutex::new(tail),
             view: RwLock::new(opened.view),
             cache: Mutex::new(IndexCache::new(options.index_bytes)),
+            batches: BatchCache::new(),
             filler,
             hasher: threads.then(Hasher::default),
             seals: Mutex::new(Vec::new()),
@@ -628,70 +567,6 @@ fn lock(vfs: &dyn Vfs, dir: &Path) -> Result<Box<dyn VfsLock>, OpenError> {
     }
 }
 
-/// Appends to one log of this node. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct LogWriter {
-    journal: Journal,
-    log: LogId,
-    slot: usize,
-}
-
-impl LogWriter {
-    /// The log.
-    pub fn log(&self) -> LogId {
-        self.log
-    }
-
-    /// Sequence number that the next record will get, what is queued included.
-    pub fn next_seq(&self) -> Seq {
-        self.journal.shared.queue().log(self.slot).next_seq
-    }
-
-    /// Queues a record; waits while the queue is full.
-    ///
-    /// **Durability**: none until the receipt says so. On `Err` nothing was queued.
-    pub fn append(&self, body: &[u8]) -> Result<Receipt, AppendError> {
-        self.append_or(&[body], true)
-    }
-
-    /// Queues records that are committed together: all of them are durable or none is. At most
-    /// [`MAX_APPEND_LEN`] bytes.
-    ///
-    /// **Durability**: none until the receipt says so. On `Err` nothing was queued.
-    pub fn append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
-        self.append_or(bodies, true)
-    }
-
-    /// Like [`append_all`](Self::append_all), but fails with [`AppendError::WouldBlock`] instead of waiting.
-    pub fn try_append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
-        self.append_or(bodies, false)
-    }
-
-    fn append_or<B: AsRef<[u8]>>(&self, bodies: &[B], wait: bool) -> Result<Receipt, AppendError> {
-        let shared = &self.journal.shared;
-        let mut total = 0;
-        for body in bodies {
-            let (len, limit) = (body.as_ref().len(), shared.options.record_bytes_max);
-            if len > limit {
-                return Err(AppendError::RecordTooLong { len, limit });
-            }
-            total += len + 16;
-        }
-        if total > MAX_APPEND_LEN + 16 {
-            return Err(AppendError::AppendTooLong { len: total, limit: MAX_APPEND_LEN });
-        }
-        let wall_unix_ms = shared.options.clock.unix_ms();
-        let mut queue = shared.make_room(shared.queue(), Some(self.slot), wait)?;
-        let first_seq = queue.log(self.slot).next_seq;
-        for body in bodies {
-            queue.push_record(self.slot, wall_unix_ms, body.as_ref());
-        }
-        let next_seq = queue.log(self.slot).next_seq;
-        let group = shared.queued(queue)?;
-        Ok(Receipt::new(Arc::clone(shared), group, self.log, first_seq, next_seq))
-    }
-}
-
 /// What became of a batch.
 #[derive(Debug, Clone)]
 pub enum Stored {
@@ -702,132 +577,4 @@ pub enum Stored {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::HashMap, io::IoSlice};
-
-    use super::*;
-    use crate::{
-        batch::BatchBuilder,
-        ids::SegmentNumber,
-        vfs::{Memory, OpenMode, read_full, write_full},
-    };
-
-    #[test]
-    fn a_stamp_from_the_future_in_another_nodes_log_does_not_drag_the_clock_of_a_store_that_is_opened_again() {
-        let vfs = Memory::default();
-        let options = || Options { vfs: Arc::new(vfs.clone()), background: false, ..Options::default() };
-        let dir = Path::new("hub.store");
-        let hub = Journal::create(dir, NodeName::new("hub").unwrap(), options()).unwrap();
-        let foreign = Genesis::new(SpaceName::new("p").unwrap(), NodeName::new("p").unwrap(), [1; 16]);
-        let mut builder = BatchBuilder::with_capacity(16);
-        builder.push(Hlc::from_bits(u64::MAX), b"from the end of time");
-        let batch = builder.seal(foreign.log_id(), foreign.head());
-        hub.create_log(foreign).unwrap();
-        hub.store(batch).unwrap();
-        hub.close().unwrap();
-        drop(hub);
-
-        let (hub, _) = Journal::open(dir, options()).unwrap();
-        let nonce = *hub.identity().incarnation.as_bytes();
-        let own = Genesis::new(SpaceName::new("hub").unwrap(), NodeName::new("hub").unwrap(), nonce);
-        let log = hub.create_log(own).unwrap();
-        let writer = hub.writer(log).unwrap();
-        for body in [b"one", b"two"] {
-            writer.append(body).unwrap();
-        }
-        hub.commit().unwrap();
-        let times: Vec<_> = hub
-            .read(log, Seq(0))
-            .flat_map(|batch| batch.unwrap().records().collect::<Vec<_>>())
-            .map(|record| record.unwrap().time)
-            .collect();
-        assert!(times.is_sorted_by(|a, b| a < b), "stamps no longer order records: {times:?}");
-        assert!(times[0].unix_ms() < SystemClock.unix_ms() + 60_000, "{}", times[0]);
-    }
-
-    #[test]
-    fn a_log_whose_announcement_is_damaged_does_not_make_records_of_another_log_unreadable() {
-        let vfs = Memory::default();
-        let options = || Options { vfs: Arc::new(vfs.clone()), background: false, ring_bytes: 0, ..Options::default() };
-        let dir = Path::new("hub.store");
-        let hub = Journal::create(dir, NodeName::new("hub").unwrap(), options()).unwrap();
-        let store = |space: &str, heads: &mut HashMap<LogId, Head>| {
-            let genesis = Genesis::new(SpaceName::new(space).unwrap(), NodeName::new(space).unwrap(), [1; 16]);
-            let (log, origin) = (genesis.log_id(), genesis.head());
-            hub.create_log(genesis).unwrap();
-            let mut builder = BatchBuilder::with_capacity(16);
-            builder.push(Hlc::from_bits(1), space.as_bytes());
-            let batch = builder.seal(log, *heads.get(&log).unwrap_or(&origin));
-            heads.insert(log, batch.head());
-            hub.store(batch).unwrap();
-            hub.commit().unwrap();
-            log
-        };
-        let mut heads = HashMap::new();
-        let first = store("a", &mut heads);
-        for space in ["b", "b", "a", "b", "a"] {
-            store(space, &mut heads);
-        }
-        drop(hub);
-
-        // One byte of what made the second log known.
-        let file = vfs.open(&segment::path(dir, SegmentNumber(0)), OpenMode::Write).unwrap();
-        let mut bytes = vec![0; file.len().unwrap() as usize];
-        read_full(&*file, &mut bytes, 0).unwrap();
-        let announcements: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"CFA1")).collect();
-        write_full(&*file, &mut [IoSlice::new(b"X")], announcements[1] as u64 + 14).unwrap();
-
-        // The first opening writes the segment's footer, the second uses it.
-        for opening in 0..3 {
-            let (hub, _) = Journal::open(dir, options()).unwrap();
-            let read: Vec<_> = hub.read(first, Seq::ZERO).map(|batch| batch.map(|batch| batch.first_seq())).collect();
-            assert_eq!(read.len(), 3, "opening {opening}: {read:?}");
-            assert!(read.iter().all(Result::is_ok), "opening {opening}: {read:?}");
-            hub.create_log(Genesis::new(SpaceName::new("c").unwrap(), NodeName::new("c").unwrap(), [opening; 16]))
-                .unwrap();
-            hub.commit().unwrap();
-            hub.close().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_log_whose_announcement_was_damaged_can_be_stored_and_read_again_in_the_same_segment() {
-        let vfs = Memory::default();
-        let options = || Options { vfs: Arc::new(vfs.clone()), background: false, ring_bytes: 0, ..Options::default() };
-        let dir = Path::new("hub.store");
-        let hub = Journal::create(dir, NodeName::new("hub").unwrap(), options()).unwrap();
-        let genesis = Genesis::new(SpaceName::new("b").unwrap(), NodeName::new("b").unwrap(), [1; 16]);
-        let (log, mut head) = (genesis.log_id(), genesis.head());
-        let mut batches = Vec::new();
-        hub.create_log(genesis.clone()).unwrap();
-        for body in [b"0", b"1", b"2"] {
-            let mut builder = BatchBuilder::with_capacity(16);
-            builder.push(Hlc::from_bits(1), body);
-            let batch = builder.seal(log, head);
-            head = batch.head();
-            hub.store(batch.clone()).unwrap();
-            hub.commit().unwrap();
-            batches.push(batch);
-        }
-        hub.close().unwrap();
-        drop(hub);
-        let file = vfs.open(&segment::path(dir, SegmentNumber(0)), OpenMode::Write).unwrap();
-        let mut bytes = vec![0; file.len().unwrap() as usize];
-        read_full(&*file, &mut bytes, 0).unwrap();
-        let announced = (0..bytes.len()).find(|at| bytes[*at..].starts_with(b"CFA1")).unwrap();
-        write_full(&*file, &mut [IoSlice::new(b"X")], announced as u64 + 14).unwrap();
-        // Room in the segment, as a file filled ahead has it.
-        file.set_len(64 << 10).unwrap();
-
-        let (hub, recovery) = Journal::open(dir, options()).unwrap();
-        assert!(!recovery.findings.is_empty());
-        // Its writer mirrors it again.
-        hub.create_log(genesis).unwrap();
-        for batch in &batches {
-            hub.store(batch.clone()).unwrap();
-            hub.commit().unwrap();
-        }
-        let read: Vec<_> = hub.read(log, Seq::ZERO).map(Result::unwrap).collect();
-        assert_eq!(read, batches);
-    }
-}
+mod tests;

@@ -10,8 +10,8 @@ mod varint;
 pub mod vfs;
 
 pub use batch::{
-    Batch, BatchBuilder, BatchError, BatchHeader, HEADER_LEN, MAX_BATCH_LEN, MAX_RECORD_LEN, Record, Records,
-    split_batch,
+    Batch, BatchBuilder, BatchError, BatchHeader, HEADER_LEN, MAX_BATCH_LEN, MAX_RECORD_LEN, Record, RecordRef,
+    RecordRefs, Records, split_batch,
 };
 pub use genesis::{Genesis, GenesisError, MAX_GENESIS_LEN, Parent};
 pub use ids::{

@@ -12,7 +12,16 @@ pub(crate) fn write(out: &mut Vec<u8>, mut value: u64) {
 /// Reads a value from the front of `bytes`: the value and how many bytes it took.
 ///
 /// `None` if the bytes end too early, the value exceeds 64 bits, or it is not in its shortest form.
+#[inline]
 pub(crate) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
+    match bytes {
+        [low @ 0..0x80, ..] => Some((u64::from(*low), 1)),
+        [low, high @ 1..0x80, ..] => Some((u64::from(low & 0x7f) | u64::from(*high) << 7, 2)),
+        _ => read_long(bytes),
+    }
+}
+
+fn read_long(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0_u64;
     for (index, &byte) in bytes.iter().take(10).enumerate() {
         let bits = u64::from(byte & 0x7f);

@@ -19,7 +19,7 @@ use super::{
     frame::FrameKind,
     identity::{Extent, Identity},
     queue::{self, Group, Queue, QueueState, SealedHead},
-    read::IndexCache,
+    read::{BatchCache, IndexCache},
     seal::Sealed,
     segment::FRAMES_OFFSET,
     tail::{NewSegment, Tail, WriteError, Written},
@@ -57,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) tail: Mutex<Option<Tail>>,
     pub(crate) view: RwLock<View>,
     pub(crate) cache: Mutex<IndexCache>,
+    pub(crate) batches: BatchCache,
     /// None without background threads.
     pub(crate) filler: Option<Arc<Filler>>,
     /// None without background threads.

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -70,6 +70,40 @@ impl IndexCache {
             let Some((removed, _)) = oldest.and_then(|oldest| self.segments.remove(&oldest)) else { break };
             self.bytes -= removed.index.size_bytes();
         }
+    }
+}
+
+/// Batches read one by one of late, each in the one place that its position in the journal gives it.
+#[derive(Debug)]
+pub(crate) struct BatchCache {
+    places: Vec<Mutex<Option<(Place, Batch)>>>,
+}
+
+/// How many batches are kept.
+const BATCHES_CACHED: u64 = 256;
+
+/// Longer ones are not kept: so all of them take at most 16 MiB, and usually 2.
+const CACHED_LEN_MAX: u32 = 64 << 10;
+
+impl BatchCache {
+    pub(crate) fn new() -> Self {
+        Self { places: (0..BATCHES_CACHED).map(|_| Mutex::default()).collect() }
+    }
+
+    fn place(&self, place: Place) -> MutexGuard<'_, Option<(Place, Batch)>> {
+        // Fibonacci hashing: offsets are multiples of few.
+        let mixed = (place.offset ^ place.segment.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let index = mixed >> (64 - BATCHES_CACHED.trailing_zeros());
+        self.places[index as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, place: Place) -> Option<Batch> {
+        self.place(place).as_ref().filter(|(known, _)| *known == place).map(|(_, batch)| batch.clone())
+    }
+
+    fn insert(&self, place: Place, batch: &Batch) {
+        // What it replaces is freed after the lock is given back.
+        let _replaced = self.place(place).replace((place, batch.clone()));
     }
 }
 
@@ -278,15 +312,39 @@ impl Shared {
             (found, state.row.links.clone())
         };
         if let Some((segment, file, entry, batch)) = in_active {
-            return batch.map_or_else(|| read_one(&*file, segment, log, &entry), Ok).map(Some);
+            return batch.map_or_else(|| self.read_one(&*file, segment, log, &entry), Ok).map(Some);
         }
         if let Ok(Some(segment)) = self.walk(log, seq, links)
             && let Lookup::Found(entry) = segment.index.find(log, seq)
         {
-            return read_one(&*segment.file, segment.number, log, &entry).map(Some);
+            return self.read_one(&*segment.file, segment.number, log, &entry).map(Some);
         }
         // There is a hole, or a segment on the way can't be read.
         LogReader::new(Arc::clone(self), log, seq).next().transpose()
+    }
+
+    /// Reads one batch alone, from the cache if it was read so of late.
+    fn read_one(
+        &self,
+        file: &dyn VfsFile,
+        segment: SegmentNumber,
+        log: LogId,
+        entry: &Entry,
+    ) -> Result<Batch, ReadError> {
+        let place = Place { segment, offset: entry.offset };
+        if let Some(batch) = self.batches.find(place) {
+            return Ok(batch);
+        }
+        let mut buffer = vec![0; entry.len as usize];
+        let read = read_full(file, &mut buffer, entry.offset).map(|count| {
+            buffer.truncate(count);
+            Bytes::from(buffer)
+        });
+        let batch = check_entry(read, segment, log, entry)?;
+        if entry.len <= CACHED_LEN_MAX {
+            self.batches.insert(place, &batch);
+        }
+        Ok(batch)
     }
 }
 
@@ -342,16 +400,6 @@ fn read_entry(
     ahead: usize,
 ) -> Result<Batch, ReadError> {
     check_entry(window.slice(entry.offset, entry.len as usize, ahead), segment, log, entry)
-}
-
-/// The same for one batch alone.
-fn read_one(file: &dyn VfsFile, segment: SegmentNumber, log: LogId, entry: &Entry) -> Result<Batch, ReadError> {
-    let mut buffer = vec![0; entry.len as usize];
-    let read = read_full(file, &mut buffer, entry.offset).map(|count| {
-        buffer.truncate(count);
-        Bytes::from(buffer)
-    });
-    check_entry(read, segment, log, entry)
 }
 
 fn check_entry(read: io::Result<Bytes>, segment: SegmentNumber, log: LogId, entry: &Entry) -> Result<Batch, ReadError> {

@@ -39,15 +39,18 @@
 //! A crash during any of this leaves the same table to be applied again: the copy of an unproven
 //! frame is flushed before the header that makes it count is written.
 
-use std::{
-    io::{self, IoSlice},
-    path::Path,
-    sync::Arc,
-};
+mod refresh;
+mod resume;
+mod sealed;
+mod segments;
+
+use std::{io, path::Path, sync::Arc};
+
+pub(crate) use refresh::refresh;
 
 use super::{
     LOCK_FILE, Options,
-    commit::{Shared, begin_active, end_active},
+    commit::begin_active,
     error::{OpenError, Place},
     fill::SealJob,
     frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameHeader, FrameKind},
@@ -56,13 +59,13 @@ use super::{
     read::read_footer,
     report::{Damage, Finding, Recovery},
     scan::{FrameAt, Resumed, Scanner},
-    segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader, Window},
+    segment::{self, SegmentHeader, Window},
     tail::{NewSegment, TailStart},
-    view::{SealedSegment, View},
+    view::View,
 };
 use crate::{
-    ids::{Arrival, CommitNumber, Incarnation, SegmentNumber, StoreId, random_bytes},
-    vfs::{OpenMode, Vfs, VfsFile, write_full},
+    ids::{Arrival, CommitNumber, Incarnation, SegmentNumber, StoreId},
+    vfs::{OpenMode, Vfs, VfsFile},
 };
 
 /// How many torn tails are kept; older ones are removed.
@@ -224,201 +227,6 @@ impl<'a> Opening<'a> {
         let damage = Damage::new(Place { segment, offset }, what);
         tracing::warn!(dir = %self.dir.display(), %damage, "damage found while opening");
         self.recovery.findings.push(Finding::Damage(damage));
-    }
-
-    /// The segments with a usable header, ascending; what is wrong with the others is reported.
-    fn find_segments(&mut self) -> Result<Vec<Found>, OpenError> {
-        let names = self.vfs.list(self.dir).map_err(failed("listing", self.dir))?;
-        let mut numbers: Vec<_> = names.iter().filter_map(|name| segment::number_of(name)).collect();
-        numbers.sort_unstable();
-        let mut found: Vec<Found> = Vec::new();
-        let mut unusable = Vec::new();
-        for number in numbers {
-            let path = segment::path(self.dir, number);
-            let mode = if self.options.read_only { OpenMode::Read } else { OpenMode::Write };
-            let file = self.vfs.open(&path, mode).map_err(failed("opening", &path))?;
-            let state =
-                SegmentHeader::read(&*file, self.bound.identity.store, number).map_err(failed("reading", &path))?;
-            match state {
-                HeaderState::Whole(header) => found.push(Found { header, file, has_one_copy: false }),
-                HeaderState::OneCopy(header) => found.push(Found { header, file, has_one_copy: true }),
-                HeaderState::Unused => unusable.push((number, None)),
-                HeaderState::Unreadable => unusable.push((number, Some(file))),
-            }
-        }
-        let last = found.last().map(|found| found.header.number);
-        for (number, file) in unusable {
-            if last.is_some_and(|last| number < last) {
-                self.damage(number, 0, "both copies of the segment's header are damaged: what it held is missing");
-                self.lost.push(number);
-            } else if let Some(file) = file {
-                self.set_aside(number, &*file)?;
-            }
-        }
-        self.report_missing(&found, &numbers_of(&names));
-        self.next_segment = last.map_or(SegmentNumber::ZERO, |last| SegmentNumber(last.0 + 1));
-        Ok(found)
-    }
-
-    /// Writes both copies of a header of which one can't be read.
-    fn mend_header(&self, found: &Found) -> Result<(), OpenError> {
-        if self.options.read_only {
-            return Ok(());
-        }
-        let path = segment::path(self.dir, found.header.number);
-        let block = found.header.encode_block();
-        write_full(&*found.file, &mut [IoSlice::new(&block)], 0).map_err(failed("writing", &path))?;
-        found.file.sync_data().map_err(failed("flushing", &path))?;
-        self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))
-    }
-
-    fn report_missing(&mut self, found: &[Found], present: &[SegmentNumber]) {
-        let Some(last) = found.last() else { return };
-        for number in (0..last.header.number.0).map(SegmentNumber) {
-            if present.binary_search(&number).is_err() {
-                self.damage(number, 0, "the segment file is missing");
-                self.lost.push(number);
-            }
-        }
-    }
-
-    /// The last segment's first write never finished.
-    fn set_aside(&mut self, number: SegmentNumber, file: &dyn VfsFile) -> Result<(), OpenError> {
-        let path = segment::path(self.dir, number);
-        let len_bytes = file.len().map_err(failed("reading", &path))?;
-        let place = Place { segment: number, offset: 0 };
-        let kept_in = if self.options.read_only {
-            None
-        } else {
-            let name = format!("torn-{:016x}-{:016x}", number.0, 0);
-            self.vfs.rename(&path, &self.dir.join(&name)).map_err(failed("renaming", &path))?;
-            self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))?;
-            Some(name)
-        };
-        self.recovery.findings.push(Finding::TornTail { place, len_bytes, kept_in, possibly_acknowledged: true });
-        Ok(())
-    }
-
-    /// The journal must reach at least as far as it is recorded to have.
-    ///
-    /// How far the frames of the last segment reach is seen once they are read: see [`finish`](Self::finish).
-    fn check_extent(&mut self, extent: Extent, found: &[Found]) -> Result<(), OpenError> {
-        self.extent = Some(extent);
-        let last = found.last().map(|found| found.header.number);
-        if last.is_none_or(|last| last < extent.segment) {
-            self.damage(extent.segment, 0, "the segment file is missing, or both copies of its header are damaged");
-            self.frames_lost = true;
-            // Its number is not given to another: what it held may turn up again.
-            self.next_segment = SegmentNumber(extent.segment.0 + 1);
-        } else if last != Some(extent.segment)
-            && let Some(found) = found.iter().find(|found| found.header.number == extent.segment)
-        {
-            let path = segment::path(self.dir, extent.segment);
-            let len = found.file.len().map_err(failed("reading", &path))?;
-            if len < extent.end {
-                self.damage(extent.segment, len, format!("the file was cut off: frames once ended at {}", extent.end));
-                self.frames_lost = true;
-            }
-        }
-        Ok(())
-    }
-
-    /// Restores what all segments but the last hold: from footers where they are valid.
-    fn restore_sealed(&mut self, sealed: &[Found], last: &Found) -> Result<(), OpenError> {
-        let mut ends = Vec::with_capacity(sealed.len());
-        for (found, next) in sealed.iter().zip(sealed.iter().skip(1).chain([last])) {
-            ends.push(if next.header.number.0 == found.header.number.0 + 1 {
-                End::Recorded(next.header.previous_end)
-            } else {
-                // Its successor, which records it, is missing.
-                End::Searched(self.search_end(found)?)
-            });
-        }
-        // Footers are needed back to one that lists all logs.
-        let mut footers = Vec::new();
-        for (found, end) in sealed.iter().zip(&ends).rev() {
-            let path = segment::path(self.dir, found.header.number);
-            let footer = read_footer(&*found.file, end.offset()).map_err(failed("reading", &path))?;
-            let all_logs = footer.as_ref().is_some_and(|footer| footer.all_logs);
-            footers.push(footer);
-            if all_logs {
-                break;
-            }
-        }
-        let listed = footers.last().and_then(Option::as_ref).filter(|footer| footer.all_logs);
-        let listed_at = listed.map(|_| sealed[sealed.len() - footers.len()].header.number);
-        self.frames_lost |= self.lost.iter().any(|lost| listed_at.is_none_or(|listed| *lost > listed));
-        footers.resize_with(sealed.len(), || None);
-        footers.reverse();
-        let all_logs_at = footers.iter().position(|footer| footer.as_ref().is_some_and(|footer| footer.all_logs));
-        for (index, ((found, end), footer)) in sealed.iter().zip(ends).zip(footers).enumerate() {
-            match footer {
-                Some(footer) => {
-                    footer.rows.into_iter().for_each(|(id, row)| self.view.restore_log(id, row));
-                    self.push_sealed(found, end.offset());
-                    self.view.bytes_since_all_logs += end.offset();
-                }
-                None if all_logs_at.is_some_and(|at| index < at) => self.push_sealed(found, end.offset()),
-                None => self.scan_sealed(found, end, sealed.get(index + 1).unwrap_or(last))?,
-            }
-        }
-        if let Some(at) = all_logs_at {
-            self.view.bytes_since_all_logs = sealed[at + 1..].iter().map(|found| found.header.previous_end).sum();
-        }
-        self.view.next_arrival = last.header.first_arrival;
-        Ok(())
-    }
-
-    fn push_sealed(&mut self, found: &Found, end: u64) {
-        let SegmentHeader { number, first_arrival, .. } = found.header;
-        self.view.sealed.push(SealedSegment { number, first_arrival, end, pinned: None });
-    }
-
-    /// Where the last valid frame of a segment ends, for want of a record.
-    fn search_end(&self, found: &Found) -> Result<u64, OpenError> {
-        let path = segment::path(self.dir, found.header.number);
-        let search = || {
-            let mut scanner = Scanner::new(Arc::clone(&found.file), found.header, None)?;
-            loop {
-                match scanner.next_frame()? {
-                    FrameAt::Frame(_) => {}
-                    FrameAt::Invalid(_) if scanner.resume()?.next.is_some() => {}
-                    FrameAt::Invalid(_) | FrameAt::Nothing => return Ok(scanner.offset),
-                }
-            }
-        };
-        search().map_err(failed("reading", &path))
-    }
-
-    /// Reads a segment whose footer is missing, and which is followed by `next`.
-    fn scan_sealed(&mut self, found: &Found, end: End, next: &Found) -> Result<(), OpenError> {
-        let path = segment::path(self.dir, found.header.number);
-        let mut scanner = Scanner::new(Arc::clone(&found.file), found.header, Some(end.offset()))
-            .map_err(failed("reading", &path))?;
-        if matches!(end, End::Recorded(_)) {
-            scanner = scanner.before(&next.header);
-        }
-        self.begin_segment(found);
-        let mut frontier = Frontier { scanner, unproven: None };
-        let torn = self.scan(&mut frontier)?;
-        if let Some((frame, offset)) = frontier.unproven.take() {
-            self.view.apply(frame, offset);
-        }
-        let reached = frontier.scanner.offset;
-        if torn || reached < end.offset() {
-            let what = format!("frames are damaged or missing up to offset {}", end.offset());
-            self.damage(found.header.number, reached, what);
-            self.frames_lost = true;
-        }
-        if let Some(active) = &mut self.view.active {
-            active.end = end.offset();
-        }
-        // What lies behind an end that was searched may be damaged frames: nothing is written over it.
-        let next = SegmentNumber(found.header.number.0 + 1);
-        if let Some(job) = end_active(&mut self.view, next).filter(|_| matches!(end, End::Recorded(_))) {
-            self.seals.push(job);
-        }
-        Ok(())
     }
 
     /// Makes a segment the active one of the view; what was active is sealed and gets its footer.
@@ -605,135 +413,6 @@ impl<'a> Opening<'a> {
         Ok(self.opened(Some(start), None))
     }
 
-    /// Where writing goes on: behind a closing mark, or in a new segment.
-    ///
-    /// If frames are missing before `lost_end`, the new segment's header records that they were there.
-    fn resume_writing(
-        &mut self,
-        last: &Found,
-        frontier: Frontier,
-        lost_end: Option<u64>,
-    ) -> Result<TailStart, OpenError> {
-        let Frontier { scanner, unproven } = frontier;
-        let mut start = TailStart {
-            next_commit: scanner.next_commit,
-            next_arrival: self.view.next_arrival,
-            next_segment: self.next_segment,
-            journal_bytes: self.view.sealed.iter().map(|segment| segment.end).sum(),
-            previous_end: FRAMES_OFFSET,
-            current: None,
-        };
-        if let Some(end) = lost_end {
-            // Frames behind it were flushed, so the last one that is left is proven.
-            if let Some((frame, offset)) = unproven {
-                self.view.apply(frame, offset);
-            }
-            start.next_arrival = self.view.next_arrival;
-            start.previous_end = end;
-            return Ok(start);
-        }
-        let Some((frame, offset)) = unproven else { return Ok(start) };
-        start.previous_end = offset + u64::from(frame.header.len);
-        match frame.header.kind {
-            // After damage a new segment is begun, so that this one gets a footer and is not judged again.
-            FrameKind::ClosingMark if self.recovery.clean && !self.frames_lost => {
-                self.view.apply(frame, offset);
-                let segment = NewSegment { header: last.header, file: Arc::clone(&last.file) };
-                start.current = Some((segment, start.previous_end));
-            }
-            FrameKind::Mark | FrameKind::ClosingMark => self.view.apply(frame, offset),
-            FrameKind::Commit => {
-                let (segment, end) = self.copy_unproven(&frame, offset)?;
-                let place = Place { segment: last.header.number, offset };
-                self.recovery.findings.push(Finding::CopiedLastFrame { place });
-                if let Some(job) = begin_active(&mut self.view, segment.clone()) {
-                    self.seals.push(job);
-                }
-                self.view.apply(frame, FRAMES_OFFSET);
-                start.next_arrival = self.view.next_arrival;
-                start.next_segment = SegmentNumber(segment.header.number.0 + 1);
-                start.current = Some((segment, end));
-            }
-        }
-        Ok(start)
-    }
-
-    /// Writes an unproven frame to a new segment: first the frame, flushed; then the header, which
-    /// says that the segment before ends where the frame was.
-    fn copy_unproven(&mut self, frame: &Frame, offset: u64) -> Result<(NewSegment, u64), OpenError> {
-        let number = self.next_segment;
-        let path = segment::path(self.dir, number);
-        let salt = random_bytes().map_err(failed("asking for random bytes for", &path))?;
-        let FrameHeader { kind, commit, first_arrival, .. } = frame.header;
-        let header = SegmentHeader {
-            store: self.bound.identity.store,
-            number,
-            salt,
-            first_commit: commit,
-            first_arrival,
-            previous_end: offset,
-        };
-        let copy = FrameHeader::new(kind, commit, first_arrival, &frame.entries, &salt);
-        let file = match self.vfs.open(&path, OpenMode::Create) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.vfs.open(&path, OpenMode::Write),
-            opened => opened,
-        };
-        let file = file.map_err(failed("creating", &path))?;
-        let encoded = copy.encode();
-        let mut slices = vec![IoSlice::new(&encoded)];
-        slices.extend(frame.entries.iter().map(FrameEntry::bytes).map(|bytes| IoSlice::new(bytes)));
-        write_full(&*file, &mut slices, FRAMES_OFFSET).map_err(failed("writing", &path))?;
-        file.sync_data().map_err(failed("flushing", &path))?;
-        write_full(&*file, &mut [IoSlice::new(&header.encode_block())], 0).map_err(failed("writing", &path))?;
-        file.sync_data().map_err(failed("flushing", &path))?;
-        self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))?;
-        Ok((NewSegment { header, file }, FRAMES_OFFSET + u64::from(copy.len)))
-    }
-
-    /// Copies the bytes that nothing proves to a file of their own.
-    fn keep_torn_tail(&mut self, frontier: &mut Frontier) -> Result<(), OpenError> {
-        let number = frontier.scanner.header.number;
-        if self.options.read_only && writer_at_work(self.vfs, self.dir) {
-            // What it is writing at this moment.
-            return Ok(());
-        }
-        let path = segment::path(self.dir, number);
-        let begin = frontier.scanner.offset;
-        let end = frontier.scanner.last_byte_end().map_err(failed("reading", &path))?.unwrap_or(begin);
-        let len = (end - begin).min(super::frame::MAX_FRAME_LEN as u64) as usize;
-        let bytes = frontier.scanner.bytes(begin, len).map_err(failed("reading", &path))?;
-        let next_commit = frontier.scanner.next_commit;
-        let possibly_acknowledged = FrameHeader::resembles(&bytes, next_commit);
-        let kept_in = if self.options.read_only { None } else { Some(self.write_torn_tail(number, begin, &bytes)?) };
-        let place = Place { segment: number, offset: begin };
-        let len_bytes = end - begin;
-        self.recovery.findings.push(Finding::TornTail { place, len_bytes, kept_in, possibly_acknowledged });
-        Ok(())
-    }
-
-    fn write_torn_tail(&self, number: SegmentNumber, offset: u64, bytes: &[u8]) -> Result<String, OpenError> {
-        let name = format!("torn-{:016x}-{offset:016x}", number.0);
-        let path = self.dir.join(&name);
-        match self.vfs.open(&path, OpenMode::Create) {
-            // A recovery before this one came as far as this; it was not finished.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            opened => {
-                let file = opened.map_err(failed("creating", &path))?;
-                write_full(&*file, &mut [IoSlice::new(bytes)], 0).map_err(failed("writing", &path))?;
-                file.sync_data().map_err(failed("flushing", &path))?;
-                self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))?;
-            }
-        }
-        let mut kept = self.vfs.list(self.dir).map_err(failed("listing", self.dir))?;
-        kept.retain(|name| name.starts_with("torn-"));
-        kept.sort_unstable();
-        for old in &kept[..kept.len().saturating_sub(TORN_TAILS_KEPT)] {
-            let path = self.dir.join(old);
-            self.vfs.remove(&path).map_err(failed("removing", &path))?;
-        }
-        Ok(name)
-    }
-
     /// Takes a new incarnation where own logs may go on elsewhere than here.
     fn renew_incarnation(&mut self) -> Result<(), OpenError> {
         let path = self.dir.join(IDENTITY_FILE);
@@ -780,71 +459,5 @@ pub(crate) fn store_id_of(vfs: &dyn Vfs, dir: &Path) -> Result<StoreId, OpenErro
         IdentityState::Whole(bound) | IdentityState::OneCopy(bound) => Ok(bound.identity.store),
         IdentityState::Unreadable => Err(OpenError::Identity { path: dir.join(IDENTITY_FILE) }),
         IdentityState::Format(found) => Err(OpenError::Format { path: dir.join(IDENTITY_FILE), found, known: 1 }),
-    }
-}
-
-/// Takes notice of what a writer beside has made durable since `frontier`; whether there was anything.
-pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Result<bool, OpenError> {
-    if !shared.options.read_only {
-        return Ok(false);
-    }
-    let arrivals = shared.view().next_arrival;
-    let vfs = &*shared.options.vfs;
-    loop {
-        if let Some(frontier) = frontier.as_mut() {
-            read_on(shared, frontier)?;
-        }
-        let next = match frontier.as_ref() {
-            Some(frontier) => SegmentNumber(frontier.scanner.header.number.0 + 1),
-            None => SegmentNumber::ZERO,
-        };
-        let path = segment::path(&shared.dir, next);
-        let file = match vfs.open(&path, OpenMode::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            opened => opened.map_err(failed("opening", &path))?,
-        };
-        let state = SegmentHeader::read(&*file, shared.identity.store, next).map_err(failed("reading", &path))?;
-        let (HeaderState::Whole(header) | HeaderState::OneCopy(header)) = state else { break };
-        if let Some(frontier) = frontier.as_mut() {
-            // What was written between the look at the last segment and at this one; then all of it counts.
-            read_on(shared, frontier)?;
-            if let Some((frame, offset)) = frontier.unproven.take().filter(|(_, at)| *at < header.previous_end) {
-                shared.view_mut().apply(frame, offset);
-            }
-        }
-        let scanner = Scanner::new(Arc::clone(&file), header, None).map_err(failed("reading", &path))?;
-        let mut view = shared.view_mut();
-        if let Some(active) = &mut view.active {
-            // An unproven frame that was served from here has been written anew to the next segment.
-            active.index.cut(header.previous_end);
-        }
-        // The footer is the writer's to write.
-        drop(begin_active(&mut view, NewSegment { header, file }));
-        drop(view);
-        *frontier = Some(Frontier { scanner, unproven: None });
-    }
-    let view = shared.view();
-    let grown = view.next_arrival != arrivals;
-    drop(view);
-    if grown {
-        shared.raise_all();
-    }
-    Ok(grown)
-}
-
-/// Reads the frames written since; the last one is held back until a later one proves it.
-fn read_on(shared: &Shared, frontier: &mut Frontier) -> Result<(), OpenError> {
-    let path = segment::path(&shared.dir, frontier.scanner.header.number);
-    let file = shared.options.vfs.open(&path, OpenMode::Read).map_err(failed("opening", &path))?;
-    frontier.scanner.refresh(file).map_err(failed("reading", &path))?;
-    loop {
-        let offset = frontier.scanner.offset;
-        // A frame that is being written looks damaged; it is looked at again the next time.
-        let FrameAt::Frame(frame) = frontier.scanner.next_frame().map_err(failed("reading", &path))? else {
-            return Ok(());
-        };
-        if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
-            shared.view_mut().apply(proven, at);
-        }
     }
 }

@@ -1,0 +1,82 @@
+//! Reading on beside a writer.
+
+use std::{io, sync::Arc};
+
+use super::{Frontier, failed};
+use crate::{
+    ids::SegmentNumber,
+    journal::{
+        commit::{Shared, begin_active},
+        error::OpenError,
+        scan::{FrameAt, Scanner},
+        segment::{self, HeaderState, SegmentHeader},
+        tail::NewSegment,
+    },
+    vfs::OpenMode,
+};
+
+/// Takes notice of what a writer beside has made durable since `frontier`; whether there was anything.
+pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Result<bool, OpenError> {
+    if !shared.options.read_only {
+        return Ok(false);
+    }
+    let arrivals = shared.view().next_arrival;
+    let vfs = &*shared.options.vfs;
+    loop {
+        if let Some(frontier) = frontier.as_mut() {
+            read_on(shared, frontier)?;
+        }
+        let next = match frontier.as_ref() {
+            Some(frontier) => SegmentNumber(frontier.scanner.header.number.0 + 1),
+            None => SegmentNumber::ZERO,
+        };
+        let path = segment::path(&shared.dir, next);
+        let file = match vfs.open(&path, OpenMode::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            opened => opened.map_err(failed("opening", &path))?,
+        };
+        let state = SegmentHeader::read(&*file, shared.identity.store, next).map_err(failed("reading", &path))?;
+        let (HeaderState::Whole(header) | HeaderState::OneCopy(header)) = state else { break };
+        if let Some(frontier) = frontier.as_mut() {
+            // What was written between the look at the last segment and at this one; then all of it counts.
+            read_on(shared, frontier)?;
+            if let Some((frame, offset)) = frontier.unproven.take().filter(|(_, at)| *at < header.previous_end) {
+                shared.view_mut().apply(frame, offset);
+            }
+        }
+        let scanner = Scanner::new(Arc::clone(&file), header, None).map_err(failed("reading", &path))?;
+        let mut view = shared.view_mut();
+        if let Some(active) = &mut view.active {
+            // An unproven frame that was served from here has been written anew to the next segment.
+            active.index.cut(header.previous_end);
+        }
+        // The footer is the writer's to write.
+        drop(begin_active(&mut view, NewSegment { header, file }));
+        drop(view);
+        *frontier = Some(Frontier { scanner, unproven: None });
+    }
+    let view = shared.view();
+    let grown = view.next_arrival != arrivals;
+    drop(view);
+    if grown {
+        shared.raise_all();
+    }
+    Ok(grown)
+}
+
+/// Reads the frames written since; the last one is held back until a later one proves it.
+fn read_on(shared: &Shared, frontier: &mut Frontier) -> Result<(), OpenError> {
+    let path = segment::path(&shared.dir, frontier.scanner.header.number);
+    let file = shared.options.vfs.open(&path, OpenMode::Read).map_err(failed("opening", &path))?;
+    frontier.scanner.refresh(file).map_err(failed("reading", &path))?;
+    loop {
+        let offset = frontier.scanner.offset;
+        // A frame that is being written looks damaged; it is looked at again the next time.
+        let FrameAt::Frame(frame) = frontier.scanner.next_frame().map_err(failed("reading", &path))? else {
+            return Ok(());
+        };
+        if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
+            shared.view_mut().apply(proven, at);
+        }
+    }
+}

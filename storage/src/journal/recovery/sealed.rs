@@ -1,0 +1,116 @@
+//! Restoring the segments before the last: from footers where they are valid.
+
+use std::sync::Arc;
+
+use super::{End, Found, Frontier, Opening, failed};
+use crate::{
+    ids::SegmentNumber,
+    journal::{
+        commit::end_active,
+        error::OpenError,
+        read::read_footer,
+        scan::{FrameAt, Scanner},
+        segment::{self, SegmentHeader},
+        view::SealedSegment,
+    },
+};
+
+impl Opening<'_> {
+    /// Restores what all segments but the last hold: from footers where they are valid.
+    pub(super) fn restore_sealed(&mut self, sealed: &[Found], last: &Found) -> Result<(), OpenError> {
+        let mut ends = Vec::with_capacity(sealed.len());
+        for (found, next) in sealed.iter().zip(sealed.iter().skip(1).chain([last])) {
+            ends.push(if next.header.number.0 == found.header.number.0 + 1 {
+                End::Recorded(next.header.previous_end)
+            } else {
+                // Its successor, which records it, is missing.
+                End::Searched(self.search_end(found)?)
+            });
+        }
+        // Footers are needed back to one that lists all logs.
+        let mut footers = Vec::new();
+        for (found, end) in sealed.iter().zip(&ends).rev() {
+            let path = segment::path(self.dir, found.header.number);
+            let footer = read_footer(&*found.file, end.offset()).map_err(failed("reading", &path))?;
+            let all_logs = footer.as_ref().is_some_and(|footer| footer.all_logs);
+            footers.push(footer);
+            if all_logs {
+                break;
+            }
+        }
+        let listed = footers.last().and_then(Option::as_ref).filter(|footer| footer.all_logs);
+        let listed_at = listed.map(|_| sealed[sealed.len() - footers.len()].header.number);
+        self.frames_lost |= self.lost.iter().any(|lost| listed_at.is_none_or(|listed| *lost > listed));
+        footers.resize_with(sealed.len(), || None);
+        footers.reverse();
+        let all_logs_at = footers.iter().position(|footer| footer.as_ref().is_some_and(|footer| footer.all_logs));
+        for (index, ((found, end), footer)) in sealed.iter().zip(ends).zip(footers).enumerate() {
+            match footer {
+                Some(footer) => {
+                    footer.rows.into_iter().for_each(|(id, row)| self.view.restore_log(id, row));
+                    self.push_sealed(found, end.offset());
+                    self.view.bytes_since_all_logs += end.offset();
+                }
+                None if all_logs_at.is_some_and(|at| index < at) => self.push_sealed(found, end.offset()),
+                None => self.scan_sealed(found, end, sealed.get(index + 1).unwrap_or(last))?,
+            }
+        }
+        if let Some(at) = all_logs_at {
+            self.view.bytes_since_all_logs = sealed[at + 1..].iter().map(|found| found.header.previous_end).sum();
+        }
+        self.view.next_arrival = last.header.first_arrival;
+        Ok(())
+    }
+
+    pub(super) fn push_sealed(&mut self, found: &Found, end: u64) {
+        let SegmentHeader { number, first_arrival, .. } = found.header;
+        self.view.sealed.push(SealedSegment { number, first_arrival, end, pinned: None });
+    }
+
+    /// Where the last valid frame of a segment ends, for want of a record.
+    pub(super) fn search_end(&self, found: &Found) -> Result<u64, OpenError> {
+        let path = segment::path(self.dir, found.header.number);
+        let search = || {
+            let mut scanner = Scanner::new(Arc::clone(&found.file), found.header, None)?;
+            loop {
+                match scanner.next_frame()? {
+                    FrameAt::Frame(_) => {}
+                    FrameAt::Invalid(_) if scanner.resume()?.next.is_some() => {}
+                    FrameAt::Invalid(_) | FrameAt::Nothing => return Ok(scanner.offset),
+                }
+            }
+        };
+        search().map_err(failed("reading", &path))
+    }
+
+    /// Reads a segment whose footer is missing, and which is followed by `next`.
+    pub(super) fn scan_sealed(&mut self, found: &Found, end: End, next: &Found) -> Result<(), OpenError> {
+        let path = segment::path(self.dir, found.header.number);
+        let mut scanner = Scanner::new(Arc::clone(&found.file), found.header, Some(end.offset()))
+            .map_err(failed("reading", &path))?;
+        if matches!(end, End::Recorded(_)) {
+            scanner = scanner.before(&next.header);
+        }
+        self.begin_segment(found);
+        let mut frontier = Frontier { scanner, unproven: None };
+        let torn = self.scan(&mut frontier)?;
+        if let Some((frame, offset)) = frontier.unproven.take() {
+            self.view.apply(frame, offset);
+        }
+        let reached = frontier.scanner.offset;
+        if torn || reached < end.offset() {
+            let what = format!("frames are damaged or missing up to offset {}", end.offset());
+            self.damage(found.header.number, reached, what);
+            self.frames_lost = true;
+        }
+        if let Some(active) = &mut self.view.active {
+            active.end = end.offset();
+        }
+        // What lies behind an end that was searched may be damaged frames: nothing is written over it.
+        let next = SegmentNumber(found.header.number.0 + 1);
+        if let Some(job) = end_active(&mut self.view, next).filter(|_| matches!(end, End::Recorded(_))) {
+            self.seals.push(job);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+use std::{collections::HashMap, io::IoSlice};
+
+use super::*;
+use crate::{
+    batch::BatchBuilder,
+    ids::SegmentNumber,
+    time::{SystemClock, WallClock as _},
+    vfs::{Memory, OpenMode, read_full, write_full},
+};
+
+#[test]
+fn a_stamp_from_the_future_in_another_nodes_log_does_not_drag_the_clock_of_a_store_that_is_opened_again() {
+    let vfs = Memory::default();
+    let options = || Options { vfs: Arc::new(vfs.clone()), background: false, ..Options::default() };
+    let dir = Path::new("hub.store");
+    let hub = Journal::create(dir, NodeName::new("hub").unwrap(), options()).unwrap();
+    let foreign = Genesis::new(SpaceName::new("p").unwrap(), NodeName::new("p").unwrap(), [1; 16]);
+    let mut builder = BatchBuilder::with_capacity(16);
+    builder.push(Hlc::from_bits(u64::MAX), b"from the end of time");
+    let batch = builder.seal(foreign.log_id(), foreign.head());
+    hub.create_log(foreign).unwrap();
+    hub.store(batch).unwrap();
+    hub.close().unwrap();
+    drop(hub);
+
+    let (hub, _) = Journal::open(dir, options()).unwrap();
+    let nonce = *hub.identity().incarnation.as_bytes();
+    let own = Genesis::new(SpaceName::new("hub").unwrap(), NodeName::new("hub").unwrap(), nonce);
+    let log = hub.create_log(own).unwrap();
+    let writer = hub.writer(log).unwrap();
+    for body in [b"one", b"two"] {
+        writer.append(body).unwrap();
+    }
+    hub.commit().unwrap();
+    let times: Vec<_> = hub
+        .read(log, Seq(0))
+        .flat_map(|batch| batch.unwrap().records().collect::<Vec<_>>())
+        .map(|record| record.unwrap().time)
+        .collect();
+    assert!(times.is_sorted_by(|a, b| a < b), "stamps no longer order records: {times:?}");
+    assert!(times[0].unix_ms() < SystemClock.unix_ms() + 60_000, "{}", times[0]);
+}
+
+#[test]
+fn a_log_whose_announcement_is_damaged_does_not_make_records_of_another_log_unreadable() {
+    let vfs = Memory::default();
+    let options = || Options { vfs: Arc::new(vfs.clone()), background: false, ring_bytes: 0, ..Options::default() };
+    let dir = Path::new("hub.store");
+    let hub = Journal::create(dir, NodeName::new("hub").unwrap(), options()).unwrap();
+    let store = |space: &str, heads: &mut HashMap<LogId, Head>| {
+        let genesis = Genesis::new(SpaceName::new(space).unwrap(), NodeName::new(space).unwrap(), [1; 16]);
+        let (log, origin) = (genesis.log_id(), genesis.head());
+        hub.create_log(genesis).unwrap();
+        let mut builder = BatchBuilder::with_capacity(16);
+        builder.push(Hlc::from_bits(1), space.as_bytes());
+        let batch = builder.seal(log, *heads.get(&log).unwrap_or(&origin));
+        heads.insert(log, batch.head());
+        hub.store(batch).unwrap();
+        hub.commit().unwrap();
+        log
+    };
+    let mut heads = HashMap::new();
+    let first = store("a", &mut heads);
+    for space in ["b", "b", "a", "b", "a"] {
+        store(space, &mut heads);
+    }
+    drop(hub);
+
+    // One byte of what made the second log known.
+    let file = vfs.open(&segment::path(dir, SegmentNumber(0)), OpenMode::Write).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    read_full(&*file, &mut bytes, 0).unwrap();
+    let announcements: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"CFA1")).collect();
+    write_full(&*file, &mut [IoSlice::new(b"X")], announcements[1] as u64 + 14).unwrap();
+
+    // The first opening writes the segment's footer, the second uses it.
+    for opening in 0..3 {
+        let (hub, _) = Journal::open(dir, options()).unwrap();
+        let read: Vec<_> = hub.read(first, Seq::ZERO).map(|batch| batch.map(|batch| batch.first_seq())).collect();
+        assert_eq!(read.len(), 3, "opening {opening}: {read:?}");
+        assert!(read.iter().all(Result::is_ok), "opening {opening}: {read:?}");
+        hub.create_log(Genesis::new(SpaceName::new("c").unwrap(), NodeName::new("c").unwrap(), [opening; 16])).unwrap();
+        hub.commit().unwrap();
+        hub.close().unwrap();
+    }
+}
+
+#[test]
+fn a_log_whose_announcement_was_damaged_can_be_stored_and_read_again_in_the_same_segment() {
+    let vfs = Memory::default();
+    let options = || Options { vfs: Arc::new(vfs.clone()), background: false, ring_bytes: 0, ..Options::default() };
+    let dir = Path::new("hub.store");
+    let hub = Journal::create(dir, NodeName::new("hub").unwrap(), options()).unwrap();
+    let genesis = Genesis::new(SpaceName::new("b").unwrap(), NodeName::new("b").unwrap(), [1; 16]);
+    let (log, mut head) = (genesis.log_id(), genesis.head());
+    let mut batches = Vec::new();
+    hub.create_log(genesis.clone()).unwrap();
+    for body in [b"0", b"1", b"2"] {
+        let mut builder = BatchBuilder::with_capacity(16);
+        builder.push(Hlc::from_bits(1), body);
+        let batch = builder.seal(log, head);
+        head = batch.head();
+        hub.store(batch.clone()).unwrap();
+        hub.commit().unwrap();
+        batches.push(batch);
+    }
+    hub.close().unwrap();
+    drop(hub);
+    let file = vfs.open(&segment::path(dir, SegmentNumber(0)), OpenMode::Write).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    read_full(&*file, &mut bytes, 0).unwrap();
+    let announced = (0..bytes.len()).find(|at| bytes[*at..].starts_with(b"CFA1")).unwrap();
+    write_full(&*file, &mut [IoSlice::new(b"X")], announced as u64 + 14).unwrap();
+    // Room in the segment, as a file filled ahead has it.
+    file.set_len(64 << 10).unwrap();
+
+    let (hub, recovery) = Journal::open(dir, options()).unwrap();
+    assert!(!recovery.findings.is_empty());
+    // Its writer mirrors it again.
+    hub.create_log(genesis).unwrap();
+    for batch in &batches {
+        hub.store(batch.clone()).unwrap();
+        hub.commit().unwrap();
+    }
+    let read: Vec<_> = hub.read(log, Seq::ZERO).map(Result::unwrap).collect();
+    assert_eq!(read, batches);
+}

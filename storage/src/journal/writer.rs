@@ -1,0 +1,70 @@
+//! Appending to a log of this node.
+
+use std::sync::Arc;
+
+use super::{Journal, MAX_APPEND_LEN, Receipt, error::AppendError};
+use crate::ids::{LogId, Seq};
+
+/// Appends to one log of this node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LogWriter {
+    pub(super) journal: Journal,
+    pub(super) log: LogId,
+    pub(super) slot: usize,
+}
+
+impl LogWriter {
+    /// The log.
+    pub fn log(&self) -> LogId {
+        self.log
+    }
+
+    /// Sequence number that the next record will get, what is queued included.
+    pub fn next_seq(&self) -> Seq {
+        self.journal.shared.queue().log(self.slot).next_seq
+    }
+
+    /// Queues a record; waits while the queue is full.
+    ///
+    /// **Durability**: none until the receipt says so. On `Err` nothing was queued.
+    pub fn append(&self, body: &[u8]) -> Result<Receipt, AppendError> {
+        self.append_or(&[body], true)
+    }
+
+    /// Queues records that are committed together: all of them are durable or none is. At most
+    /// [`MAX_APPEND_LEN`] bytes.
+    ///
+    /// **Durability**: none until the receipt says so. On `Err` nothing was queued.
+    pub fn append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
+        self.append_or(bodies, true)
+    }
+
+    /// Like [`append_all`](Self::append_all), but fails with [`AppendError::WouldBlock`] instead of waiting.
+    pub fn try_append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
+        self.append_or(bodies, false)
+    }
+
+    fn append_or<B: AsRef<[u8]>>(&self, bodies: &[B], wait: bool) -> Result<Receipt, AppendError> {
+        let shared = &self.journal.shared;
+        let mut total = 0;
+        for body in bodies {
+            let (len, limit) = (body.as_ref().len(), shared.options.record_bytes_max);
+            if len > limit {
+                return Err(AppendError::RecordTooLong { len, limit });
+            }
+            total += len + 16;
+        }
+        if total > MAX_APPEND_LEN + 16 {
+            return Err(AppendError::AppendTooLong { len: total, limit: MAX_APPEND_LEN });
+        }
+        let wall_unix_ms = shared.options.clock.unix_ms();
+        let mut queue = shared.make_room(shared.queue(), Some(self.slot), wait)?;
+        let first_seq = queue.log(self.slot).next_seq;
+        for body in bodies {
+            queue.push_record(self.slot, wall_unix_ms, body.as_ref());
+        }
+        let next_seq = queue.log(self.slot).next_seq;
+        let group = shared.queued(queue)?;
+        Ok(Receipt::new(Arc::clone(shared), group, self.log, first_seq, next_seq))
+    }
+}
