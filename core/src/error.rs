@@ -107,9 +107,9 @@ pub enum Error {
     /// The store was closed, but a peer does not have everything yet.
     ///
     /// Nothing is lost: what is missing there is durable here and goes on when a link is next started.
-    #[error("closed, but not all of it is mirrored: {}; open the store and start the link again", list(.unmirrored))]
+    #[error("not all of it is known to be mirrored: {}; start the link again", list(.unmirrored))]
     NotMirrored {
-        /// What each peer lacks, a log at a time.
+        /// What each peer has not acknowledged, a log at a time.
         unmirrored: Vec<Unmirrored>,
     },
     /// Certificates or key can't be used.

@@ -139,6 +139,12 @@ impl Link {
         self.inner.wait_link_mirrored(&self.shared, timeout)
     }
 
+    /// Whether the peer has everything, or may still get what it has not: false if all that it has not acknowledged is
+    /// of logs that are parked and spaces that are refused.
+    pub fn is_moving(&self) -> bool {
+        self.inner.is_link_moving(&self.shared)
+    }
+
     /// Tries again at once if it is pausing: the network is back.
     pub fn retry_now(&self) {
         self.dialling.retry_now();

@@ -30,7 +30,8 @@ impl Lag {
 
 impl fmt::Display for Lag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} records, {} bytes, {:.1} s", self.records, self.bytes, self.seconds)
+        let records = if self.records == 1 { "record" } else { "records" };
+        write!(f, "{} {records}, {} bytes, {:.1} s", self.records, self.bytes, self.seconds)
     }
 }
 
@@ -137,7 +138,7 @@ pub enum LinkEvent {
     },
 }
 
-/// What a peer lacks of one log.
+/// What a peer has not acknowledged of one log: it may have it all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unmirrored {
@@ -156,7 +157,7 @@ pub struct Unmirrored {
 }
 
 impl Unmirrored {
-    /// How many records the peer lacks.
+    /// How many records the peer has not acknowledged.
     pub fn records(&self) -> u64 {
         self.next_seq.0 - self.first_seq.0
     }
@@ -165,7 +166,11 @@ impl Unmirrored {
 impl fmt::Display for Unmirrored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { peer, space, first_seq, .. } = self;
-        write!(f, "{peer} lacks {} records of space {space} from {first_seq}", self.records())?;
+        let records = match self.records() {
+            1 => "1 record".to_owned(),
+            count => format!("{count} records"),
+        };
+        write!(f, "{peer} has not acknowledged {records} of space {space} from {first_seq}")?;
         self.reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
     }
 }

@@ -401,6 +401,13 @@ impl Inner {
         }
     }
 
+    /// Whether the link's peer has everything, or something that it lacks is not known to have stopped.
+    #[cfg(feature = "net")]
+    pub(crate) fn is_link_moving(&self, link: &LinkShared) -> bool {
+        let lacks = self.unmirrored(link);
+        lacks.is_empty() || lacks.iter().any(|missing| link.stopped_by(missing.log, &missing.space).is_none())
+    }
+
     /// Waits until the link's peer has what is durable now; whether it has.
     pub(crate) fn wait_link_mirrored(&self, link: &LinkShared, timeout: Duration) -> bool {
         let deadline = now().checked_add(timeout);

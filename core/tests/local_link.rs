@@ -95,7 +95,10 @@ fn closing_reports_what_is_not_mirrored_and_loses_nothing() {
     match practice.close(Duration::from_millis(5)) {
         Err(error @ Error::NotMirrored { .. }) => {
             assert_eq!(error.kind(), ErrorKind::NotMirrored);
-            assert!(error.to_string().contains("hub lacks 3 records of space practice-12 from 2"), "{error}");
+            assert!(
+                error.to_string().contains("hub has not acknowledged 3 records of space practice-12 from 2"),
+                "{error}"
+            );
         }
         other => panic!("{other:?}"),
     }

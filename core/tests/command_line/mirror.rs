@@ -53,7 +53,7 @@ fn mirror_once_ends_when_all_is_there_and_a_hub_holds_many_spaces() {
         for _ in 0..2 {
             sandbox.run(&mirror).expect_status(0);
         }
-        let at_hub = || (sandbox.cat(&format!("hub.store --space {node}")) == input.as_bytes()).then_some(());
+        let at_hub = || (sandbox.cat_if_there("hub.store", &node) == input.as_bytes()).then_some(());
         eventually(at_hub).expect("byte for byte");
     }
     hub.signal("INT");
@@ -67,7 +67,7 @@ fn a_mirror_goes_on_until_a_signal_and_through_restarts_of_the_hub() {
     sandbox.run_with("append practice.store", b"one\n").expect_status(0);
     let (hub, address) = sandbox.serve("127.0.0.1:0", "");
     let mirror = sandbox.start(&format!("mirror practice.store --to hub@{address} --tls tls-practice-1"));
-    eventually(|| (sandbox.cat("hub.store --space practice-1") == b"one\n").then_some(())).expect("mirrored");
+    eventually(|| (sandbox.cat_if_there("hub.store", "practice-1") == b"one\n").then_some(())).expect("mirrored");
     hub.signal("TERM");
     hub.finish().expect_status(0);
     let (hub, _) = sandbox.serve(&address, "");
@@ -148,4 +148,38 @@ fn metrics_are_there_for_prometheus() {
     assert!(ask("nonsense\r\n\r\n").starts_with("HTTP/1.0 405"));
     hub.signal("TERM");
     hub.finish().expect_status(0);
+}
+
+#[test]
+fn a_space_that_is_not_there_can_t_be_mirrored() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let mirror = "mirror practice.store --to hub@127.0.0.1:1 --tls tls-practice-1";
+    let ended = sandbox.run(&format!("{mirror} --once --space other")).expect_status(2);
+    assert_eq!(ended.only_error(), "counterfoil: no space other in practice.store; it has none yet");
+    sandbox.run_with("append practice.store", b"one\n").expect_status(0);
+    for words in ["--once", ""] {
+        let ended = sandbox.run(&format!("{mirror} {words} --space other")).expect_status(2);
+        assert_eq!(ended.only_error(), "counterfoil: no space other in practice.store; it has: practice-1");
+    }
+}
+
+#[test]
+fn mirror_once_that_is_refused_or_interrupted_says_what_was_not_acknowledged() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    sandbox.run_with("append practice.store --space other", b"one\n").expect_status(0);
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    let mirror = format!("mirror practice.store --to hub@{address} --tls tls-practice-1 --once --space other");
+    let ended = sandbox.run(&mirror).expect_status(1);
+    let last = ended.stderr.lines().last().unwrap();
+    assert!(last.contains("hub has not acknowledged 1 record of space other from 0 (hub says: no right"), "{last}");
+    assert_eq!(ended.stderr.matches("space refused").count(), 1, "said once: {}", ended.stderr);
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+
+    let mirror = sandbox.start(&mirror);
+    mirror.wait_for_error("no link");
+    mirror.signal("TERM");
+    let ended = mirror.finish().expect_status(1);
+    let last = ended.stderr.lines().last().unwrap();
+    assert!(last.contains("hub has not acknowledged 1 record of space other from 0"), "{last}");
 }

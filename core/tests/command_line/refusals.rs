@@ -5,10 +5,16 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use counterfoil::{NodeName, Tls, certificates};
+use rustls::{
+    DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::sandbox::{PATIENCE, Running, Sandbox};
@@ -117,6 +123,77 @@ fn a_space_without_a_grant_is_refused_and_nothing_of_it_is_stored() {
     scene.expect_one_line("space refused");
     let logs = scene.sandbox.status("hub.store")["logs"].as_array().unwrap().len();
     assert_eq!(logs, 1);
+}
+
+#[test]
+fn a_node_without_a_certificate_is_turned_away() {
+    let mut scene = Scene::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(&scene.address).await.unwrap();
+        let name = ServerName::try_from("hub").unwrap();
+        // In TLS 1.3 a client is done before the server has judged it; the verdict comes with the first read.
+        let mut stream = nobody().connect(name, stream).await.unwrap();
+        stream.write_all(b"let me in").await.unwrap();
+        let mut answer = Vec::new();
+        let refused = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the hub hangs up");
+        assert!(refused.is_err() && answer.is_empty(), "{refused:?}");
+    });
+    scene.expect_one_line("it presented no certificate");
+    let logs = scene.sandbox.status("hub.store")["logs"].as_array().unwrap().len();
+    assert_eq!(logs, 1);
+}
+
+/// A client of TLS 1.3 that believes anybody and has no certificate.
+fn nobody() -> tokio_rustls::TlsConnector {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"counterfoil".to_vec()];
+    Arc::new(config).into()
+}
+
+#[derive(Debug)]
+struct Credulous(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("this is TLS 1.3".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 #[test]

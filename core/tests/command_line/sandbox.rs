@@ -163,6 +163,13 @@ impl Sandbox {
         (logs[0]["digest"].as_str().unwrap().to_owned(), logs[0]["next_seq"].as_u64().unwrap())
     }
 
+    /// What `cat` prints of a space that may not be there yet.
+    pub(crate) fn cat_if_there(&self, store: &str, space: &str) -> Vec<u8> {
+        let ended = self.run(&format!("cat {store} --space {space}"));
+        assert!(ended.status == Some(0) || ended.stderr.contains("no space"), "{}", ended.stderr);
+        ended.stdout
+    }
+
     /// What `cat` prints.
     pub(crate) fn cat(&self, words: &str) -> Vec<u8> {
         self.run(&format!("cat {words}")).expect_status(0).stdout
