@@ -20,6 +20,7 @@ mod endpoint;
 mod error;
 mod event;
 mod frontier;
+mod log_limit;
 mod message;
 #[cfg(feature = "net")]
 pub mod net;
@@ -31,6 +32,7 @@ pub use endpoint::{Endpoint, Fetch, Fetched};
 pub use error::{PeerMisbehaved, SessionError};
 pub use event::{By, Event, SessionStatus, SpaceStatus};
 pub use frontier::{FrontierHash, LogHead};
+pub use log_limit::LogLimit;
 pub use message::{
     Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Message, Offer, PROTOCOL_MAX,
     PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,

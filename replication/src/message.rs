@@ -359,4 +359,7 @@ pub enum CloseReason {
     /// Its store failed.
     #[error("its store failed")]
     StoreFailed,
+    /// The other end's certificate has expired, or its authority is trusted no more.
+    #[error("this node's certificate is not accepted there any more; issue it a new one with `counterfoil cert node`")]
+    Certificate,
 }

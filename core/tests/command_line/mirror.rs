@@ -114,6 +114,64 @@ fn a_policy_is_read_again_on_sighup_while_sessions_live() {
 }
 
 #[test]
+fn a_denial_that_is_reloaded_ends_the_session_at_once_and_nobody_else_s() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    sandbox.run("init practice-2.store --node practice-2").expect_status(0);
+    sandbox.certify("practice-2");
+    sandbox.write("policy.toml", "");
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let append = |store: &str, node: &str| {
+        let mirror = format!("--mirror-to hub@{address} --tls tls-{node} --durability mirrored --ack");
+        sandbox.start(&format!("append {store} {mirror}"))
+    };
+    let (mut denied, mut other) = (append("practice.store", "practice-1"), append("practice-2.store", "practice-2"));
+    for append in [&mut denied, &mut other] {
+        append.write("before\n");
+        assert_eq!(append.read_line(), "ack 0");
+    }
+    sandbox.write("policy.toml", "[[deny]]\nnode = \"practice-1\"\n");
+    hub.signal("HUP");
+    // Nothing is sent meanwhile: it ends because of the denial, not because of what comes next.
+    hub.wait_for_error("the policy denies practice-1");
+    denied.wait_for_error("this node is denied there");
+    denied.write("after\n");
+    other.write("after\n");
+    assert_eq!(other.read_line(), "ack 1");
+    assert_eq!(sandbox.cat("hub.store --space practice-1"), b"before\n");
+    other.finish().expect_status(0);
+
+    sandbox.write("policy.toml", "");
+    hub.signal("HUP");
+    assert_eq!(denied.read_line(), "ack 1", "it goes on by itself once it may");
+    denied.finish().expect_status(0);
+}
+
+#[test]
+fn certificates_are_renewed_at_both_ends_without_dropping_the_link() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    let mirror = format!("--mirror-to hub@{address} --tls tls-practice-1 --durability mirrored --ack");
+    let mut append = sandbox.start(&format!("append practice.store {mirror}"));
+    append.write("one\n");
+    assert_eq!(append.read_line(), "ack 0");
+    for node in ["hub", "practice-1"] {
+        sandbox.certify(node);
+    }
+    hub.signal("HUP");
+    hub.wait_for_error("read again");
+    append.write("two\n");
+    assert_eq!(append.read_line(), "ack 1");
+    assert_eq!(hub.errors().matches("session begins").count(), 1, "{}", hub.errors());
+    // The next connection is made with the new ones.
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    let (_hub, _) = sandbox.serve(&address, "");
+    append.write("three\n");
+    assert_eq!(append.read_line(), "ack 2");
+    append.finish().expect_status(0);
+}
+
+#[test]
 fn a_policy_that_can_t_be_read_is_refused_at_the_start() {
     let sandbox = Sandbox::with_practice_and_hub();
     sandbox.write("policy.toml", "[[grant]]\nnode = \"a\"\nspace = \"b\"\nrights = [\"everything\"]\n");

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use counterfoil::{NodeName, Tls, certificates};
+use bytes::BytesMut;
+use counterfoil::{NodeName, SpaceName, Tls, certificates};
+use counterfoil_replication::{CloseReason, Hello, Message, Want, codec};
+use counterfoil_storage::Incarnation;
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified},
@@ -239,6 +242,33 @@ fn garbage_from_a_known_node_ends_its_own_session_only() {
     scene.sandbox.certify("babbler");
     talk(&scene.sandbox.path("tls-babbler"), &scene.address, &[9, 0, 0, 0, 1, 255, 255, 255, 255, 255, 255, 255, 255]);
     scene.expect_one_line("babbler broke the protocol");
+}
+
+#[test]
+fn a_known_node_can_t_fill_the_log_by_asking_again_and_again() {
+    let mut scene = Scene::new();
+    scene.sandbox.certify("pest");
+    let mut bytes = BytesMut::new();
+    let hello = Hello {
+        protocol_min: 1,
+        protocol_max: 1,
+        incarnation: Incarnation::from_bytes([9; 16]),
+        session_window_bytes: 1 << 20,
+        space_window_bytes: 1 << 20,
+        batch_len_max_bytes: 1 << 20,
+        next_ms: 1000,
+    };
+    codec::encode(&Message::Hello(hello), &mut bytes);
+    for number in 0..500 {
+        let space = SpaceName::new(&format!("space-{number}")).unwrap();
+        codec::encode(&Message::Want(Want { space }), &mut bytes);
+    }
+    codec::encode(&Message::Close(CloseReason::Shutdown), &mut bytes);
+    talk(&scene.sandbox.path("tls-pest"), &scene.address, &bytes);
+    scene.hub.wait_for_error("session ended");
+    let lines = scene.hub.errors().lines().filter(|line| line.contains("space refused")).count();
+    assert!((1..=5).contains(&lines), "{lines} lines");
+    scene.expect_nobody_noticed();
 }
 
 /// Connects as the node whose certificates are in `tls` and says these bytes; returns when the hub hangs up.

@@ -16,9 +16,9 @@ use tokio::{
 };
 
 use super::{
-    driver::{SessionHandle, drive, now},
+    driver::{SessionHandle, drive, now, run_until_expiry},
     rejection::Rejection,
-    tls::{Tls, TlsError},
+    tls::{Tls, TlsError, expires_at},
 };
 use crate::{Direction, Endpoint, Event, Limits, Policy, SessionConfig, SessionStatus};
 
@@ -353,11 +353,12 @@ impl Shared {
             limits: limits.clone(),
         };
         let policy = config.policy.clone();
+        let expires_at = stream.get_ref().1.peer_certificates().and_then(expires_at);
         let endpoint = Endpoint::new(journal.clone(), config, now());
         let shared = self.clone();
         let (handle, session) = drive(stream, endpoint, move |event| shared.tell(event));
         self.begin(&handle, &policy);
-        let ended = session.await;
+        let ended = run_until_expiry(&handle, session, expires_at).await;
         let ready_for = match self.current().state {
             LinkState::Connected { since } => now().duration_since(since),
             _ => Duration::ZERO,

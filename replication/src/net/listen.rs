@@ -20,11 +20,13 @@ use tokio::{
 use tokio_rustls::TlsStream;
 
 use super::{
-    driver::{Ended, SessionHandle, drive, hang_up, now, say_goodbye},
-    rejection::{Rejection, RejectionLog},
-    tls::{Tls, TlsError},
+    driver::{Ended, SessionHandle, drive, hang_up, now, run_until_expiry, say_goodbye},
+    rejection::{Reason, Rejection},
+    tls::{Tls, TlsError, expires_at},
 };
-use crate::{Endpoint, Event, Limits, Policy, SessionConfig, SessionError, SessionStatus, message::CloseReason};
+use crate::{
+    Endpoint, Event, Limits, LogLimit, Policy, SessionConfig, SessionError, SessionStatus, message::CloseReason,
+};
 
 /// How long to wait after the operating system refused to accept a connection: it is out of file handles or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -120,7 +122,7 @@ struct Shared {
     bounds: ListenBounds,
     events: Events,
     places: Mutex<Places>,
-    log: Mutex<RejectionLog>,
+    log: Mutex<LogLimit<Reason>>,
     /// Notified when a session has ended.
     left: Notify,
 }
@@ -226,7 +228,7 @@ impl Listener {
         let mut places = self.shared.places();
         for session in &places.sessions {
             if let Err(rejection) = tls.check_peer(&session.certificates) {
-                session.handle.end(Ended::Broken(rejection));
+                session.handle.end(Ended::CutOff(rejection));
             }
         }
         places.tls = tls;
@@ -273,7 +275,7 @@ impl Shared {
 
     /// Writes a line about a connection that came to nothing, unless there were too many alike.
     fn reject(&self, peer: SocketAddr, rejection: &Rejection) {
-        let line = self.log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), peer.ip(), rejection);
+        let line = self.log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), rejection.reason(peer.ip()));
         match line {
             Some(0) => tracing::warn!(%peer, reason = %rejection, "turned away"),
             Some(unlogged) => tracing::warn!(%peer, reason = %rejection, unlogged, "turned away"),
@@ -342,19 +344,20 @@ impl Shared {
         let endpoint = Endpoint::new(self.journal.clone(), self.session_config(&node, &policy), now());
         let (shared, peer) = (self.clone(), node.clone());
         let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
-        let entry = Session { id, node: node.clone(), address, since: now(), handle, certificates };
+        let expires_at = expires_at(&certificates);
+        let entry = Session { id, node: node.clone(), address, since: now(), handle: handle.clone(), certificates };
         let entered = self.places().enter(entry, &policy, &self.bounds);
         if let Err(rejection) = entered {
             return self.reject(address, &rejection);
         }
         tracing::info!(%node, %address, "session begins");
-        match session.await {
+        match run_until_expiry(&handle, session, expires_at).await {
             ended @ (Ended::Stopped | Ended::HungUp | Ended::Failed(SessionError::ClosedByPeer { .. })) => {
                 tracing::info!(%node, %address, reason = %ended, "session ended");
             }
             Ended::Failed(SessionError::Denied { node }) => self.reject(address, &Rejection::Denied(node)),
             Ended::Failed(error) => self.reject(address, &Rejection::SessionFailed(error.to_string())),
-            Ended::Broken(rejection) => self.reject(address, &rejection),
+            Ended::Broken(rejection) | Ended::CutOff(rejection) => self.reject(address, &rejection),
         }
     }
 
