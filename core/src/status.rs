@@ -193,6 +193,8 @@ struct Now {
     last_error: Option<String>,
     /// Of the present session, or the last one.
     parked: BTreeMap<LogId, String>,
+    /// Logs of which the peer has more, until it acknowledges what is here.
+    ahead: BTreeMap<LogId, String>,
     refused: BTreeMap<SpaceName, String>,
     events: VecDeque<LinkEvent>,
     /// Number of the event at the front of `events`, counted over the life of the link.
@@ -205,6 +207,7 @@ impl LinkShared {
             state: LinkState::Connecting,
             last_error: None,
             parked: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             refused: BTreeMap::new(),
             events: VecDeque::new(),
             first_event: 0,
@@ -226,7 +229,10 @@ impl LinkShared {
 
     /// The logs that do not go on, but for those that `is_mirrored` all the same.
     pub(crate) fn parked(&self, is_mirrored: impl Fn(LogId) -> bool) -> Vec<(LogId, String)> {
-        let parked = self.now().parked.clone();
+        let now = self.now();
+        let mut parked = now.ahead.clone();
+        parked.extend(now.parked.clone());
+        drop(now);
         parked.into_iter().filter(|(log, _)| !is_mirrored(*log)).collect()
     }
 
@@ -237,7 +243,7 @@ impl LinkShared {
     /// Why a log is not carried any further, though the ends may be in touch.
     pub(crate) fn stopped_by(&self, log: LogId, space: &SpaceName) -> Option<String> {
         let now = self.now();
-        now.parked.get(&log).or_else(|| now.refused.get(space)).cloned()
+        now.parked.get(&log).or_else(|| now.ahead.get(&log)).or_else(|| now.refused.get(space)).cloned()
     }
 
     /// Sets the state, unless the link was stopped: that is final.
@@ -268,6 +274,7 @@ impl LinkShared {
             LinkEvent::Connected => {
                 now.last_error = None;
                 now.parked.clear();
+                now.ahead.clear();
                 now.refused.clear();
             }
             LinkEvent::InSync { space } => {
@@ -275,6 +282,13 @@ impl LinkShared {
                 if self.spaces.len() == 1 {
                     now.parked.clear();
                 }
+            }
+            LinkEvent::Ahead { log, local, remote } => {
+                let (here, there) = (local.next_seq, remote.next_seq);
+                let reason = format!(
+                    "the peer holds more of log {log}, up to {there}, than this store, up to {here}: was it restored?"
+                );
+                now.ahead.insert(*log, reason);
             }
             LinkEvent::Parked { log, reason } => drop(now.parked.insert(*log, reason.clone())),
             LinkEvent::Refused { space, reason } => drop(now.refused.insert(space.clone(), reason.clone())),
@@ -292,6 +306,9 @@ impl LinkShared {
 
     /// Takes in what a session tells, as far as a link's user may want to know it; whether it was.
     pub(crate) fn hear(&self, event: Event) -> bool {
+        if let Event::Acked { log, .. } = &event {
+            self.now().ahead.remove(log);
+        }
         let Some(event) = LinkEvent::of_session(event, &self.peer) else { return false };
         event.log(&self.peer);
         if event == LinkEvent::Connected {

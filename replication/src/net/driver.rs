@@ -400,7 +400,8 @@ pub(super) async fn run_until_expiry(
     session: impl Future<Output = Ended>,
     expires_at: Option<SystemTime>,
 ) -> Ended {
-    let mut session = pin!(session);
+    // A future of some size, which would be in this one twice.
+    let mut session = Box::pin(session);
     tokio::select! {
         ended = &mut session => return ended,
         () = expiry(expires_at) => handle.end(Ended::CutOff(Rejection::Expired)),

@@ -305,6 +305,15 @@ impl Session {
         self.note_peer_head(id, head);
     }
 
+    /// What the peer streamed turns out to be another history than this end's: what was taken for the peer's head on
+    /// this end's chain is not on it.
+    pub(super) fn doubt_received(&mut self, id: LogId, local: Head) {
+        let Some(log) = self.logs.get(&id) else { return };
+        if let (Outgoing::Streaming(_), Some(target_head)) = (&log.outgoing, log.peer_head) {
+            self.park_outgoing(id, ParkReason::Diverged { source_head: local, target_head });
+        }
+    }
+
     pub(super) fn handle_ack(&mut self, ack: &Ack) -> Result<(), PeerMisbehaved> {
         let incarnation = self.peer.map(|peer| peer.incarnation);
         if ack.node != self.config.peer || Some(ack.incarnation) != incarnation {

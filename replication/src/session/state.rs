@@ -232,13 +232,12 @@ impl Log {
         self.head().next_seq > Seq::ZERO
     }
 
-    /// Whether the peer has durable what is durable here.
+    /// Whether the peer has durable what is durable here: its head is this end's, digest and all, or follows it on the
+    /// chain that it is sending. That it has *more* is no proof: its history may be another one.
     pub(super) fn is_mirrored(&self) -> bool {
-        match &self.outgoing {
-            Outgoing::Ahead { .. } => true,
-            Outgoing::Streaming(_) => self.peer_head.is_some_and(|peer| peer.next_seq >= self.head().next_seq),
-            _ => false,
-        }
+        let local = self.head();
+        matches!(self.outgoing, Outgoing::Streaming(_))
+            && self.peer_head.is_some_and(|peer| peer == local || peer.next_seq > local.next_seq)
     }
 }
 

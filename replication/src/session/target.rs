@@ -321,6 +321,7 @@ impl Session {
                 self.liveness.retry_at(now + self.config.limits.full_retry);
             }
             StoreFailure::Diverged { first_seq, local } => {
+                self.doubt_received(id, local);
                 self.park_stored(id, ParkReason::Chain { first_seq, target_head: local });
             }
             StoreFailure::Forged => {

@@ -147,6 +147,32 @@ fn a_peer_that_has_more_is_reported_and_streaming_goes_on_when_this_end_has_as_m
 }
 
 #[test]
+fn a_source_that_was_rewound_is_not_in_sync_until_the_digests_agree() {
+    let in_sync = |node: &Node| node.session.status().spaces[0].in_sync;
+    let told = |node: &Node| node.events.iter().any(|event| matches!(event, Event::InSync { .. }));
+    let (mut practice, mut hub) = practice_and_hub();
+    practice.append("p", "p", &["a"]);
+    hub.append("p", "p", &["a"]);
+    hub.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(!in_sync(&practice) && !told(&practice), "{:?}", practice.events);
+    assert_eq!(practice.session.status().spaces[0].lag_records, 1, "nothing is known to be mirrored");
+    // As much as the hub has, but something else.
+    practice.append("p", "p", &["x"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(!in_sync(&practice) && !told(&practice), "{:?}", practice.events);
+
+    let (mut practice, mut hub) = practice_and_hub();
+    practice.append("p", "p", &["a"]);
+    hub.append("p", "p", &["a"]);
+    hub.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    practice.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(in_sync(&practice) && told(&practice));
+}
+
+#[test]
 fn a_hole_is_named_at_both_ends_after_what_comes_before_it_was_sent() {
     let (mut practice, mut hub) = practice_and_hub();
     let log = practice.append("p", "p", &["a"]);
@@ -327,6 +353,22 @@ fn both_ends_of_a_space_get_each_others_logs_without_echo() {
         assert_eq!(node.bodies(log_b), ["2", "4"]);
         assert!(node.session.status().spaces[0].in_sync);
         assert_eq!(node.batches_sent(), 2, "each batch crosses once");
+    }
+}
+
+#[test]
+fn an_end_that_holds_another_history_than_it_is_sent_is_not_in_sync() {
+    let mut a = Node::new("a", "b", &[("s", Direction::Both)]);
+    let mut b = Node::new("b", "a", &[("s", Direction::Both)]);
+    run(start(), &mut a, &mut b);
+    // A log of a third node, which both get meanwhile, each another history of it.
+    (a.flushing, b.flushing) = (false, false);
+    let log = a.append("s", "third", &["1"]);
+    b.append("s", "third", &["other"]);
+    run(start(), &mut a, &mut b);
+    for node in [&a, &b] {
+        assert!(!node.session.status().spaces[0].in_sync);
+        assert!(node.acked(log).is_none() || node.parked(log).is_some(), "{:?}", node.events);
     }
 }
 
