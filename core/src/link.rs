@@ -49,8 +49,8 @@ impl LinkBuilder {
     ///
     /// # Errors
     ///
-    /// The peer or a space is not well named; the peer is this node; the certificate is another
-    /// node's; the store is closed.
+    /// The peer or a space is not well named; the peer is this node; another link carries one of the spaces to it; the
+    /// certificate is another node's; the store is closed.
     pub fn start(self) -> Result<Link> {
         let target: Target = self.peer.parse()?;
         let own = self.inner.journal.identity().node.clone();
@@ -58,6 +58,7 @@ impl LinkBuilder {
             return Err(Error::SameNode { node: own });
         }
         let spaces = names_or_own(&self.spaces, &own)?;
+        self.inner.check_unlinked(&target.node, &spaces)?;
         let shared = LinkShared::new(target.node.clone(), spaces.clone());
         let config = DialConfig {
             target,

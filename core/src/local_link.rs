@@ -70,7 +70,8 @@ impl LocalLinkBuilder {
     ///
     /// # Errors
     ///
-    /// A space is not well named; both stores are the same node; no thread can be had.
+    /// A space is not well named; both stores are the same node; another link carries one of the spaces to the target;
+    /// no thread can be had.
     pub fn start(self) -> Result<LocalLink> {
         let node = self.source.journal.identity().node.clone();
         let peer = self.target.journal.identity().node.clone();
@@ -78,6 +79,7 @@ impl LocalLinkBuilder {
             return Err(Error::SameNode { node });
         }
         let spaces = names_or_own(&self.spaces, &node)?;
+        self.source.check_unlinked(&peer, &spaces)?;
         let shared = LinkShared::new(peer, spaces);
         let control = Arc::new(Control::default());
         let pump = Pump::new(&self.source, &self.target, Arc::clone(&shared), Arc::clone(&control));

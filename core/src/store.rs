@@ -269,6 +269,19 @@ fn now() -> Instant {
 }
 
 impl Inner {
+    /// Fails if one of the spaces goes to the same node by another link.
+    ///
+    /// What a node says in two sessions at once about one log can overtake each other on the way: an ack could be taken
+    /// back for a moment that stands. So there is at most one session for each space and peer.
+    pub(crate) fn check_unlinked(&self, peer: &NodeName, spaces: &[SpaceName]) -> Result<()> {
+        let links = self.link_list();
+        let same_peer = links.iter().filter(|link| link.peer == *peer);
+        match same_peer.flat_map(|link| &link.spaces).find(|space| spaces.contains(space)) {
+            Some(space) => Err(Error::AlreadyLinked { peer: peer.clone(), space: space.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Takes a link into the list that `close` and `stats` look at.
     pub(crate) fn add_link(&self, link: LinkHandle) {
         let mut links = lock(&self.links);

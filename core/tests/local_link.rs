@@ -144,6 +144,24 @@ fn a_store_whose_handles_are_gone_gives_its_lock_back_though_it_was_linked() {
 }
 
 #[test]
+fn a_space_goes_to_a_node_by_one_link_only() {
+    let (practice, hub, second) = (node("practice-12"), node("hub"), node("hub-2"));
+    let link = practice.mirror_in_process(&hub).spaces(["a", "b"]).start().unwrap();
+    match practice.mirror_in_process(&hub).spaces(["b", "c"]).start() {
+        Err(error @ Error::AlreadyLinked { .. }) => {
+            assert_eq!(error.to_string().split(':').next(), Some("space b goes to hub by another link already"));
+            assert_eq!(error.kind(), ErrorKind::Misuse);
+        }
+        other => panic!("{other:?}"),
+    }
+    let other_space = practice.mirror_in_process(&hub).spaces(["c"]).start().unwrap();
+    let _other_node = practice.mirror_in_process(&second).spaces(["b"]).start().unwrap();
+    other_space.stop();
+    link.stop();
+    practice.mirror_in_process(&hub).spaces(["b", "c"]).start().unwrap();
+}
+
+#[test]
 fn a_hub_mirrors_onward_what_it_received() {
     let (practice, hub, second) = (node("practice-12"), node("hub"), node("hub-2"));
     let _first_hop = practice.mirror_in_process(&hub).start().unwrap();
