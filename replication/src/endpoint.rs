@@ -1,5 +1,7 @@
 //! A session tied to a journal.
 
+mod news;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -9,9 +11,10 @@ use std::{
 
 use counterfoil_storage::{
     AppendError, Batch, Genesis, Journal, LogId, LogInfo, LogReader, ReadError, Receipt, Seq, SpaceName, StoreError,
-    Stored, Watch,
+    Stored,
 };
 
+use self::news::{Changed, News};
 use crate::{
     config::SessionConfig,
     error::SessionError,
@@ -26,10 +29,6 @@ const READERS_MAX: usize = 64;
 
 /// How long to wait before a full queue is tried again, should the journal's watch say nothing.
 const QUEUE_RETRY: Duration = Duration::from_millis(20);
-
-/// Spaces that a session watches one by one: on a hub a commit for one practice does not wake the sessions of all
-/// others. A session with more spaces watches the whole journal.
-const WATCHES_MAX: usize = 16;
 
 /// A session tied to a journal; still without sockets, clocks and threads.
 ///
@@ -52,16 +51,7 @@ pub struct Endpoint {
     receipts: VecDeque<(LogId, Receipt)>,
     /// Where earlier fetches stopped; at most [`READERS_MAX`].
     readers: HashMap<LogId, Reader>,
-    watches: Watches,
-}
-
-/// What tells of news in the journal.
-#[derive(Debug)]
-enum Watches {
-    /// At most [`WATCHES_MAX`].
-    Spaces(Vec<(SpaceName, Watch)>),
-    /// `news`: what the watches before it may not have told yet.
-    All { watch: Watch, news: bool },
+    news: News,
 }
 
 /// A reader and the place at which it goes on.
@@ -136,12 +126,12 @@ impl Endpoint {
     pub fn new(journal: Journal, config: SessionConfig, now: Instant) -> Self {
         let mut endpoint = Self {
             session: Session::new(config, now),
+            news: News::of(journal.clone()),
             journal,
             waiting: VecDeque::new(),
             retry_at: None,
             receipts: VecDeque::new(),
             readers: HashMap::new(),
-            watches: Watches::Spaces(Vec::new()),
         };
         endpoint.load(now);
         endpoint
@@ -157,20 +147,14 @@ impl Endpoint {
     /// Ready when the journal has news for this session since it was last ready, else the task is woken by the next:
     /// call [`handle_journal`](Self::handle_journal). For drivers that have no watch of their own.
     pub fn poll_journal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_ready = match &mut self.watches {
-            Watches::Spaces(watches) => {
-                watches.iter_mut().fold(false, |ready, (_, watch)| watch.poll_changed(cx).is_ready() || ready)
-            }
-            Watches::All { watch, news } => std::mem::take(news) | watch.poll_changed(cx).is_ready(),
-        };
-        if is_ready { Poll::Ready(()) } else { Poll::Pending }
+        self.news.poll(cx)
     }
 
     /// Call when the journal's watch says that something became durable, or that the journal failed.
     pub fn handle_journal(&mut self, now: Instant) -> Result<(), SessionError> {
-        let spaces: Vec<SpaceName> = self.session.spaces().cloned().collect();
-        for space in spaces {
-            self.update(now, &space);
+        match self.news.take(self.session.spaces()) {
+            Changed::Spaces(spaces) => spaces.iter().for_each(|space| self.update(now, space)),
+            Changed::Logs(logs) => logs.into_iter().for_each(|log| self.update_log(now, log)),
         }
         self.check_receipts(now)?;
         self.store(now)
@@ -243,26 +227,23 @@ impl Endpoint {
     fn load(&mut self, now: Instant) {
         while let Some(space) = self.session.poll_load() {
             // Before its logs are looked at, so that no change comes between.
-            self.watch(&space);
+            self.news.watch(&space);
             self.update(now, &space);
-        }
-    }
-
-    fn watch(&mut self, space: &SpaceName) {
-        let Watches::Spaces(watches) = &mut self.watches else { return };
-        if watches.iter().any(|(watched, _)| watched == space) {
-            return;
-        }
-        if watches.len() < WATCHES_MAX {
-            watches.push((space.clone(), self.journal.watch(Some(space))));
-        } else {
-            self.watches = Watches::All { watch: self.journal.watch(None), news: true };
         }
     }
 
     fn update(&mut self, now: Instant, space: &SpaceName) {
         let logs: Vec<LogState> = self.journal.logs(Some(space)).into_iter().map(LogState::from).collect();
         self.session.handle_logs(now, space, &logs);
+    }
+
+    fn update_log(&mut self, now: Instant, log: LogId) {
+        let Some(info) = self.journal.log(log) else { return };
+        // A space that the session has not asked for is told whole when it does.
+        if self.session.has_asked_for(&info.genesis.space) {
+            let space = info.genesis.space.clone();
+            self.session.handle_logs(now, &space, &[info.into()]);
+        }
     }
 
     /// Queues what the session gives to store, as far as the journal's queue takes it.

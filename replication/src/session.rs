@@ -220,8 +220,8 @@ impl Session {
         handled.and_then(|()| self.check_flood()).map_err(|what| self.misbehaved(what))
     }
 
-    /// Takes all logs of a space as they durably are: the answer to [`poll_load`](Self::poll_load), and
-    /// again whenever something of the space became durable. Spaces that the session does not have are ignored.
+    /// Takes logs of a space as they durably are: all of them as the answer to [`poll_load`](Self::poll_load), and from
+    /// then on those that have durably grown. Spaces that the session does not have are ignored.
     pub fn handle_logs(&mut self, now: Instant, space: &SpaceName, logs: &[LogState]) {
         let Some(&index) = self.space_index.get(space) else { return };
         for state in logs {
@@ -292,8 +292,13 @@ impl Session {
     }
 
     /// Names of the spaces of the session whose logs it has asked for, in no special order.
-    pub fn spaces(&self) -> impl Iterator<Item = &SpaceName> {
+    pub fn spaces(&self) -> impl Iterator<Item = &SpaceName> + Clone {
         self.spaces.iter().filter(|space| space.load_asked).map(|space| &space.name)
+    }
+
+    /// Whether it has asked for the logs of a space.
+    pub fn has_asked_for(&self, space: &SpaceName) -> bool {
+        self.space_index.get(space).is_some_and(|index| self.spaces[*index].load_asked)
     }
 
     /// What it was told when it began.
