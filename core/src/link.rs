@@ -67,6 +67,7 @@ impl LinkBuilder {
             spaces: spaces.into_iter().map(|space| (space, Direction::Send)).collect(),
             policy: Arc::new(Policy::nothing()),
             limits: Limits::default(),
+            acks: Arc::clone(self.inner.acks.board()),
         };
         let dialling = dial(&self.inner, config, &shared)?;
         let stop = {
@@ -90,9 +91,10 @@ fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<A
     let _in_runtime = runtime.enter();
     let link = net::dial(config, move |event| match event {
         net::LinkEvent::Session(event) => {
-            let event = acks.hear(event);
-            if shared.hear(event) {
-                acks.touch();
+            for event in acks.hear(&shared.peer, event) {
+                if shared.hear(event) {
+                    acks.touch();
+                }
             }
         }
         net::LinkEvent::State(net::LinkState::Waiting { .. }) => {

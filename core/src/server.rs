@@ -80,12 +80,13 @@ impl ServerBuilder {
             policy: Arc::new(policy),
             limits: counterfoil_replication::Limits::default(),
             bounds: net::ListenBounds::default(),
+            acks: Arc::clone(inner.acks.board()),
         };
         let acks = Arc::clone(&inner.acks);
         let log = PeerLog::default();
         let events = move |peer: &NodeName, event| {
-            let event = acks.hear(event);
-            if let Some(event) = LinkEvent::of_session(event, peer) {
+            let events = acks.hear(peer, event).into_iter();
+            for event in events.filter_map(|event| LinkEvent::of_session(event, peer)) {
                 log.write(peer, &event);
                 if let Some(told) = &on_event {
                     told(peer, event);

@@ -16,6 +16,7 @@ use counterfoil_storage::{
 
 use self::news::{Changed, News};
 use crate::{
+    acks::{AckBoard, Subscription},
     config::SessionConfig,
     error::SessionError,
     event::{Event, SessionStatus},
@@ -52,6 +53,8 @@ pub struct Endpoint {
     /// Where earlier fetches stopped; at most [`READERS_MAX`].
     readers: HashMap<LogId, Reader>,
     news: News,
+    /// Where acks of other nodes are heard of, to be passed on.
+    acks: Option<Subscription>,
 }
 
 /// A reader and the place at which it goes on.
@@ -132,30 +135,44 @@ impl Endpoint {
             retry_at: None,
             receipts: VecDeque::new(),
             readers: HashMap::new(),
+            acks: None,
         };
         endpoint.load(now);
         endpoint
+    }
+
+    /// Passes on, of the logs that flow in, the acks that the sessions of this store hear: give it the store's board.
+    #[must_use]
+    pub fn with_acks(mut self, board: &Arc<AckBoard>) -> Self {
+        self.acks = Some(board.subscribe());
+        self.pass_on();
+        self
     }
 
     /// Takes a message from the peer.
     pub fn handle_message(&mut self, now: Instant, message: Message) -> Result<(), SessionError> {
         self.session.handle_message(now, message)?;
         self.load(now);
+        self.pass_on();
         self.store(now)
     }
 
-    /// Ready when the journal has news for this session since it was last ready, else the task is woken by the next:
+    /// Ready when the journal, or the board of acks, has news for this session since it was last ready, else the task is woken by the next:
     /// call [`handle_journal`](Self::handle_journal). For drivers that have no watch of their own.
     pub fn poll_journal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.news.poll(cx)
+        // Both are asked, so that both know whom to wake.
+        let acks = self.acks.as_ref().map_or(Poll::Pending, |acks| acks.poll(cx));
+        if self.news.poll(cx).is_ready() { Poll::Ready(()) } else { acks }
     }
 
-    /// Call when the journal's watch says that something became durable, or that the journal failed.
+    /// Call when the journal's watch says that something became durable, or that the journal failed, and when there are
+    /// acks to pass on.
     pub fn handle_journal(&mut self, now: Instant) -> Result<(), SessionError> {
         match self.news.take(self.session.spaces()) {
             Changed::Spaces(spaces) => spaces.iter().for_each(|space| self.update(now, space)),
             Changed::Logs(logs) => logs.into_iter().for_each(|log| self.update_log(now, log)),
         }
+        self.pass_on();
         self.check_receipts(now)?;
         self.store(now)
     }
@@ -179,7 +196,7 @@ impl Endpoint {
     /// Takes what a fetch brought.
     pub fn handle_fetched(&mut self, now: Instant, fetched: Fetched) -> Result<(), SessionError> {
         let Fetched { request, result, reader } = fetched;
-        if let (Some(reader), Ok(batches)) = (reader, &result) {
+        if let (Some(reader), Ok(batches)) = (reader.filter(|_| request.is_stream()), &result) {
             let at = batches.last().map_or(request.from, Batch::next_seq);
             if self.readers.len() >= READERS_MAX {
                 self.readers.clear();
@@ -198,7 +215,8 @@ impl Endpoint {
     /// The next range to be read. Several may be run at once.
     pub fn poll_fetch(&mut self) -> Option<Fetch> {
         let request = self.session.poll_fetch()?;
-        let kept = self.readers.remove(&request.log).filter(|kept| kept.at == request.from);
+        let kept = if request.is_stream() { self.readers.remove(&request.log) } else { None };
+        let kept = kept.filter(|kept| kept.at == request.from);
         let reader = kept.map_or_else(|| self.journal.read(request.log, request.from), |kept| kept.reader);
         Some(Fetch { request, reader })
     }
@@ -221,6 +239,17 @@ impl Endpoint {
     /// How the session stands.
     pub fn status(&self) -> SessionStatus {
         self.session.status()
+    }
+
+    /// Gives the session the acks that it is to pass on.
+    fn pass_on(&mut self) {
+        while let Some(log) = self.session.poll_opened() {
+            self.acks.iter().for_each(|acks| acks.add(log));
+        }
+        let Some(acks) = &self.acks else { return };
+        for ack in acks.take(&self.session.config().peer) {
+            self.session.handle_acked_elsewhere(&ack);
+        }
     }
 
     /// Tells the session of the logs that it asks for.

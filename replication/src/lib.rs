@@ -14,6 +14,7 @@
 //!   protocol loses the session.
 //! - Every queue, list and message has a bound: see [`Limits`].
 
+mod acks;
 pub mod codec;
 mod config;
 mod endpoint;
@@ -27,6 +28,7 @@ pub mod net;
 mod policy;
 mod session;
 
+pub use acks::{AckBoard, AckChange};
 pub use config::{Direction, Limits, SessionConfig};
 pub use endpoint::{Endpoint, Fetch, Fetched};
 pub use error::{PeerMisbehaved, SessionError};

@@ -1,9 +1,10 @@
 //! The session: one connection's protocol, as a machine.
 //!
 //! Code map: [`state`] is what is known of spaces and logs; [`source`] finds where each log stands at the
-//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
+//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`passing`] has acks of other nodes; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
 
 mod liveness;
+mod passing;
 mod permission;
 mod sending;
 mod source;
@@ -23,6 +24,7 @@ use counterfoil_storage::{Batch, Genesis, Head, Incarnation, LogId, Seq, SpaceNa
 
 use self::{
     liveness::{Liveness, Timer},
+    passing::PassingQueues,
     sending::SourceQueues,
     state::{Log, Space},
     target::TargetQueues,
@@ -91,6 +93,23 @@ pub struct FetchRequest {
     pub bytes_max: usize,
     /// Tells a read that has become pointless.
     generation: u64,
+    purpose: Purpose,
+}
+
+/// What a read is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To send what is read, or to find the target's head.
+    Stream,
+    /// To find a head that the peer passed on.
+    Judge,
+}
+
+impl FetchRequest {
+    /// Whether it goes on where an earlier one of the log stopped, or will be gone on with.
+    pub fn is_stream(&self) -> bool {
+        self.purpose == Purpose::Stream
+    }
 }
 
 /// Records can't be read.
@@ -108,7 +127,7 @@ pub struct FetchFailure {
 ///
 /// One input (`handle_…`), then drain what it has to say (`poll_…`) in this order: [`poll_load`](Self::poll_load)
 /// (answer each with [`handle_logs`](Self::handle_logs)), [`poll_store`](Self::poll_store),
-/// [`poll_fetch`](Self::poll_fetch), [`poll_event`](Self::poll_event), and, as far as the connection
+/// [`poll_fetch`](Self::poll_fetch), [`poll_opened`](Self::poll_opened), [`poll_event`](Self::poll_event), and, as far as the connection
 /// takes them, [`poll_transmit`](Self::poll_transmit). [`Endpoint`](crate::Endpoint) does all but the last two.
 ///
 /// An error ends the session: nothing may be called after it. A panic is a bug here, never the peer's doing.
@@ -129,6 +148,7 @@ pub struct Session {
     events: VecDeque<Event>,
     source: SourceQueues,
     target: TargetQueues,
+    passing: PassingQueues,
     liveness: Liveness,
 }
 
@@ -169,6 +189,7 @@ impl Session {
             events: VecDeque::new(),
             source: SourceQueues::default(),
             target: TargetQueues::default(),
+            passing: PassingQueues::default(),
             liveness,
         };
         for (name, direction) in session.config.spaces.clone() {
@@ -276,6 +297,7 @@ impl Session {
         self.control
             .pop_front()
             .or_else(|| self.next_ack())
+            .or_else(|| self.next_passed_ack())
             .or_else(|| self.next_credit())
             .or_else(|| self.next_answer())
             .or_else(|| self.next_batch())

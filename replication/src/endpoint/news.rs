@@ -69,7 +69,7 @@ impl News {
     /// Ready when there may be news since it was last ready, else the task is woken when there are.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let is_ready = match &mut self.watches {
-            Watches::Spaces(watches) => watches.iter_mut().fold(false, |ready, watched| watched.poll(cx) || ready),
+            Watches::Spaces(watches) => watches.iter_mut().fold(false, |ready, watched| ready | watched.poll(cx)),
             Watches::All { watch, seen } => watch.poll_changed(cx).is_ready() || seen.is_none(),
         };
         if is_ready { Poll::Ready(()) } else { Poll::Pending }

@@ -20,7 +20,7 @@ use super::{
     rejection::Rejection,
     tls::{Tls, TlsError, expires_at},
 };
-use crate::{Direction, Endpoint, Event, Limits, Policy, SessionConfig, SessionStatus};
+use crate::{AckBoard, Direction, Endpoint, Event, Limits, Policy, SessionConfig, SessionStatus};
 
 /// The longest pause before the second attempt; it doubles with each that fails.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -83,6 +83,9 @@ pub struct DialConfig {
     pub policy: Arc<Policy>,
     /// Bounds of each session.
     pub limits: Limits,
+    /// Where the sessions of the store hear of each other's acks. What the link's own session hears is posted there by
+    /// whoever gets its events.
+    pub acks: Arc<AckBoard>,
 }
 
 /// What a link tells the application.
@@ -354,7 +357,7 @@ impl Shared {
         };
         let policy = config.policy.clone();
         let expires_at = stream.get_ref().1.peer_certificates().and_then(expires_at);
-        let endpoint = Endpoint::new(journal.clone(), config, now());
+        let endpoint = Endpoint::new(journal.clone(), config, now()).with_acks(&self.config.acks);
         let shared = self.clone();
         let (handle, session) = drive(stream, endpoint, move |event| shared.tell(event));
         self.begin(&handle, &policy);

@@ -25,7 +25,8 @@ use super::{
     tls::{Tls, TlsError, expires_at},
 };
 use crate::{
-    Endpoint, Event, Limits, LogLimit, Policy, SessionConfig, SessionError, SessionStatus, message::CloseReason,
+    AckBoard, Endpoint, Event, Limits, LogLimit, Policy, SessionConfig, SessionError, SessionStatus,
+    message::CloseReason,
 };
 
 /// How long to wait after the operating system refused to accept a connection: it is out of file handles or memory.
@@ -44,6 +45,9 @@ pub struct ListenConfig {
     pub limits: Limits,
     /// Bounds of the listener.
     pub bounds: ListenBounds,
+    /// Where the sessions of the store hear of each other's acks, to pass them on. What the listener's own sessions hear
+    /// is posted there by whoever gets their events.
+    pub acks: Arc<AckBoard>,
 }
 
 /// The bounds of a listener. Each default is stated.
@@ -120,6 +124,7 @@ struct Shared {
     journal: Journal,
     limits: Limits,
     bounds: ListenBounds,
+    acks: Arc<AckBoard>,
     events: Events,
     places: Mutex<Places>,
     log: Mutex<LogLimit<Reason>>,
@@ -170,7 +175,7 @@ pub async fn listen(
     config: ListenConfig,
     events: impl Fn(&NodeName, Event) + Send + Sync + 'static,
 ) -> Result<Listener, ListenError> {
-    let ListenConfig { journal, tls, policy, limits, bounds } = config;
+    let ListenConfig { journal, tls, policy, limits, bounds, acks } = config;
     tls.check_node(&journal.identity().node)?;
     let bind = |source| ListenError::Bind { address: address.to_string(), source };
     let tcp = TcpListener::bind(address).await.map_err(bind)?;
@@ -180,6 +185,7 @@ pub async fn listen(
         journal,
         limits,
         bounds,
+        acks,
         events: Box::new(events),
         places: Mutex::new(places),
         log: Mutex::default(),
@@ -341,7 +347,8 @@ impl Shared {
             }
             return;
         }
-        let endpoint = Endpoint::new(self.journal.clone(), self.session_config(&node, &policy), now());
+        let config = self.session_config(&node, &policy);
+        let endpoint = Endpoint::new(self.journal.clone(), config, now()).with_acks(&self.acks);
         let (shared, peer) = (self.clone(), node.clone());
         let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
         let expires_at = expires_at(&certificates);

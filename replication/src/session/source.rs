@@ -250,6 +250,7 @@ impl Session {
         log.local = Some(Local { first_seq: state.first_seq, head: state.durable, bytes: state.bytes });
         if before != state.durable {
             self.advance_outgoing(now, id, index);
+            self.judge_claims(id);
         }
         self.advance_incoming(id, before, state.durable);
     }
@@ -315,8 +316,10 @@ impl Session {
     }
 
     pub(super) fn handle_ack(&mut self, ack: &Ack) -> Result<(), PeerMisbehaved> {
-        let incarnation = self.peer.map(|peer| peer.incarnation);
-        if ack.node != self.config.peer || Some(ack.incarnation) != incarnation {
+        if ack.node != self.config.peer {
+            return self.handle_passed_ack(ack);
+        }
+        if Some(ack.incarnation) != self.peer.map(|peer| peer.incarnation) {
             return Err(PeerMisbehaved::ForeignAck { node: ack.node.clone() });
         }
         let Some(log) = self.logs.get_mut(&ack.log) else {

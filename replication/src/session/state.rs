@@ -8,6 +8,7 @@ use std::{
 
 use counterfoil_storage::{Batch, Genesis, Head, LogId, NodeName, Seq, SpaceName};
 
+use super::passing::Passing;
 use crate::{
     config::Direction,
     frontier::FrontierHash,
@@ -184,6 +185,8 @@ pub(super) struct Log {
     pub(super) unsettled: VecDeque<(Seq, u64)>,
     /// Where it ends at the peer, as the peer says.
     pub(super) source_next_seq: Seq,
+
+    pub(super) passing: Passing,
 }
 
 /// A log as it durably is here.
@@ -215,6 +218,7 @@ impl Log {
             in_ack_queue: false,
             unsettled: VecDeque::new(),
             source_next_seq: Seq::ZERO,
+            passing: Passing::default(),
         }
     }
 

@@ -186,11 +186,13 @@ impl Session {
         if let Some(log) = self.logs.get_mut(&id) {
             log.incoming = Incoming::Open { tail: log.head(), resuming };
         }
+        self.note_opened(id);
     }
 
     /// The flow of a log's space has been closed.
     pub(super) fn close_incoming(&mut self, id: LogId) {
         self.release_stalled(id);
+        self.note_stopped(id);
         if let Some(log) = self.logs.get_mut(&id) {
             log.incoming = Incoming::Idle;
             log.told = None;
@@ -207,6 +209,7 @@ impl Session {
     /// Stops a log.
     pub(super) fn stop_incoming(&mut self, id: LogId, reason: ParkReason) {
         self.release_stalled(id);
+        self.note_stopped(id);
         if let Some(log) = self.logs.get_mut(&id) {
             log.incoming = Incoming::Parked(reason);
         }
@@ -476,8 +479,7 @@ impl Session {
 impl Log {
     /// Whether the peer streams it and does not know what is durable here.
     fn is_untold(&self) -> bool {
-        let flows = matches!(self.incoming, Incoming::Open { .. } | Incoming::Stalled { .. });
-        flows && self.told.is_some_and(|told| told != self.head())
+        self.flows_in() && self.told.is_some_and(|told| told != self.head())
     }
 }
 

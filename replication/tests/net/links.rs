@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use counterfoil_replication::{
-    Direction, Limits, Policy,
+    AckBoard, Direction, Limits, Policy,
     net::{DialConfig, LinkState, TlsError, dial},
 };
 
@@ -152,6 +152,7 @@ async fn a_store_does_not_dial_with_another_node_s_certificate() {
         spaces: vec![(space("a"), Direction::Send)],
         policy: Arc::new(Policy::nothing()),
         limits: Limits::default(),
+        acks: AckBoard::new(name("a")),
     };
     let error = dial(config, |_| {}).unwrap_err().to_string();
     assert!(error.contains("is for the node b, but the store is of a"), "{error}");
