@@ -221,9 +221,10 @@ fn now() -> Instant {
 impl Pump {
     fn new(source: &Inner, target: &Inner, shared: Arc<LinkShared>, control: Arc<Control>) -> Self {
         let [sender, receiver] = [source.journal.identity(), target.journal.identity()];
+        let spaces = shared.spaces();
         let ends = [
-            End::new(source, receiver, &shared.spaces, Direction::Send),
-            End::new(target, sender, &shared.spaces, Direction::Receive),
+            End::new(source, receiver, &spaces, Direction::Send),
+            End::new(target, sender, &spaces, Direction::Receive),
         ];
         Self { ends, shared, control }
     }

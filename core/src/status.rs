@@ -182,13 +182,14 @@ const EVENTS_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) struct LinkShared {
     pub(crate) peer: NodeName,
-    pub(crate) spaces: Vec<SpaceName>,
     now: Mutex<Now>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct Now {
+    /// In the order in which they were named or found.
+    spaces: Vec<SpaceName>,
     state: LinkState,
     last_error: Option<String>,
     /// Of the present session, or the last one.
@@ -204,6 +205,7 @@ struct Now {
 impl LinkShared {
     pub(crate) fn new(peer: NodeName, spaces: Vec<SpaceName>) -> Arc<Self> {
         let now = Now {
+            spaces,
             state: LinkState::Connecting,
             last_error: None,
             parked: BTreeMap::new(),
@@ -212,7 +214,7 @@ impl LinkShared {
             events: VecDeque::new(),
             first_event: 0,
         };
-        Arc::new(Self { peer, spaces, now: Mutex::new(now), changed: Condvar::new() })
+        Arc::new(Self { peer, now: Mutex::new(now), changed: Condvar::new() })
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -221,6 +223,22 @@ impl LinkShared {
 
     pub(crate) fn state(&self) -> LinkState {
         self.now().state
+    }
+
+    /// The spaces that it carries.
+    pub(crate) fn spaces(&self) -> Vec<SpaceName> {
+        self.now().spaces.clone()
+    }
+
+    /// It carries one more space from now on; false if it does already.
+    #[cfg(feature = "net")]
+    pub(crate) fn add_space(&self, space: &SpaceName) -> bool {
+        let mut now = self.now();
+        let is_new = !now.spaces.contains(space);
+        if is_new {
+            now.spaces.push(space.clone());
+        }
+        is_new
     }
 
     pub(crate) fn last_error(&self) -> Option<String> {
@@ -279,7 +297,7 @@ impl LinkShared {
             }
             LinkEvent::InSync { space } => {
                 now.refused.remove(space);
-                if self.spaces.len() == 1 {
+                if now.spaces.len() == 1 {
                     now.parked.clear();
                 }
             }

@@ -276,8 +276,8 @@ impl Inner {
     pub(crate) fn check_unlinked(&self, peer: &NodeName, spaces: &[SpaceName]) -> Result<()> {
         let links = self.link_list();
         let same_peer = links.iter().filter(|link| link.peer == *peer);
-        match same_peer.flat_map(|link| &link.spaces).find(|space| spaces.contains(space)) {
-            Some(space) => Err(Error::AlreadyLinked { peer: peer.clone(), space: space.clone() }),
+        match same_peer.flat_map(|link| link.spaces()).find(|space| spaces.contains(space)) {
+            Some(space) => Err(Error::AlreadyLinked { peer: peer.clone(), space }),
             None => Ok(()),
         }
     }
@@ -349,7 +349,7 @@ impl Inner {
         let lacks = self.unmirrored(link);
         LinkStatus {
             peer: link.peer.clone(),
-            spaces: link.spaces.clone(),
+            spaces: link.spaces(),
             state: link.state(),
             lag: self.lag(&lacks),
             last_error: link.last_error(),
@@ -360,7 +360,8 @@ impl Inner {
 
     /// What the link's peer has not acked, a log at a time. The peer's own logs are its own affair.
     fn unmirrored(&self, link: &LinkShared) -> Vec<Unmirrored> {
-        let logs = link.spaces.iter().flat_map(|space| self.journal.logs(Some(space)));
+        let spaces = link.spaces();
+        let logs = spaces.iter().flat_map(|space| self.journal.logs(Some(space)));
         logs.filter(|info| info.genesis.node != link.peer)
             .filter_map(|info| {
                 let acked = self.acks.head(info.id, &link.peer).map_or(Seq::ZERO, |head| head.next_seq);

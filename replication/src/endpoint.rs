@@ -17,7 +17,7 @@ use counterfoil_storage::{
 use self::news::{Changed, News};
 use crate::{
     acks::{AckBoard, Subscription},
-    config::SessionConfig,
+    config::{Direction, SessionConfig},
     error::SessionError,
     event::{Event, SessionStatus},
     message::{GapCause, Message},
@@ -147,6 +147,12 @@ impl Endpoint {
         self.acks = Some(board.subscribe());
         self.pass_on();
         self
+    }
+
+    /// Brings another space into the session.
+    pub fn bring(&mut self, now: Instant, space: &SpaceName, direction: Direction) {
+        self.session.bring(space, direction);
+        self.load(now);
     }
 
     /// Takes a message from the peer.

@@ -26,14 +26,14 @@ use self::{
     liveness::{Liveness, Timer},
     passing::PassingQueues,
     sending::SourceQueues,
-    state::{Log, Space},
+    state::{Inflow, Log, Outflow, Space},
     target::TargetQueues,
 };
 use crate::{
     config::{Direction, SessionConfig},
     error::{PeerMisbehaved, SessionError},
-    event::{Event, SessionStatus},
-    message::{GapCause, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, Want},
+    event::{By, Event, SessionStatus},
+    message::{Flow, GapCause, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, Want},
     policy::Policy,
 };
 
@@ -193,17 +193,30 @@ impl Session {
             liveness,
         };
         for (name, direction) in session.config.spaces.clone() {
-            let index = session.add_space(name.clone(), Some(direction));
-            if direction.receives() {
-                session.spaces[index].ask();
-                session.control.push_back(Message::Want(Want { space: name.clone() }));
-            }
-            if direction.sends() {
-                session.spaces[index].offer_due = true;
-                session.load(index);
-            }
+            session.bring(&name, direction);
         }
         session
+    }
+
+    /// Brings a space into the session that its configuration did not name: offers it or asks for it, as if it had.
+    ///
+    /// One too many is refused, with an event.
+    pub fn bring(&mut self, name: &SpaceName, direction: Direction) {
+        let limit = self.config.limits.spaces_max.max(self.config.spaces.len());
+        if !self.space_index.contains_key(name) && self.spaces.len() >= limit {
+            let (space, flow, reason, by) = (name.clone(), Flow::Outgoing, Refusal::TooManySpaces, By::Local);
+            return self.events.push_back(Event::Refused { space, flow, reason, by });
+        }
+        let index = self.add_space(name.clone(), Some(direction));
+        self.spaces[index].brought = Some(direction);
+        if direction.receives() && matches!(self.spaces[index].inflow, Inflow::Closed) {
+            self.spaces[index].ask();
+            self.control.push_back(Message::Want(Want { space: name.clone() }));
+        }
+        if direction.sends() && matches!(self.spaces[index].outflow, Outflow::Closed) {
+            self.spaces[index].offer_due = true;
+            self.load(index);
+        }
     }
 
     /// Takes a message from the peer.

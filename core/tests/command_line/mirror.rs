@@ -241,3 +241,40 @@ fn mirror_once_that_is_refused_or_interrupted_says_what_was_not_acknowledged() {
     let last = ended.stderr.lines().last().unwrap();
     assert!(last.contains("hub has not acknowledged 1 record of space other from 0"), "{last}");
 }
+
+#[test]
+fn a_hub_that_serves_mirrors_onward_all_that_it_has_and_gets() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    for node in ["practice-2", "hub-2"] {
+        sandbox.run(&format!("init {node}.store --node {node}")).expect_status(0);
+        sandbox.certify(node);
+    }
+    sandbox.write("hub-2.toml", "[[grant]]\nnode = \"hub\"\nspace = \"*\"\nrights = [\"relay\"]\n");
+    let (second, second_address) = sandbox.serve_as("hub-2", "127.0.0.1:0", "--policy hub-2.toml");
+    let onward = format!("--mirror-to hub-2@{second_address}");
+    let append = |address: &str, store: &str, node: &str, input: &[u8]| {
+        let mirror = format!("--mirror-to hub@{address} --tls tls-{node} --durability mirrored");
+        sandbox.run_with(&format!("append {store} {mirror}"), input).expect_status(0);
+    };
+    let at_second = |node: &str, expected: &[u8]| {
+        let is_there = || (sandbox.cat_if_there("hub-2.store", node) == expected).then_some(());
+        eventually(is_there).unwrap_or_else(|| panic!("{node}: {}", second.errors()));
+    };
+    // What is there before the link, a space that comes while it lives, and what comes after a restart.
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    append(&address, "practice.store", "practice-1", b"one\n");
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    let (hub, address) = sandbox.serve("127.0.0.1:0", &onward);
+    at_second("practice-1", b"one\n");
+    append(&address, "practice-2.store", "practice-2", b"two\n");
+    at_second("practice-2", b"two\n");
+    hub.signal("HUP");
+    hub.wait_for_error("read again");
+    append(&address, "practice.store", "practice-1", b"three\n");
+    at_second("practice-1", b"one\nthree\n");
+    assert_eq!(second.errors().matches("session begins").count(), 1, "one session for all: {}", second.errors());
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    assert_eq!(sandbox.head("hub-2.store", "practice-1"), sandbox.head("practice.store", "practice-1"));
+}

@@ -138,7 +138,12 @@ impl Sandbox {
 
     /// Starts `counterfoil serve hub.store` with more options; its address once it listens.
     pub(crate) fn serve(&self, listen: &str, more: &str) -> (Running, String) {
-        let mut hub = self.start(&format!("serve hub.store --listen {listen} --tls tls-hub {more}"));
+        self.serve_as("hub", listen, more)
+    }
+
+    /// Starts `counterfoil serve NODE.store` with more options; its address once it listens.
+    pub(crate) fn serve_as(&self, node: &str, listen: &str, more: &str) -> (Running, String) {
+        let mut hub = self.start(&format!("serve {node}.store --listen {listen} --tls tls-{node} {more}"));
         let line = hub.read_line();
         let address = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}, {}", hub.errors()));
         (hub, address.to_owned())

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use counterfoil_storage::{SystemClock, WallClock as _};
+use counterfoil_storage::{SpaceName, SystemClock, WallClock as _};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     task::JoinSet,
@@ -23,7 +23,7 @@ use tokio::{
 
 use super::rejection::Rejection;
 use crate::{
-    Endpoint, Event, Fetched, Message, PeerMisbehaved, Policy, SessionError, SessionStatus,
+    Direction, Endpoint, Event, Fetched, Message, PeerMisbehaved, Policy, SessionError, SessionStatus,
     codec::{self, CodecError},
     message::CloseReason,
 };
@@ -113,6 +113,13 @@ impl SessionHandle {
         let mut steered = self.lock();
         let result = steered.endpoint.handle_policy(now(), policy);
         steered.finish(result.err().map(Ended::Failed));
+    }
+
+    /// Brings another space into the session.
+    pub(super) fn bring(&self, space: &SpaceName, direction: Direction) {
+        let mut steered = self.lock();
+        steered.endpoint.bring(now(), space, direction);
+        steered.finish(None);
     }
 
     /// Ends the session: the peer is told, then the connection is closed. Does not wait for that.

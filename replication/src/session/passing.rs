@@ -197,8 +197,8 @@ impl Session {
             let Some(log) = self.logs.get_mut(&id) else { continue };
             log.passing.in_judgements = false;
             let (local, generation) = (log.head(), log.generation);
-            let claims = log.passing.witnesses.iter().filter_map(|(node, witness)| Some((node, witness.claimed?)));
-            let Some((node, head)) = claims.filter(|(_, head)| head.next_seq < local.next_seq).next() else { continue };
+            let mut claims = log.passing.witnesses.iter().filter_map(|(node, witness)| Some((node, witness.claimed?)));
+            let Some((node, head)) = claims.find(|(_, head)| head.next_seq < local.next_seq) else { continue };
             log.passing.judging = Some((node.clone(), head));
             let purpose = Purpose::Judge;
             return Some(FetchRequest { log: id, from: head.next_seq, bytes_max: 0, generation, purpose });

@@ -487,3 +487,21 @@ fn a_source_with_more_logs_than_a_session_takes_says_so_and_streams_the_others()
     assert_eq!(source.events.iter().filter(told).count(), 1);
     assert_eq!(target.logs.len(), 2);
 }
+
+#[test]
+fn a_space_that_is_brought_later_flows_like_the_others() {
+    let policy = Policy::parse("[[grant]]\nnode = \"hub\"\nspace = \"*\"\nrights = [\"relay\"]").unwrap();
+    let mut hub = Node::new("hub", "hub-2", &[("a", Direction::Send)]);
+    let mut second = Node::with("hub-2", "hub", &[], policy, Limits::default());
+    run(start(), &mut hub, &mut second);
+    let log = hub.append("b", "writer", &["1"]);
+    run(start(), &mut hub, &mut second);
+    assert_eq!(second.bodies(log), Vec::<String>::new());
+    for _ in 0..2 {
+        hub.session.bring(&space("b"), Direction::Send);
+        run(start(), &mut hub, &mut second);
+        assert_eq!(second.bodies(log), ["1"]);
+    }
+    let offers = hub.sent.iter().filter(|message| matches!(message, Message::Offer(_))).count();
+    assert_eq!(offers, 2, "each space once");
+}
