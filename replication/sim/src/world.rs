@@ -13,7 +13,7 @@ use std::{
 
 use counterfoil_faults::Rng;
 use counterfoil_replication::{Endpoint, Event, Fetched, Policy};
-use counterfoil_storage::{LogId, Seq, SpaceName};
+use counterfoil_storage::{Head, LogId, NodeName, Seq, SpaceName};
 
 use crate::{
     machine::{Chains, Machine, RELAYED_SPACE},
@@ -51,6 +51,7 @@ enum Happening {
     Append { machine: usize },
     Commit { machine: usize, life: u64 },
     Poisoned { machine: usize, life: u64 },
+    PassOn { machine: usize, life: u64 },
     Arrive { connection: u64, to: usize, bytes: Vec<u8> },
     Gone { connection: u64, side: usize },
     Timer { connection: u64, side: usize },
@@ -133,10 +134,19 @@ impl World {
             links.push(Link { from: index, to: hub, spaces, policy: Arc::clone(&nothing), failures: 0 });
         }
         machines.push(Machine::new("hub", None, &[], rng.next_u64())?);
-        if plan.second_hub {
-            machines.push(Machine::new("hub-2", None, &[], rng.next_u64())?);
-            let spaces = links.iter().flat_map(|link| link.spaces.clone()).collect();
-            links.push(Link { from: hub, to: hub + 1, spaces, policy: nothing, failures: 0 });
+        let all: Vec<SpaceName> = links.iter().flat_map(|link| link.spaces.clone()).collect();
+        let onward = ["hub-2", "hub-3"].into_iter().zip([plan.second_hub, plan.second_hub && plan.third_hub]);
+        for (name, _) in onward.filter(|(_, is_there)| *is_there) {
+            let (from, to) = (machines.len() - 1, machines.len());
+            machines.push(Machine::new(name, None, &[], rng.next_u64())?);
+            links.push(Link { from, to, spaces: all.clone(), policy: Arc::clone(&nothing), failures: 0 });
+        }
+        if plan.second_hub && plan.two_ways {
+            let direct: Vec<Link> = links[..plan.practices]
+                .iter()
+                .map(|link| Link { to: hub + 1, spaces: link.spaces.clone(), policy: Arc::clone(&nothing), ..*link })
+                .collect();
+            links.extend(direct);
         }
         let lives = vec![0; machines.len()];
         Ok(Self {
@@ -229,7 +239,8 @@ impl World {
                 self.stop(machine, false);
                 Ok(())
             }
-            Happening::Commit { .. } | Happening::Poisoned { .. } => Ok(()),
+            Happening::PassOn { machine, life } if self.lives[machine] == life => self.tell_endpoints(machine),
+            Happening::Commit { .. } | Happening::Poisoned { .. } | Happening::PassOn { .. } => Ok(()),
             Happening::Arrive { connection, to, bytes } => self.arrive(connection, to, &bytes),
             Happening::Gone { connection, side } => {
                 self.close(connection, side);
@@ -316,19 +327,15 @@ impl World {
     fn judge_event(&mut self, connection: u64, side: usize, event: &Event) -> Outcome {
         let Some(state) = self.connections.get(&connection) else { return Ok(()) };
         let (machine, peer) = (state.ends[side].machine, state.ends[1 - side].machine);
+        self.post(machine, peer, event)?;
         match event {
+            Event::Acked { log, node, head, .. } if *node != self.machines[peer].name => {
+                self.report.passed_acks += 1;
+                self.judge_ack(machine, node, *log, *head)
+            }
             Event::Acked { log, node, head, .. } => {
                 self.report.acks += 1;
-                let equal_at_offer = self.machines[peer].heads().get(log).is_some_and(|h| h.next_seq >= head.next_seq);
-                if *node != self.machines[peer].name || *node == self.machines[machine].name {
-                    return Err(format!("an ack of {node} was believed of {}", self.machines[peer].name));
-                }
-                if !self.machines[peer].has_acked(*log, head.next_seq) && !equal_at_offer {
-                    return Err(format!("{node} was believed to have log {log} up to {}", head.next_seq));
-                }
-                if !self.chains.has_head(*log, *head) {
-                    return Err(format!("a head of log {log} was believed that never was"));
-                }
+                self.judge_ack(machine, node, *log, *head)?;
                 let believed = self.believed.entry((machine, *log)).or_default();
                 *believed = head.next_seq.max(*believed);
                 if let (0, Some(link)) = (side, self.connected.iter().find(|(_, id)| **id == connection)) {
@@ -336,15 +343,93 @@ impl World {
                 }
                 Ok(())
             }
+            // What a mirror got by another way, before this end did.
+            Event::Ahead { log, remote, .. } if self.plan.two_ways && self.chains.has_head(*log, *remote) => {
+                match self.machines[machine].writes(*log) {
+                    true => Err(format!("{}: its own log {log} was taken for rewound", self.machines[machine].name)),
+                    false => Ok(()),
+                }
+            }
             Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
             unexpected => Err(format!("{}: {unexpected:?}", self.machines[machine].name)),
         }
     }
 
-    /// Whether each link's target has what its source has, and the source knows it.
+    /// An ack that a machine believes is a promise that the node named has made of its own disk; the node is another
+    /// one, and not the writer.
+    fn judge_ack(&self, machine: usize, node: &NodeName, log: LogId, head: Head) -> Outcome {
+        let (name, seq) = (&self.machines[machine].name, head.next_seq);
+        let Some(of) = self.machines.iter().find(|machine| machine.name == *node) else {
+            return Err(format!("{name}: believed an ack of {node}, which is nobody"));
+        };
+        if node == name || of.writes(log) {
+            return Err(format!("{name}: {node} was counted for log {log}, which one of the two writes"));
+        }
+        if !of.has_acked(log, seq) {
+            return Err(format!("{name}: {node} was believed to have log {log} up to {seq}"));
+        }
+        if !self.chains.has_head(log, head) {
+            return Err(format!("{name}: a head of log {log} at {seq} was believed that never was"));
+        }
+        Ok(())
+    }
+
+    /// Posts what a session tells on its machine's board, has the other sessions there pass it on, and judges what the
+    /// board then says.
+    fn post(&mut self, machine: usize, peer: usize, event: &Event) -> Outcome {
+        let name = self.machines[peer].name.clone();
+        let changes = self.machines[machine].board.hear(&name, event);
+        for change in &changes {
+            self.judge_ack(machine, &change.ack.node, change.ack.log, change.ack.head)?;
+            let known = self.machines[machine].board.of_log(change.ack.log);
+            let nodes: BTreeSet<_> = known.iter().map(|ack| &ack.node).collect();
+            if nodes.len() != known.len() || nodes.len() >= self.machines.len() {
+                return Err(format!("{}: a node was counted twice: {known:?}", self.machines[machine].name));
+            }
+        }
+        if !changes.is_empty() {
+            self.plan_in(Duration::ZERO, Happening::PassOn { machine, life: self.lives[machine] });
+        }
+        Ok(())
+    }
+
+    /// Whether each link's target has what its source has, the source knows it, and knows it of those behind as well.
     fn is_equal(&self) -> bool {
         self.machines.iter().all(|machine| !machine.commit_planned && machine.journal.is_some())
             && self.links.iter().all(|link| self.differing(link).is_empty())
+            && self.unknown_behind().is_empty()
+    }
+
+    /// Machines that a log is streamed to, directly or through others, and of which its source does not know that they
+    /// have all of it; told by name.
+    fn unknown_behind(&self) -> Vec<String> {
+        let mut unknown = Vec::new();
+        for (index, machine) in self.machines.iter().enumerate() {
+            for (log, head) in machine.heads() {
+                let known = machine.board.of_log(log);
+                for behind in self.behind(index, log) {
+                    let name = &self.machines[behind].name;
+                    if !known.iter().any(|ack| ack.node == *name && ack.head == head) {
+                        unknown.push(format!("{} does not know that {name} has log {log}", machine.name));
+                    }
+                }
+            }
+        }
+        unknown
+    }
+
+    /// Machines to which a log flows from this one.
+    fn behind(&self, index: usize, log: LogId) -> BTreeSet<usize> {
+        let (mut found, mut waiting) = (BTreeSet::new(), vec![index]);
+        while let Some(from) = waiting.pop() {
+            for link in self.links.iter().filter(|link| link.from == from) {
+                let carries = self.machines[index].space_of(log).is_some_and(|space| link.spaces.contains(&space));
+                if carries && found.insert(link.to) {
+                    waiting.push(link.to);
+                }
+            }
+        }
+        found
     }
 
     fn differing(&self, link: &Link) -> BTreeSet<LogId> {
@@ -367,6 +452,7 @@ impl World {
                 lines.push(format!("log {log} ends at {ours} on {from}, at {theirs} on {to}, known {known}"));
             }
         }
+        lines.extend(self.unknown_behind());
         let planned = self.machines.iter().filter(|machine| machine.commit_planned).count();
         format!("{}; {planned} flushes planned, {} connections", lines.join("; "), self.connections.len())
     }

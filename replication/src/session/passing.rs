@@ -119,9 +119,7 @@ impl Session {
 
     /// The peer passes on an ack.
     pub(super) fn handle_passed_ack(&mut self, ack: &Ack) -> Result<(), PeerMisbehaved> {
-        let Some(log) = self.logs.get(&ack.log) else {
-            return Err(PeerMisbehaved::UnknownLog { log: ack.log });
-        };
+        let Some(log) = self.logs.get(&ack.log) else { return self.check_unknown_ack(ack.log) };
         let carried = self.spaces[log.space].out_scope().is_some_and(|scope| self.source_carries(scope, log));
         // This node knows best what it holds itself.
         if !carried || ack.node == self.config.local || ack.node == *log.writer() {

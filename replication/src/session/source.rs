@@ -322,9 +322,7 @@ impl Session {
         if Some(ack.incarnation) != self.peer.map(|peer| peer.incarnation) {
             return Err(PeerMisbehaved::ForeignAck { node: ack.node.clone() });
         }
-        let Some(log) = self.logs.get_mut(&ack.log) else {
-            return Err(PeerMisbehaved::UnknownLog { log: ack.log });
-        };
+        let Some(log) = self.logs.get_mut(&ack.log) else { return self.check_unknown_ack(ack.log) };
         let index = log.space;
         if log.peer_head == Some(ack.head) {
             return Ok(());
@@ -338,6 +336,13 @@ impl Session {
         }
         self.check_in_sync(index);
         Ok(())
+    }
+
+    /// A target speaks of all logs that it has of a space that this end offered, also of those that it got by another way
+    /// and that this end has not yet: they are of no use here. Where nothing was offered there is nothing to speak of.
+    pub(super) fn check_unknown_ack(&self, log: LogId) -> Result<(), PeerMisbehaved> {
+        let has_offered = self.spaces.iter().any(|space| space.outflow != Outflow::Closed);
+        if has_offered { Ok(()) } else { Err(PeerMisbehaved::UnknownLog { log }) }
     }
 
     pub(super) fn handle_rewind(&mut self, rewind: &Rewind) -> Result<(), PeerMisbehaved> {

@@ -169,6 +169,10 @@ impl Session {
             self.check_right(id, index, scope);
             // Also of an own log: the peer believes that this end has nothing of it.
             self.queue_ack(id);
+        } else if log.flows_in() {
+            // So it does if it was told before it had the log itself.
+            log.told = Some(log.origin);
+            self.queue_ack(id);
         }
         Ok(())
     }

@@ -46,8 +46,8 @@ impl World {
             limits,
         };
         let ends = [
-            End::new(from, Endpoint::new(ours.clone(), config, self.instant())),
-            End::new(to, Endpoint::new(theirs.clone(), answering, self.instant())),
+            End::new(from, Endpoint::new(ours.clone(), config, self.instant()).with_acks(&self.machines[from].board)),
+            End::new(to, Endpoint::new(theirs.clone(), answering, self.instant()).with_acks(&self.machines[to].board)),
         ];
         let id = self.next_connection;
         self.next_connection += 1;

@@ -505,3 +505,22 @@ fn a_space_that_is_brought_later_flows_like_the_others() {
     let offers = hub.sent.iter().filter(|message| matches!(message, Message::Offer(_))).count();
     assert_eq!(offers, 2, "each space once");
 }
+
+#[test]
+fn a_mirror_may_have_a_log_before_its_source_does() {
+    let policy = || Policy::parse("[[grant]]\nnode = \"hub\"\nspace = \"p\"\nrights = [\"relay\"]").unwrap();
+    let mut hub = Node::new("hub", "hub-2", &[("p", Direction::Send)]);
+    let mut second = Node::with("hub-2", "hub", &[], policy(), Limits::default());
+    let log = second.append("p", "p", &["a"]);
+    run(start(), &mut hub, &mut second);
+    // The writer goes on streaming to the mirror, and then to the source as well.
+    second.append("p", "p", &["b"]);
+    run(start(), &mut hub, &mut second);
+    for body in ["a", "b"] {
+        hub.append("p", "p", &[body]);
+        run(start(), &mut hub, &mut second);
+    }
+    assert_eq!(hub.acked(log), Some(Seq(2)), "{:?}", hub.events);
+    assert!(hub.session.status().spaces[0].in_sync);
+    assert_eq!(second.bodies(log), ["a", "b"]);
+}
