@@ -6,6 +6,7 @@ use counterfoil_faults::Rng;
 
 /// How often things happen, per 1000 simulated seconds unless said otherwise, and how long they last.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each shape with or without each of the others")]
 pub struct Plan {
     /// Practices that mirror to the hub, each its own space.
     pub practices: usize,
