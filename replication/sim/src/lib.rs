@@ -15,13 +15,17 @@
 //!   its own nor the writer's, and counts no node twice;
 //! - after healing each node knows of all that stand behind it, through whatever hubs, that they have what it has;
 //! - no honest end is accused of breaking the protocol, and no log stops.
+//!
+//! That a broken promise would be seen is proven by planted mistakes ([`Bug`]): each must be told from a sound history.
 
+mod bugs;
 mod machine;
 mod plan;
 mod report;
 mod wire;
 mod world;
 
+pub use bugs::Bug;
 pub use plan::Plan;
 pub use report::{Report, Violation};
-pub use world::explore;
+pub use world::{explore, explore_with};

@@ -2,6 +2,7 @@
 
 mod fortune;
 mod judgement;
+mod mistakes;
 mod network;
 
 use std::{
@@ -12,11 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use counterfoil_faults::Rng;
+use counterfoil_faults::{FaultVfs, Rng};
 use counterfoil_replication::{Endpoint, Fetched, Policy};
-use counterfoil_storage::{LogId, Seq, SpaceName};
+use counterfoil_storage::{Batch, LogId, Seq, SpaceName};
 
 use crate::{
+    bugs::Bug,
     machine::{Chains, Machine, RELAYED_SPACE},
     plan::Plan,
     report::{Report, Violation},
@@ -29,7 +31,17 @@ const HEALING: Duration = Duration::from_secs(120);
 
 /// Lives through the history of a seed.
 pub fn explore(seed: u64) -> Result<Report, Violation> {
+    live(seed, None)
+}
+
+/// Lives through the history of a seed in which every machine makes a mistake.
+pub fn explore_with(seed: u64, bug: Bug) -> Result<Report, Violation> {
+    live(seed, Some(bug))
+}
+
+fn live(seed: u64, bug: Option<Bug>) -> Result<Report, Violation> {
     let mut world = World::new(seed).map_err(|what| Violation { seed, at: Duration::ZERO, what })?;
+    world.bug = bug;
     match world.live() {
         Ok(()) => Ok(world.report),
         Err(what) => Err(Violation { seed, at: world.now, what }),
@@ -111,6 +123,12 @@ struct World {
     believed: BTreeMap<(usize, LogId), Seq>,
     healed: bool,
     report: Report,
+    /// The mistake that all machines make.
+    bug: Option<Bug>,
+    /// Batches that a mistake holds back, by connection and side.
+    held: BTreeMap<(u64, usize), Option<Batch>>,
+    /// Disks as they were a while ago, if a mistake needs them; by machine.
+    older: BTreeMap<usize, FaultVfs>,
 }
 
 type Outcome<T = ()> = Result<T, String>;
@@ -167,6 +185,9 @@ impl World {
             believed: BTreeMap::new(),
             healed: false,
             report: Report::default(),
+            bug: None,
+            held: BTreeMap::new(),
+            older: BTreeMap::new(),
         })
     }
 
@@ -253,6 +274,7 @@ impl World {
             }
             Happening::Dial { link } => self.dial(link),
             Happening::Misfortune => {
+                self.remember_disks();
                 self.misfortune();
                 Ok(())
             }
@@ -300,6 +322,9 @@ impl World {
     }
 
     fn tell_endpoints(&mut self, index: usize) -> Outcome {
+        if self.bug == Some(Bug::MissesNews) {
+            return Ok(());
+        }
         let ends: Vec<(u64, usize)> = self
             .connections
             .iter()

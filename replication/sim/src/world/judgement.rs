@@ -61,7 +61,7 @@ impl World {
 
     /// Posts what a session tells on its machine's board, has the other sessions there pass it on, and judges what the
     /// board then says.
-    fn post(&mut self, machine: usize, peer: usize, event: &Event) -> Outcome {
+    pub(super) fn post(&mut self, machine: usize, peer: usize, event: &Event) -> Outcome {
         let name = self.machines[peer].name.clone();
         let changes = self.machines[machine].board.hear(&name, event);
         for change in &changes {
