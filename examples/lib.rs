@@ -2,4 +2,5 @@
 
 pub mod fhir;
 pub mod latency;
+pub mod print;
 pub mod table;

@@ -2,15 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use counterfoil_replication::Event;
+use counterfoil_replication::{AckBoard, AckChange, Event};
 use counterfoil_storage::{Head, Incarnation, LogId, NodeName, Seq};
 
-/// What a node has said of its own disk.
+/// What a node has said of its own disk, to this node or to one that passed it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ack {
     /// The log.
@@ -26,8 +26,8 @@ pub struct Ack {
 /// The acks that a store has heard since it was opened. In memory only: peers say them again.
 #[derive(Debug)]
 pub(crate) struct Acks {
-    /// Its own node never counts.
-    own: NodeName,
+    /// Who said what; the table holds what follows from it.
+    board: Arc<AckBoard>,
     table: Mutex<Table>,
     /// Anything in the table has changed.
     changed: Condvar,
@@ -80,68 +80,38 @@ impl LogAcks {
 
 impl Acks {
     pub(crate) fn new(own: NodeName) -> Self {
-        Self { own, table: Mutex::default(), changed: Condvar::new() }
+        Self { board: AckBoard::new(own), table: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Where the sessions of the store hear of each other's acks.
+    pub(crate) fn board(&self) -> &Arc<AckBoard> {
+        &self.board
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an ack in. It replaces what the node said before: heads of one incarnation only grow,
-    /// another incarnation begins anew.
-    pub(crate) fn record(&self, ack: Ack) {
-        if ack.node == self.own {
+    /// Takes over what has changed on the board.
+    fn apply(&self, changes: &[AckChange]) {
+        if changes.is_empty() {
             return;
         }
         let mut table = self.table();
-        let log = table.logs.entry(ack.log).or_default();
-        let said = log.nodes.entry(ack.node).or_insert((ack.incarnation, ack.head));
-        if said.0 != ack.incarnation || said.1.next_seq < ack.head.next_seq {
-            *said = (ack.incarnation, ack.head);
+        let mut wakers = Vec::new();
+        for AckChange { ack, .. } in changes {
+            let log = table.logs.entry(ack.log).or_default();
+            if ack.head.next_seq > Seq::ZERO {
+                log.nodes.insert(ack.node.clone(), (ack.incarnation, ack.head));
+            } else {
+                log.nodes.remove(&ack.node);
+            }
+            wakers.extend(log.satisfied());
         }
-        let wakers = log.satisfied();
         table.version += 1;
         drop(table);
         self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// Lowers an ack: the node has lost what it had.
-    pub(crate) fn withdraw(&self, ack: Ack) {
-        let mut table = self.table();
-        table.logs.entry(ack.log).or_default().nodes.insert(ack.node, (ack.incarnation, ack.head));
-        table.version += 1;
-        drop(table);
-        self.changed.notify_all();
-    }
-
-    /// Takes in where a log ends at a node, as a new session says: a node that was rolled back has lost what it said
-    /// beyond that. Where what it said ended, if so.
-    fn lower(&self, ack: &Ack) -> Option<Head> {
-        let mut table = self.table();
-        let said = table.logs.get_mut(&ack.log)?.nodes.get_mut(&ack.node)?;
-        if said.0 != ack.incarnation || said.1.next_seq <= ack.head.next_seq {
-            return None;
-        }
-        let from = std::mem::replace(&mut said.1, ack.head);
-        table.version += 1;
-        drop(table);
-        self.changed.notify_all();
-        Some(from)
-    }
-
-    /// A node is here in this life: what it said in another was of a disk that it may not have any more, and
-    /// of logs that it lacks now it says nothing.
-    fn meet(&self, node: &NodeName, incarnation: Incarnation) {
-        let mut table = self.table();
-        for log in table.logs.values_mut() {
-            if log.nodes.get(node).is_some_and(|(said_in, _)| *said_in != incarnation) {
-                log.nodes.remove(node);
-            }
-        }
-        table.version += 1;
-        drop(table);
-        self.changed.notify_all();
     }
 
     /// Has those who wait for any change look again.
@@ -150,25 +120,16 @@ impl Acks {
         self.changed.notify_all();
     }
 
-    /// Takes in what a session tells of acks. Gives the event back for others, as a withdrawal if it turned out as one.
-    pub(crate) fn hear(&self, event: Event) -> Event {
-        match &event {
-            Event::Acked { log, node, incarnation, head } => {
-                self.record(Ack { log: *log, node: node.clone(), incarnation: *incarnation, head: *head });
-            }
-            Event::Stated { log, node, incarnation, head } => {
-                let (log, node, incarnation, to) = (*log, node.clone(), *incarnation, *head);
-                if let Some(from) = self.lower(&Ack { log, node: node.clone(), incarnation, head: to }) {
-                    return Event::Withdrawn { log, node, incarnation, from, to };
-                }
-            }
-            Event::PeerReady { node, incarnation, .. } => self.meet(node, *incarnation),
-            Event::Withdrawn { log, node, incarnation, to, .. } => {
-                self.withdraw(Ack { log: *log, node: node.clone(), incarnation: *incarnation, head: *to });
-            }
-            _ => {}
-        }
-        event
+    /// Takes in what a session with `peer` tells of acks. Gives back what others may want to hear: the event, and a
+    /// withdrawal for each node that turns out to hold less than was known.
+    pub(crate) fn hear(&self, peer: &NodeName, event: Event) -> Vec<Event> {
+        let changes = self.board.hear(peer, &event);
+        self.apply(&changes);
+        // One that lowers nothing has been made up for by what somebody else says.
+        let is_told_by_changes = matches!(event, Event::Withdrawn { .. });
+        let is_superseded = matches!(event, Event::Stated { .. }) && !changes.is_empty();
+        let event = Some(event).filter(|_| !is_told_by_changes && !is_superseded);
+        event.into_iter().chain(changes.into_iter().filter_map(withdrawal)).collect()
     }
 
     /// How many other nodes have the log up to `next_seq`.
@@ -250,6 +211,13 @@ impl Acks {
     }
 }
 
+/// The event of a change by which a node holds less.
+fn withdrawal(change: AckChange) -> Option<Event> {
+    let counterfoil_replication::Ack { log, node, incarnation, head: to } = change.ack;
+    let from = change.from.filter(|from| from.next_seq > to.next_seq)?;
+    Some(Event::Withdrawn { log, node, incarnation, from, to })
+}
+
 #[cfg(test)]
 mod tests {
     use counterfoil_storage::Digest;
@@ -267,6 +235,17 @@ mod tests {
 
     fn acks() -> Acks {
         Acks::new(NodeName::new("own").unwrap())
+    }
+
+    impl Acks {
+        fn record(&self, ack: Ack) {
+            let Ack { log, node, incarnation, head } = ack;
+            self.hear(&node.clone(), Event::Acked { log, node, incarnation, head });
+        }
+    }
+
+    fn met(ack: &Ack) -> Event {
+        Event::PeerReady { node: ack.node.clone(), incarnation: ack.incarnation, protocol: 1 }
     }
 
     #[test]
@@ -290,7 +269,9 @@ mod tests {
         assert_eq!(acks.count(log, Seq(7)), 1);
         acks.record(ack("hub", 2, 5));
         assert_eq!(acks.count(log, Seq(7)), 0);
-        acks.withdraw(ack("hub", 2, 3));
+        let Ack { node, incarnation, head: to, .. } = ack("hub", 2, 3);
+        let from = ack("hub", 2, 5).head;
+        acks.hear(&node.clone(), Event::Withdrawn { log, node, incarnation, from, to });
         assert_eq!(acks.count(log, Seq(5)), 0);
     }
 
@@ -301,13 +282,17 @@ mod tests {
         acks.record(ack("hub", 1, 7));
         acks.record(ack("second", 1, 7));
         // The hub has burnt; an empty one of its name takes its place, and has nothing to acknowledge yet.
-        let met = ack("hub", 2, 0);
-        acks.hear(Event::PeerReady { node: met.node.clone(), incarnation: met.incarnation, protocol: 1 });
+        let empty = ack("hub", 2, 0);
+        let told = acks.hear(&empty.node, met(&empty));
+        assert!(
+            matches!(&told[..], [Event::PeerReady { .. }, Event::Withdrawn { to, .. }] if *to == empty.head),
+            "{told:?}"
+        );
         assert_eq!(acks.count(log, Seq(7)), 1);
-        assert_eq!(acks.head(log, &met.node), None);
+        assert_eq!(acks.head(log, &empty.node), None);
         // One that is met again in the same life still has what it had.
         let again = ack("second", 1, 7);
-        acks.hear(Event::PeerReady { node: again.node, incarnation: again.incarnation, protocol: 1 });
+        acks.hear(&again.node, met(&again));
         assert_eq!(acks.count(log, Seq(7)), 1);
     }
 
@@ -318,18 +303,18 @@ mod tests {
         let Ack { node, incarnation, .. } = said.clone();
         let acked = |ack: &Ack| Event::Acked { log, node: node.clone(), incarnation, head: ack.head };
         let stated = |ack: &Ack| Event::Stated { log, node: node.clone(), incarnation, head: ack.head };
-        acks.hear(stated(&said));
+        acks.hear(&node, stated(&said));
         assert_eq!(acks.head(log, &node), None, "it may be another history");
-        acks.hear(acked(&said));
-        acks.hear(acked(&rolled_back));
+        acks.hear(&node, acked(&said));
+        acks.hear(&node, acked(&rolled_back));
         assert_eq!(acks.count(log, Seq(7)), 1, "it was overtaken");
         let version = acks.version();
-        let withdrawn = acks.hear(stated(&rolled_back));
+        let withdrawn = acks.hear(&node, stated(&rolled_back));
         let (from, to) = (said.head, rolled_back.head);
-        assert_eq!(withdrawn, Event::Withdrawn { log, node: node.clone(), incarnation, from, to });
+        assert_eq!(withdrawn, [Event::Withdrawn { log, node: node.clone(), incarnation, from, to }]);
         assert_eq!((acks.count(log, Seq(7)), acks.count(log, Seq(5))), (0, 1));
         assert_ne!(acks.version(), version);
-        assert_eq!(acks.hear(stated(&said)), stated(&said));
+        assert_eq!(acks.hear(&node, stated(&said)), [stated(&said)]);
         assert_eq!(acks.count(log, Seq(7)), 0);
     }
 

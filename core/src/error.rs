@@ -104,12 +104,20 @@ pub enum Error {
         /// The node.
         node: NodeName,
     },
+    /// Another link of this store carries the space to the same node.
+    #[error("space {space} goes to {peer} by another link already: stop that one first, or leave the space out")]
+    AlreadyLinked {
+        /// The node at the other end.
+        peer: NodeName,
+        /// The space.
+        space: SpaceName,
+    },
     /// The store was closed, but a peer does not have everything yet.
     ///
     /// Nothing is lost: what is missing there is durable here and goes on when a link is next started.
-    #[error("closed, but not all of it is mirrored: {}; open the store and start the link again", list(.unmirrored))]
+    #[error("not all of it is known to be mirrored: {}; start the link again", list(.unmirrored))]
     NotMirrored {
-        /// What each peer lacks, a log at a time.
+        /// What each peer has not acknowledged, a log at a time.
         unmirrored: Vec<Unmirrored>,
     },
     /// Certificates or key can't be used.
@@ -203,7 +211,8 @@ impl Error {
             | Self::Name(_)
             | Self::Id(_)
             | Self::AmbiguousLog { .. }
-            | Self::SameNode { .. } => ErrorKind::Misuse,
+            | Self::SameNode { .. }
+            | Self::AlreadyLinked { .. } => ErrorKind::Misuse,
             Self::Encode { .. } | Self::Decode { .. } => ErrorKind::Codec,
             Self::CodecCannotRoundTrip { .. } => ErrorKind::CodecCannotRoundTrip,
             #[cfg(feature = "net")]

@@ -1,6 +1,7 @@
 //! Links over the network: from here to a node elsewhere.
 
 use std::{
+    future::poll_fn,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use counterfoil_replication::{
     Direction, Limits, Policy,
     net::{self, DialConfig, Target, Tls},
 };
-use counterfoil_storage::NodeName;
+use counterfoil_storage::{Journal, NodeName};
 
 use crate::{
     error::{Error, Result},
@@ -23,7 +24,7 @@ impl Store {
     ///
     /// Nothing happens until [`LinkBuilder::start`].
     pub fn mirror_to(&self, peer: impl Into<String>, tls: Tls) -> LinkBuilder {
-        LinkBuilder { inner: Arc::clone(&self.inner), peer: peer.into(), tls, spaces: Vec::new() }
+        LinkBuilder { inner: Arc::clone(&self.inner), peer: peer.into(), tls, spaces: Spaces::Named(Vec::new()) }
     }
 }
 
@@ -34,13 +35,33 @@ pub struct LinkBuilder {
     inner: Arc<Inner>,
     peer: String,
     tls: Tls,
-    spaces: Vec<String>,
+    spaces: Spaces,
+}
+
+/// What a link carries.
+#[derive(Debug)]
+enum Spaces {
+    /// These; the one that bears the node's own name if there is none.
+    Named(Vec<String>),
+    /// All that the store has and will have.
+    All,
 }
 
 impl LinkBuilder {
     /// The spaces to carry. Default: the one that bears this node's own name.
     pub fn spaces(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.spaces.extend(names.into_iter().map(Into::into));
+        let names = names.into_iter().map(Into::into);
+        self.spaces = match self.spaces {
+            Spaces::Named(named) => Spaces::Named(named.into_iter().chain(names).collect()),
+            Spaces::All => Spaces::Named(names.collect()),
+        };
+        self
+    }
+
+    /// To carry all spaces of the store, also those that come into being while the link lives: a hub that mirrors onward
+    /// what others stream to it. Replaces what [`spaces`](Self::spaces) named.
+    pub fn all_spaces(mut self) -> Self {
+        self.spaces = Spaces::All;
         self
     }
 
@@ -49,15 +70,19 @@ impl LinkBuilder {
     ///
     /// # Errors
     ///
-    /// The peer or a space is not well named; the peer is this node; the certificate is another
-    /// node's; the store is closed.
+    /// The peer or a space is not well named; the peer is this node; another link carries one of the spaces to it; the
+    /// certificate is another node's; the store is closed.
     pub fn start(self) -> Result<Link> {
         let target: Target = self.peer.parse()?;
         let own = self.inner.journal.identity().node.clone();
         if target.node == own {
             return Err(Error::SameNode { node: own });
         }
-        let spaces = names_or_own(&self.spaces, &own)?;
+        let spaces = match &self.spaces {
+            Spaces::Named(names) => names_or_own(names, &own)?,
+            Spaces::All => self.inner.journal.spaces(),
+        };
+        self.inner.check_unlinked(&target.node, &spaces)?;
         let shared = LinkShared::new(target.node.clone(), spaces.clone());
         let config = DialConfig {
             target,
@@ -66,8 +91,13 @@ impl LinkBuilder {
             spaces: spaces.into_iter().map(|space| (space, Direction::Send)).collect(),
             policy: Arc::new(Policy::nothing()),
             limits: Limits::default(),
+            acks: Arc::clone(self.inner.acks.board()),
         };
         let dialling = dial(&self.inner, config, &shared)?;
+        if matches!(self.spaces, Spaces::All) {
+            let (journal, link) = (self.inner.journal.clone(), Arc::downgrade(&dialling));
+            self.inner.runtime.handle()?.spawn(bring_new_spaces(journal, link, Arc::clone(&shared)));
+        }
         let stop = {
             let dialling = Arc::clone(&dialling);
             Box::new(move || dialling.stop())
@@ -89,9 +119,10 @@ fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<A
     let _in_runtime = runtime.enter();
     let link = net::dial(config, move |event| match event {
         net::LinkEvent::Session(event) => {
-            let event = acks.hear(event);
-            if shared.hear(event) {
-                acks.touch();
+            for event in acks.hear(&shared.peer, event) {
+                if shared.hear(event) {
+                    acks.touch();
+                }
             }
         }
         net::LinkEvent::State(net::LinkState::Waiting { .. }) => {
@@ -106,6 +137,23 @@ fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<A
     // Set once, here.
     let _ = this.set(Arc::downgrade(&link));
     Ok(link)
+}
+
+/// Has a link carry each space that comes into being, as long as there is the link.
+async fn bring_new_spaces(journal: Journal, link: Weak<net::Link>, shared: Arc<LinkShared>) {
+    let mut watch = journal.watch(None);
+    let mut known = None;
+    while let Some(link) = link.upgrade().filter(|_| shared.state() != LinkState::Stopped) {
+        // A space is new only if a log is; nearly all that is told is growth of logs that are there.
+        let logs = Some(journal.stats().logs);
+        if logs != std::mem::replace(&mut known, logs) {
+            for space in journal.spaces().iter().filter(|space| shared.add_space(space)) {
+                link.bring(space, Direction::Send);
+            }
+        }
+        drop(link);
+        poll_fn(|cx| watch.poll_changed(cx)).await;
+    }
 }
 
 /// A link that carries records to another node. Cheap to clone.
@@ -137,6 +185,12 @@ impl Link {
     /// Waits until the peer has durably all that is durable here now; false when `timeout` is over.
     pub fn wait_mirrored(&self, timeout: Duration) -> bool {
         self.inner.wait_link_mirrored(&self.shared, timeout)
+    }
+
+    /// Whether the peer has everything, or may still get what it has not: false if all that it has not acknowledged is
+    /// of logs that are parked and spaces that are refused.
+    pub fn is_moving(&self) -> bool {
+        self.inner.is_link_moving(&self.shared)
     }
 
     /// Tries again at once if it is pausing: the network is back.

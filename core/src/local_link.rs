@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use counterfoil_replication::{
     Direction, Endpoint, Event, Limits, Message, Policy, SessionConfig, SessionError, codec,
 };
-use counterfoil_storage::{Identity, Journal, NodeName, SpaceName, Watch};
+use counterfoil_storage::{Identity, Journal, NodeName, SpaceName};
 
 use crate::{
     acks::Acks,
@@ -70,7 +70,8 @@ impl LocalLinkBuilder {
     ///
     /// # Errors
     ///
-    /// A space is not well named; both stores are the same node; no thread can be had.
+    /// A space is not well named; both stores are the same node; another link carries one of the spaces to the target;
+    /// no thread can be had.
     pub fn start(self) -> Result<LocalLink> {
         let node = self.source.journal.identity().node.clone();
         let peer = self.target.journal.identity().node.clone();
@@ -78,6 +79,7 @@ impl LocalLinkBuilder {
             return Err(Error::SameNode { node });
         }
         let spaces = names_or_own(&self.spaces, &node)?;
+        self.source.check_unlinked(&peer, &spaces)?;
         let shared = LinkShared::new(peer, spaces);
         let control = Arc::new(Control::default());
         let pump = Pump::new(&self.source, &self.target, Arc::clone(&shared), Arc::clone(&control));
@@ -192,7 +194,6 @@ struct Pump {
 struct End {
     journal: Journal,
     acks: Arc<Acks>,
-    watch: Watch,
     config: SessionConfig,
 }
 
@@ -208,7 +209,7 @@ impl End {
             limits: Limits::default(),
         };
         let journal = inner.journal.clone();
-        Self { watch: journal.watch(None), journal, acks: Arc::clone(&inner.acks), config }
+        Self { journal, acks: Arc::clone(&inner.acks), config }
     }
 }
 
@@ -220,9 +221,10 @@ fn now() -> Instant {
 impl Pump {
     fn new(source: &Inner, target: &Inner, shared: Arc<LinkShared>, control: Arc<Control>) -> Self {
         let [sender, receiver] = [source.journal.identity(), target.journal.identity()];
+        let spaces = shared.spaces();
         let ends = [
-            End::new(source, receiver, &shared.spaces, Direction::Send),
-            End::new(target, sender, &shared.spaces, Direction::Receive),
+            End::new(source, receiver, &spaces, Direction::Send),
+            End::new(target, sender, &spaces, Direction::Receive),
         ];
         Self { ends, shared, control }
     }
@@ -257,7 +259,8 @@ impl Pump {
 
     /// Runs one session until it fails or is not wanted any more.
     fn session(&mut self) -> Result<(), SessionError> {
-        let begin = |end: &End| Endpoint::new(end.journal.clone(), end.config.clone(), now());
+        let begin =
+            |end: &End| Endpoint::new(end.journal.clone(), end.config.clone(), now()).with_acks(end.acks.board());
         let mut endpoints = [begin(&self.ends[0]), begin(&self.ends[1])];
         let mut line = BytesMut::new();
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -265,7 +268,7 @@ impl Pump {
             let mut is_busy = false;
             for index in [0, 1] {
                 let [near, far] = two(&mut endpoints, index);
-                is_busy |= self.ends[index].feed(near, &waker)?;
+                is_busy |= feed(near, &waker)?;
                 if let Some(message) = near.poll_transmit() {
                     carry(message, &self.ends[index].config.local, far, &mut line)?;
                     is_busy = true;
@@ -283,9 +286,11 @@ impl Pump {
     }
 
     fn hear(&self, index: usize, event: Event) {
-        let event = self.ends[index].acks.hear(event);
-        if index == 0 && self.shared.hear(event) {
-            self.ends[index].acks.touch();
+        let End { acks, config, .. } = &self.ends[index];
+        for event in acks.hear(&config.peer, event) {
+            if index == 0 && self.shared.hear(event) {
+                acks.touch();
+            }
         }
     }
 }
@@ -303,24 +308,22 @@ fn two(endpoints: &mut [Endpoint; 2], index: usize) -> [&mut Endpoint; 2] {
     if index == 0 { [first, second] } else { [second, first] }
 }
 
-impl End {
-    /// Gives the endpoint what came from its journal and its timers; whether there was anything.
-    fn feed(&mut self, endpoint: &mut Endpoint, waker: &Waker) -> Result<bool, SessionError> {
-        let mut is_busy = false;
-        if self.watch.poll_changed(&mut Context::from_waker(waker)).is_ready() {
-            endpoint.handle_journal(now())?;
-            is_busy = true;
-        }
-        if endpoint.poll_timeout().is_some_and(|timeout| timeout <= now()) {
-            endpoint.handle_timeout(now())?;
-            is_busy = true;
-        }
-        while let Some(fetch) = endpoint.poll_fetch() {
-            endpoint.handle_fetched(now(), fetch.run())?;
-            is_busy = true;
-        }
-        Ok(is_busy)
+/// Gives the endpoint what came from its journal and its timers; whether there was anything.
+fn feed(endpoint: &mut Endpoint, waker: &Waker) -> Result<bool, SessionError> {
+    let mut is_busy = false;
+    if endpoint.poll_journal(&mut Context::from_waker(waker)).is_ready() {
+        endpoint.handle_journal(now())?;
+        is_busy = true;
     }
+    if endpoint.poll_timeout().is_some_and(|timeout| timeout <= now()) {
+        endpoint.handle_timeout(now())?;
+        is_busy = true;
+    }
+    while let Some(fetch) = endpoint.poll_fetch() {
+        endpoint.handle_fetched(now(), fetch.run())?;
+        is_busy = true;
+    }
+    Ok(is_busy)
 }
 
 /// Takes a message to the other end as bytes, like a connection does.

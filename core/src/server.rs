@@ -2,12 +2,14 @@
 
 use std::{
     fmt,
+    mem::{self, Discriminant},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, mpsc},
+    time::Instant,
 };
 
 use counterfoil_replication::{
-    Policy,
+    LogLimit, Policy,
     net::{self, ListenConfig, Listener, Tls},
 };
 use counterfoil_storage::{AppendError, NodeName};
@@ -78,12 +80,14 @@ impl ServerBuilder {
             policy: Arc::new(policy),
             limits: counterfoil_replication::Limits::default(),
             bounds: net::ListenBounds::default(),
+            acks: Arc::clone(inner.acks.board()),
         };
         let acks = Arc::clone(&inner.acks);
+        let log = PeerLog::default();
         let events = move |peer: &NodeName, event| {
-            let event = acks.hear(event);
-            if let Some(event) = LinkEvent::of_session(event, peer) {
-                event.log(peer);
+            let events = acks.hear(peer, event).into_iter();
+            for event in events.filter_map(|event| LinkEvent::of_session(event, peer)) {
+                log.write(peer, &event);
                 if let Some(told) = &on_event {
                     told(peer, event);
                 }
@@ -100,6 +104,28 @@ impl ServerBuilder {
         inner.add_server(Arc::clone(&listener));
         Ok(Server { inner, listener, tls: Arc::new(Mutex::new(tls)) })
     }
+}
+
+/// The log of what happens with peers. None of them can fill it: of one kind of trouble of one peer so many lines come,
+/// then their number.
+#[derive(Debug, Default)]
+struct PeerLog(Mutex<LogLimit<(NodeName, Discriminant<LinkEvent>)>>);
+
+impl PeerLog {
+    fn write(&self, peer: &NodeName, event: &LinkEvent) {
+        let kind = (peer.clone(), mem::discriminant(event));
+        let due = self.0.lock().unwrap_or_else(PoisonError::into_inner).note(now(), kind);
+        let Some(unlogged) = due else { return };
+        if unlogged > 0 {
+            tracing::warn!(%peer, unlogged, "lines like the next were left out");
+        }
+        event.log(peer);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "lines of a log are rationed by the clock")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// A node that is connected to a server.

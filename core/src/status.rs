@@ -30,7 +30,8 @@ impl Lag {
 
 impl fmt::Display for Lag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} records, {} bytes, {:.1} s", self.records, self.bytes, self.seconds)
+        let records = if self.records == 1 { "record" } else { "records" };
+        write!(f, "{} {records}, {} bytes, {:.1} s", self.records, self.bytes, self.seconds)
     }
 }
 
@@ -137,7 +138,7 @@ pub enum LinkEvent {
     },
 }
 
-/// What a peer lacks of one log.
+/// What a peer has not acknowledged of one log: it may have it all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unmirrored {
@@ -156,7 +157,7 @@ pub struct Unmirrored {
 }
 
 impl Unmirrored {
-    /// How many records the peer lacks.
+    /// How many records the peer has not acknowledged.
     pub fn records(&self) -> u64 {
         self.next_seq.0 - self.first_seq.0
     }
@@ -165,7 +166,11 @@ impl Unmirrored {
 impl fmt::Display for Unmirrored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { peer, space, first_seq, .. } = self;
-        write!(f, "{peer} lacks {} records of space {space} from {first_seq}", self.records())?;
+        let records = match self.records() {
+            1 => "1 record".to_owned(),
+            count => format!("{count} records"),
+        };
+        write!(f, "{peer} has not acknowledged {records} of space {space} from {first_seq}")?;
         self.reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
     }
 }
@@ -177,17 +182,20 @@ const EVENTS_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) struct LinkShared {
     pub(crate) peer: NodeName,
-    pub(crate) spaces: Vec<SpaceName>,
     now: Mutex<Now>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct Now {
+    /// In the order in which they were named or found.
+    spaces: Vec<SpaceName>,
     state: LinkState,
     last_error: Option<String>,
     /// Of the present session, or the last one.
     parked: BTreeMap<LogId, String>,
+    /// Logs of which the peer has more, until it acknowledges what is here.
+    ahead: BTreeMap<LogId, String>,
     refused: BTreeMap<SpaceName, String>,
     events: VecDeque<LinkEvent>,
     /// Number of the event at the front of `events`, counted over the life of the link.
@@ -197,14 +205,16 @@ struct Now {
 impl LinkShared {
     pub(crate) fn new(peer: NodeName, spaces: Vec<SpaceName>) -> Arc<Self> {
         let now = Now {
+            spaces,
             state: LinkState::Connecting,
             last_error: None,
             parked: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             refused: BTreeMap::new(),
             events: VecDeque::new(),
             first_event: 0,
         };
-        Arc::new(Self { peer, spaces, now: Mutex::new(now), changed: Condvar::new() })
+        Arc::new(Self { peer, now: Mutex::new(now), changed: Condvar::new() })
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -215,13 +225,32 @@ impl LinkShared {
         self.now().state
     }
 
+    /// The spaces that it carries.
+    pub(crate) fn spaces(&self) -> Vec<SpaceName> {
+        self.now().spaces.clone()
+    }
+
+    /// It carries one more space from now on; false if it does already.
+    #[cfg(feature = "net")]
+    pub(crate) fn add_space(&self, space: &SpaceName) -> bool {
+        let mut now = self.now();
+        let is_new = !now.spaces.contains(space);
+        if is_new {
+            now.spaces.push(space.clone());
+        }
+        is_new
+    }
+
     pub(crate) fn last_error(&self) -> Option<String> {
         self.now().last_error.clone()
     }
 
     /// The logs that do not go on, but for those that `is_mirrored` all the same.
     pub(crate) fn parked(&self, is_mirrored: impl Fn(LogId) -> bool) -> Vec<(LogId, String)> {
-        let parked = self.now().parked.clone();
+        let now = self.now();
+        let mut parked = now.ahead.clone();
+        parked.extend(now.parked.clone());
+        drop(now);
         parked.into_iter().filter(|(log, _)| !is_mirrored(*log)).collect()
     }
 
@@ -232,7 +261,7 @@ impl LinkShared {
     /// Why a log is not carried any further, though the ends may be in touch.
     pub(crate) fn stopped_by(&self, log: LogId, space: &SpaceName) -> Option<String> {
         let now = self.now();
-        now.parked.get(&log).or_else(|| now.refused.get(space)).cloned()
+        now.parked.get(&log).or_else(|| now.ahead.get(&log)).or_else(|| now.refused.get(space)).cloned()
     }
 
     /// Sets the state, unless the link was stopped: that is final.
@@ -263,13 +292,21 @@ impl LinkShared {
             LinkEvent::Connected => {
                 now.last_error = None;
                 now.parked.clear();
+                now.ahead.clear();
                 now.refused.clear();
             }
             LinkEvent::InSync { space } => {
                 now.refused.remove(space);
-                if self.spaces.len() == 1 {
+                if now.spaces.len() == 1 {
                     now.parked.clear();
                 }
+            }
+            LinkEvent::Ahead { log, local, remote } => {
+                let (here, there) = (local.next_seq, remote.next_seq);
+                let reason = format!(
+                    "the peer holds more of log {log}, up to {there}, than this store, up to {here}: was it restored?"
+                );
+                now.ahead.insert(*log, reason);
             }
             LinkEvent::Parked { log, reason } => drop(now.parked.insert(*log, reason.clone())),
             LinkEvent::Refused { space, reason } => drop(now.refused.insert(space.clone(), reason.clone())),
@@ -287,6 +324,9 @@ impl LinkShared {
 
     /// Takes in what a session tells, as far as a link's user may want to know it; whether it was.
     pub(crate) fn hear(&self, event: Event) -> bool {
+        if let Event::Acked { log, .. } = &event {
+            self.now().ahead.remove(log);
+        }
         let Some(event) = LinkEvent::of_session(event, &self.peer) else { return false };
         event.log(&self.peer);
         if event == LinkEvent::Connected {

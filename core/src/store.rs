@@ -269,6 +269,19 @@ fn now() -> Instant {
 }
 
 impl Inner {
+    /// Fails if one of the spaces goes to the same node by another link.
+    ///
+    /// What a node says in two sessions at once about one log can overtake each other on the way: an ack could be taken
+    /// back for a moment that stands. So there is at most one session for each space and peer.
+    pub(crate) fn check_unlinked(&self, peer: &NodeName, spaces: &[SpaceName]) -> Result<()> {
+        let links = self.link_list();
+        let same_peer = links.iter().filter(|link| link.peer == *peer);
+        match same_peer.flat_map(|link| link.spaces()).find(|space| spaces.contains(space)) {
+            Some(space) => Err(Error::AlreadyLinked { peer: peer.clone(), space }),
+            None => Ok(()),
+        }
+    }
+
     /// Takes a link into the list that `close` and `stats` look at.
     pub(crate) fn add_link(&self, link: LinkHandle) {
         let mut links = lock(&self.links);
@@ -336,7 +349,7 @@ impl Inner {
         let lacks = self.unmirrored(link);
         LinkStatus {
             peer: link.peer.clone(),
-            spaces: link.spaces.clone(),
+            spaces: link.spaces(),
             state: link.state(),
             lag: self.lag(&lacks),
             last_error: link.last_error(),
@@ -347,7 +360,8 @@ impl Inner {
 
     /// What the link's peer has not acked, a log at a time. The peer's own logs are its own affair.
     fn unmirrored(&self, link: &LinkShared) -> Vec<Unmirrored> {
-        let logs = link.spaces.iter().flat_map(|space| self.journal.logs(Some(space)));
+        let spaces = link.spaces();
+        let logs = spaces.iter().flat_map(|space| self.journal.logs(Some(space)));
         logs.filter(|info| info.genesis.node != link.peer)
             .filter_map(|info| {
                 let acked = self.acks.head(info.id, &link.peer).map_or(Seq::ZERO, |head| head.next_seq);
@@ -399,6 +413,13 @@ impl Inner {
             }
             self.acks.wait_changed(version, left);
         }
+    }
+
+    /// Whether the link's peer has everything, or something that it lacks is not known to have stopped.
+    #[cfg(feature = "net")]
+    pub(crate) fn is_link_moving(&self, link: &LinkShared) -> bool {
+        let lacks = self.unmirrored(link);
+        lacks.is_empty() || lacks.iter().any(|missing| link.stopped_by(missing.log, &missing.space).is_none())
     }
 
     /// Waits until the link's peer has what is durable now; whether it has.

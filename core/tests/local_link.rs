@@ -95,7 +95,10 @@ fn closing_reports_what_is_not_mirrored_and_loses_nothing() {
     match practice.close(Duration::from_millis(5)) {
         Err(error @ Error::NotMirrored { .. }) => {
             assert_eq!(error.kind(), ErrorKind::NotMirrored);
-            assert!(error.to_string().contains("hub lacks 3 records of space practice-12 from 2"), "{error}");
+            assert!(
+                error.to_string().contains("hub has not acknowledged 3 records of space practice-12 from 2"),
+                "{error}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -138,6 +141,24 @@ fn a_store_whose_handles_are_gone_gives_its_lock_back_though_it_was_linked() {
         builder.clone().open("store").ok()
     });
     assert_eq!(reopened.unwrap().own_space().unwrap().read(..).unwrap().count(), 1);
+}
+
+#[test]
+fn a_space_goes_to_a_node_by_one_link_only() {
+    let (practice, hub, second) = (node("practice-12"), node("hub"), node("hub-2"));
+    let link = practice.mirror_in_process(&hub).spaces(["a", "b"]).start().unwrap();
+    match practice.mirror_in_process(&hub).spaces(["b", "c"]).start() {
+        Err(error @ Error::AlreadyLinked { .. }) => {
+            assert_eq!(error.to_string().split(':').next(), Some("space b goes to hub by another link already"));
+            assert_eq!(error.kind(), ErrorKind::Misuse);
+        }
+        other => panic!("{other:?}"),
+    }
+    let other_space = practice.mirror_in_process(&hub).spaces(["c"]).start().unwrap();
+    let _other_node = practice.mirror_in_process(&second).spaces(["b"]).start().unwrap();
+    other_space.stop();
+    link.stop();
+    practice.mirror_in_process(&hub).spaces(["b", "c"]).start().unwrap();
 }
 
 #[test]

@@ -163,3 +163,27 @@ fn all_of_it_works_and_is_dropped_inside_the_applications_own_runtime() {
         receipt.durable(Durability::Mirrored(1)).await.unwrap();
     });
 }
+
+#[test]
+fn a_record_counts_as_mirrored_twice_once_the_hub_behind_the_hub_has_it() {
+    let site = Site::new(&["practice-12", "hub", "hub-2"]);
+    let [practice, hub, second] = ["practice-12", "hub", "hub-2"].map(node);
+    let relay = Policy::parse("[[grant]]\nnode = \"hub\"\nspace = \"*\"\nrights = [\"relay\"]").unwrap();
+    let behind = second.serve("127.0.0.1:0", site.tls("hub-2")).policy(relay).start().unwrap();
+    let onward = hub.mirror_to(format!("hub-2@{}", behind.local_addr()), site.tls("hub")).all_spaces().start().unwrap();
+    let front = hub.serve("127.0.0.1:0", site.tls("hub")).start().unwrap();
+    let to_hub = format!("hub@{}", front.local_addr());
+    let link = practice.mirror_to(to_hub, site.tls("practice-12")).start().unwrap();
+    let space = practice.own_space().unwrap();
+    for _ in 0..20 {
+        append(&space, 10).wait(Durability::Mirrored(2)).unwrap();
+    }
+    assert!(onward.status().spaces.iter().any(|space| space.as_str() == "practice-12"));
+    // The hub behind is gone: the one in front still acknowledges, and nothing is taken for there that is not.
+    behind.stop();
+    let receipt = append(&space, 10);
+    receipt.wait(Durability::Mirrored(1)).unwrap();
+    let reached = receipt.wait_timeout(Durability::Mirrored(2), Duration::from_millis(50)).unwrap();
+    assert_eq!(reached, Durability::Mirrored(1));
+    assert!(link.status().lag.is_zero());
+}

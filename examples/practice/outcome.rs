@@ -1,8 +1,11 @@
 //! What came of it: both halves of every record compared, and shown.
 
+use std::{fmt::Write as _, io};
+
 use counterfoil::{Digest, LogInfo, Store};
 use counterfoil_examples::{
     latency::{Latencies, show as show_duration},
+    print::print,
     table::Table,
 };
 
@@ -28,19 +31,20 @@ impl Phase {
 /// Prints the tables; whether every promise was kept.
 pub(crate) fn show(practices: &[Practice], hub: &Store) -> Result<bool> {
     let first = &practices[0];
-    println!("Appends of {}, each durable on its own disk:\n", first.name);
+    let mut text = String::new();
+    writeln!(text, "Appends of {}, each durable on its own disk:\n", first.name)?;
     let mut phases = Table::new(["", "appends", "median", "p99", "greatest lag", "hub has all after"]);
     for phase in Phase::ALL {
         phases.row(phase_row(phase, first.ledger().of_phase(phase)));
     }
-    println!("{phases}");
+    writeln!(text, "{phases}")?;
     for (phase, what) in [(Phase::LineCut, "the line was cut"), (Phase::HubStopped, "the hub was stopped")] {
         if let Some(ratio) = first.ledger().median_ratio(phase) {
-            println!("While {what} an append took {ratio:.2} times as long as with both up (medians).");
+            writeln!(text, "While {what} an append took {ratio:.2} times as long as with both up (medians).")?;
         }
     }
 
-    println!("\nWhat each end holds:\n");
+    writeln!(text, "\nWhat each end holds:\n")?;
     let mut ends = Table::new(["", "made", "acknowledged", "on its disk", "on the hub's", "digest", ""]);
     let mut is_kept = true;
     for practice in practices {
@@ -51,20 +55,16 @@ pub(crate) fn show(practices: &[Practice], hub: &Store) -> Result<bool> {
             eprintln!("{}: {problem}", practice.name);
         }
     }
-    println!("{ends}");
-    let unacked = first.ledger().durable_unacked;
-    println!(
-        "When {} was killed, {unacked} records were durable and not yet acknowledged; they were kept.",
-        first.name
-    );
-    println!(
-        "{}",
-        if is_kept {
-            "Every record is at both ends, in order, once, byte for byte."
-        } else {
-            "A promise was broken: see above."
-        }
-    );
+    writeln!(text, "{ends}")?;
+    let (name, unacked) = (&first.name, first.ledger().durable_unacked);
+    writeln!(text, "When {name} was killed, {unacked} records were durable and not yet acknowledged; they were kept.")?;
+    let verdict = if is_kept {
+        "Every record is at both ends, in order, once, byte for byte."
+    } else {
+        "A promise was broken: see above."
+    };
+    writeln!(text, "{verdict}")?;
+    print(&mut io::stdout().lock(), &text)?;
     Ok(is_kept)
 }
 

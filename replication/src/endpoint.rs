@@ -1,5 +1,7 @@
 //! A session tied to a journal.
 
+mod news;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -9,11 +11,13 @@ use std::{
 
 use counterfoil_storage::{
     AppendError, Batch, Genesis, Journal, LogId, LogInfo, LogReader, ReadError, Receipt, Seq, SpaceName, StoreError,
-    Stored, Watch,
+    Stored,
 };
 
+use self::news::{Changed, News};
 use crate::{
-    config::SessionConfig,
+    acks::{AckBoard, Subscription},
+    config::{Direction, SessionConfig},
     error::SessionError,
     event::{Event, SessionStatus},
     message::{GapCause, Message},
@@ -26,10 +30,6 @@ const READERS_MAX: usize = 64;
 
 /// How long to wait before a full queue is tried again, should the journal's watch say nothing.
 const QUEUE_RETRY: Duration = Duration::from_millis(20);
-
-/// Spaces that a session watches one by one: on a hub a commit for one practice does not wake the sessions of all
-/// others. A session with more spaces watches the whole journal.
-const WATCHES_MAX: usize = 16;
 
 /// A session tied to a journal; still without sockets, clocks and threads.
 ///
@@ -52,16 +52,9 @@ pub struct Endpoint {
     receipts: VecDeque<(LogId, Receipt)>,
     /// Where earlier fetches stopped; at most [`READERS_MAX`].
     readers: HashMap<LogId, Reader>,
-    watches: Watches,
-}
-
-/// What tells of news in the journal.
-#[derive(Debug)]
-enum Watches {
-    /// At most [`WATCHES_MAX`].
-    Spaces(Vec<(SpaceName, Watch)>),
-    /// `news`: what the watches before it may not have told yet.
-    All { watch: Watch, news: bool },
+    news: News,
+    /// Where acks of other nodes are heard of, to be passed on.
+    acks: Option<Subscription>,
 }
 
 /// A reader and the place at which it goes on.
@@ -136,42 +129,56 @@ impl Endpoint {
     pub fn new(journal: Journal, config: SessionConfig, now: Instant) -> Self {
         let mut endpoint = Self {
             session: Session::new(config, now),
+            news: News::of(journal.clone()),
             journal,
             waiting: VecDeque::new(),
             retry_at: None,
             receipts: VecDeque::new(),
             readers: HashMap::new(),
-            watches: Watches::Spaces(Vec::new()),
+            acks: None,
         };
         endpoint.load(now);
         endpoint
+    }
+
+    /// Passes on, of the logs that flow in, the acks that the sessions of this store hear: give it the store's board.
+    #[must_use]
+    pub fn with_acks(mut self, board: &Arc<AckBoard>) -> Self {
+        self.acks = Some(board.subscribe());
+        self.pass_on();
+        self
+    }
+
+    /// Brings another space into the session.
+    pub fn bring(&mut self, now: Instant, space: &SpaceName, direction: Direction) {
+        self.session.bring(space, direction);
+        self.load(now);
     }
 
     /// Takes a message from the peer.
     pub fn handle_message(&mut self, now: Instant, message: Message) -> Result<(), SessionError> {
         self.session.handle_message(now, message)?;
         self.load(now);
+        self.pass_on();
         self.store(now)
     }
 
-    /// Ready when the journal has news for this session since it was last ready, else the task is woken by the next:
+    /// Ready when the journal, or the board of acks, has news for this session since it was last ready, else the task is woken by the next:
     /// call [`handle_journal`](Self::handle_journal). For drivers that have no watch of their own.
     pub fn poll_journal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_ready = match &mut self.watches {
-            Watches::Spaces(watches) => {
-                watches.iter_mut().fold(false, |ready, (_, watch)| watch.poll_changed(cx).is_ready() || ready)
-            }
-            Watches::All { watch, news } => std::mem::take(news) | watch.poll_changed(cx).is_ready(),
-        };
-        if is_ready { Poll::Ready(()) } else { Poll::Pending }
+        // Both are asked, so that both know whom to wake.
+        let acks = self.acks.as_ref().map_or(Poll::Pending, |acks| acks.poll(cx));
+        if self.news.poll(cx).is_ready() { Poll::Ready(()) } else { acks }
     }
 
-    /// Call when the journal's watch says that something became durable, or that the journal failed.
+    /// Call when the journal's watch says that something became durable, or that the journal failed, and when there are
+    /// acks to pass on.
     pub fn handle_journal(&mut self, now: Instant) -> Result<(), SessionError> {
-        let spaces: Vec<SpaceName> = self.session.spaces().cloned().collect();
-        for space in spaces {
-            self.update(now, &space);
+        match self.news.take(self.session.spaces()) {
+            Changed::Spaces(spaces) => spaces.iter().for_each(|space| self.update(now, space)),
+            Changed::Logs(logs) => logs.into_iter().for_each(|log| self.update_log(now, log)),
         }
+        self.pass_on();
         self.check_receipts(now)?;
         self.store(now)
     }
@@ -195,7 +202,7 @@ impl Endpoint {
     /// Takes what a fetch brought.
     pub fn handle_fetched(&mut self, now: Instant, fetched: Fetched) -> Result<(), SessionError> {
         let Fetched { request, result, reader } = fetched;
-        if let (Some(reader), Ok(batches)) = (reader, &result) {
+        if let (Some(reader), Ok(batches)) = (reader.filter(|_| request.is_stream()), &result) {
             let at = batches.last().map_or(request.from, Batch::next_seq);
             if self.readers.len() >= READERS_MAX {
                 self.readers.clear();
@@ -214,7 +221,8 @@ impl Endpoint {
     /// The next range to be read. Several may be run at once.
     pub fn poll_fetch(&mut self) -> Option<Fetch> {
         let request = self.session.poll_fetch()?;
-        let kept = self.readers.remove(&request.log).filter(|kept| kept.at == request.from);
+        let kept = if request.is_stream() { self.readers.remove(&request.log) } else { None };
+        let kept = kept.filter(|kept| kept.at == request.from);
         let reader = kept.map_or_else(|| self.journal.read(request.log, request.from), |kept| kept.reader);
         Some(Fetch { request, reader })
     }
@@ -239,30 +247,38 @@ impl Endpoint {
         self.session.status()
     }
 
+    /// Gives the session the acks that it is to pass on.
+    fn pass_on(&mut self) {
+        while let Some(log) = self.session.poll_opened() {
+            self.acks.iter().for_each(|acks| acks.add(log));
+        }
+        let Some(acks) = &self.acks else { return };
+        for ack in acks.take(&self.session.config().peer) {
+            self.session.handle_acked_elsewhere(&ack);
+        }
+    }
+
     /// Tells the session of the logs that it asks for.
     fn load(&mut self, now: Instant) {
         while let Some(space) = self.session.poll_load() {
             // Before its logs are looked at, so that no change comes between.
-            self.watch(&space);
+            self.news.watch(&space);
             self.update(now, &space);
-        }
-    }
-
-    fn watch(&mut self, space: &SpaceName) {
-        let Watches::Spaces(watches) = &mut self.watches else { return };
-        if watches.iter().any(|(watched, _)| watched == space) {
-            return;
-        }
-        if watches.len() < WATCHES_MAX {
-            watches.push((space.clone(), self.journal.watch(Some(space))));
-        } else {
-            self.watches = Watches::All { watch: self.journal.watch(None), news: true };
         }
     }
 
     fn update(&mut self, now: Instant, space: &SpaceName) {
         let logs: Vec<LogState> = self.journal.logs(Some(space)).into_iter().map(LogState::from).collect();
         self.session.handle_logs(now, space, &logs);
+    }
+
+    fn update_log(&mut self, now: Instant, log: LogId) {
+        let Some(info) = self.journal.log(log) else { return };
+        // A space that the session has not asked for is told whole when it does.
+        if self.session.has_asked_for(&info.genesis.space) {
+            let space = info.genesis.space.clone();
+            self.session.handle_logs(now, &space, &[info.into()]);
+        }
     }
 
     /// Queues what the session gives to store, as far as the journal's queue takes it.

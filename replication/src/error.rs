@@ -145,8 +145,8 @@ pub enum PeerMisbehaved {
         /// The most answers kept for it.
         limit: usize,
     },
-    /// It forwarded or forged an acknowledgement of a node that it can't speak for.
-    #[error("it acknowledged in the name of {node}")]
+    /// It acknowledged in the name of another life of its own than the one it is in.
+    #[error("it acknowledged in another life of {node} than it said hello in")]
     ForeignAck {
         /// The node named.
         node: NodeName,

@@ -28,7 +28,8 @@ pub enum Event {
         /// The version of the protocol that both speak.
         protocol: u16,
     },
-    /// A node has made a log durable up to a head that is on this node's chain. Cumulative.
+    /// A node (the peer, or another one whose ack the peer passed on) has made a log durable up to a head that is on
+    /// this node's chain. Cumulative.
     Acked {
         /// The log.
         log: LogId,

@@ -14,23 +14,27 @@
 //!   protocol loses the session.
 //! - Every queue, list and message has a bound: see [`Limits`].
 
+mod acks;
 pub mod codec;
 mod config;
 mod endpoint;
 mod error;
 mod event;
 mod frontier;
+mod log_limit;
 mod message;
 #[cfg(feature = "net")]
 pub mod net;
 mod policy;
 mod session;
 
+pub use acks::{AckBoard, AckChange};
 pub use config::{Direction, Limits, SessionConfig};
 pub use endpoint::{Endpoint, Fetch, Fetched};
 pub use error::{PeerMisbehaved, SessionError};
 pub use event::{By, Event, SessionStatus, SpaceStatus};
 pub use frontier::{FrontierHash, LogHead};
+pub use log_limit::LogLimit;
 pub use message::{
     Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Message, Offer, PROTOCOL_MAX,
     PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,

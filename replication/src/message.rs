@@ -10,7 +10,7 @@
 //! target   Equal{space} | Heads{space, heads}…      or Refuse
 //! source   Announce{genesis, head}                  once per log that the target lacks
 //! source   Batch…                                   verbatim, within the credit granted
-//! target   Ack{log, head}, Credit{space, bytes}     once durable there
+//! target   Ack{log, node, head}, Credit{space, …}   once durable there; acks of others are passed on
 //! both     Heartbeat, Park{log, reason}, Close
 //! ```
 
@@ -183,7 +183,9 @@ pub struct Announce {
     pub head: Head,
 }
 
-/// A named node says durable.
+/// A named node says durable: the one that sends this, or another one whose ack it passes on.
+///
+/// A lower head than was said before takes that back; at 0 the node holds nothing (the digest means nothing then).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     /// The log.
@@ -359,4 +361,7 @@ pub enum CloseReason {
     /// Its store failed.
     #[error("its store failed")]
     StoreFailed,
+    /// The other end's certificate has expired, or its authority is trusted no more.
+    #[error("this node's certificate is not accepted there any more; issue it a new one with `counterfoil cert node`")]
+    Certificate,
 }

@@ -1,9 +1,10 @@
 //! The session: one connection's protocol, as a machine.
 //!
 //! Code map: [`state`] is what is known of spaces and logs; [`source`] finds where each log stands at the
-//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
+//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`passing`] has acks of other nodes; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
 
 mod liveness;
+mod passing;
 mod permission;
 mod sending;
 mod source;
@@ -23,15 +24,16 @@ use counterfoil_storage::{Batch, Genesis, Head, Incarnation, LogId, Seq, SpaceNa
 
 use self::{
     liveness::{Liveness, Timer},
+    passing::PassingQueues,
     sending::SourceQueues,
-    state::{Log, Space},
+    state::{Inflow, Log, Outflow, Space},
     target::TargetQueues,
 };
 use crate::{
     config::{Direction, SessionConfig},
     error::{PeerMisbehaved, SessionError},
-    event::{Event, SessionStatus},
-    message::{GapCause, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, Want},
+    event::{By, Event, SessionStatus},
+    message::{Flow, GapCause, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, Want},
     policy::Policy,
 };
 
@@ -91,6 +93,23 @@ pub struct FetchRequest {
     pub bytes_max: usize,
     /// Tells a read that has become pointless.
     generation: u64,
+    purpose: Purpose,
+}
+
+/// What a read is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To send what is read, or to find the target's head.
+    Stream,
+    /// To find a head that the peer passed on.
+    Judge,
+}
+
+impl FetchRequest {
+    /// Whether it goes on where an earlier one of the log stopped, or will be gone on with.
+    pub fn is_stream(&self) -> bool {
+        self.purpose == Purpose::Stream
+    }
 }
 
 /// Records can't be read.
@@ -108,7 +127,7 @@ pub struct FetchFailure {
 ///
 /// One input (`handle_…`), then drain what it has to say (`poll_…`) in this order: [`poll_load`](Self::poll_load)
 /// (answer each with [`handle_logs`](Self::handle_logs)), [`poll_store`](Self::poll_store),
-/// [`poll_fetch`](Self::poll_fetch), [`poll_event`](Self::poll_event), and, as far as the connection
+/// [`poll_fetch`](Self::poll_fetch), [`poll_opened`](Self::poll_opened), [`poll_event`](Self::poll_event), and, as far as the connection
 /// takes them, [`poll_transmit`](Self::poll_transmit). [`Endpoint`](crate::Endpoint) does all but the last two.
 ///
 /// An error ends the session: nothing may be called after it. A panic is a bug here, never the peer's doing.
@@ -129,6 +148,7 @@ pub struct Session {
     events: VecDeque<Event>,
     source: SourceQueues,
     target: TargetQueues,
+    passing: PassingQueues,
     liveness: Liveness,
 }
 
@@ -169,20 +189,34 @@ impl Session {
             events: VecDeque::new(),
             source: SourceQueues::default(),
             target: TargetQueues::default(),
+            passing: PassingQueues::default(),
             liveness,
         };
         for (name, direction) in session.config.spaces.clone() {
-            let index = session.add_space(name.clone(), Some(direction));
-            if direction.receives() {
-                session.spaces[index].ask();
-                session.control.push_back(Message::Want(Want { space: name.clone() }));
-            }
-            if direction.sends() {
-                session.spaces[index].offer_due = true;
-                session.load(index);
-            }
+            session.bring(&name, direction);
         }
         session
+    }
+
+    /// Brings a space into the session that its configuration did not name: offers it or asks for it, as if it had.
+    ///
+    /// One too many is refused, with an event.
+    pub fn bring(&mut self, name: &SpaceName, direction: Direction) {
+        let limit = self.config.limits.spaces_max.max(self.config.spaces.len());
+        if !self.space_index.contains_key(name) && self.spaces.len() >= limit {
+            let (space, flow, reason, by) = (name.clone(), Flow::Outgoing, Refusal::TooManySpaces, By::Local);
+            return self.events.push_back(Event::Refused { space, flow, reason, by });
+        }
+        let index = self.add_space(name.clone(), Some(direction));
+        self.spaces[index].brought = Some(direction);
+        if direction.receives() && matches!(self.spaces[index].inflow, Inflow::Closed) {
+            self.spaces[index].ask();
+            self.control.push_back(Message::Want(Want { space: name.clone() }));
+        }
+        if direction.sends() && matches!(self.spaces[index].outflow, Outflow::Closed) {
+            self.spaces[index].offer_due = true;
+            self.load(index);
+        }
     }
 
     /// Takes a message from the peer.
@@ -220,8 +254,8 @@ impl Session {
         handled.and_then(|()| self.check_flood()).map_err(|what| self.misbehaved(what))
     }
 
-    /// Takes all logs of a space as they durably are: the answer to [`poll_load`](Self::poll_load), and
-    /// again whenever something of the space became durable. Spaces that the session does not have are ignored.
+    /// Takes logs of a space as they durably are: all of them as the answer to [`poll_load`](Self::poll_load), and from
+    /// then on those that have durably grown. Spaces that the session does not have are ignored.
     pub fn handle_logs(&mut self, now: Instant, space: &SpaceName, logs: &[LogState]) {
         let Some(&index) = self.space_index.get(space) else { return };
         for state in logs {
@@ -276,6 +310,7 @@ impl Session {
         self.control
             .pop_front()
             .or_else(|| self.next_ack())
+            .or_else(|| self.next_passed_ack())
             .or_else(|| self.next_credit())
             .or_else(|| self.next_answer())
             .or_else(|| self.next_batch())
@@ -292,8 +327,13 @@ impl Session {
     }
 
     /// Names of the spaces of the session whose logs it has asked for, in no special order.
-    pub fn spaces(&self) -> impl Iterator<Item = &SpaceName> {
+    pub fn spaces(&self) -> impl Iterator<Item = &SpaceName> + Clone {
         self.spaces.iter().filter(|space| space.load_asked).map(|space| &space.name)
+    }
+
+    /// Whether it has asked for the logs of a space.
+    pub fn has_asked_for(&self, space: &SpaceName) -> bool {
+        self.space_index.get(space).is_some_and(|index| self.spaces[*index].load_asked)
     }
 
     /// What it was told when it began.

@@ -94,3 +94,32 @@ fn following_shows_what_is_appended_meanwhile_until_ctrl_c() {
     let limited = sandbox.start("cat practice.store --follow --from 1 --limit 2").finish().expect_status(0);
     assert_eq!(limited.text(), "round 0\nround 1\n");
 }
+
+#[test]
+fn a_space_that_is_not_there_is_named_with_those_that_are() {
+    let sandbox = sandbox_with(b"own\n");
+    sandbox.run_with("append practice.store --space other", b"other\n").expect_status(0);
+    for words in ["cat practice.store --space oter", "cat practice.store --space oter --follow"] {
+        let ended = sandbox.run(words).expect_status(2);
+        let expected = "counterfoil: no space oter in practice.store; it has: other, practice-1";
+        assert_eq!(ended.only_error(), expected, "{words}");
+    }
+    let empty = Sandbox::with_practice();
+    assert_eq!(empty.cat("practice.store"), b"");
+    let ended = empty.run("cat practice.store --space own").expect_status(2);
+    assert_eq!(ended.only_error(), "counterfoil: no space own in practice.store; it has none yet");
+}
+
+#[cfg(unix)]
+#[test]
+fn following_into_a_pipe_that_closes_ends_without_waiting_for_a_record() {
+    let sandbox = sandbox_with(b"only\n");
+    let mut follow = sandbox.start("cat practice.store --follow");
+    let mut stdout = follow.take_stdout();
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "only\n");
+    drop(stdout);
+    let ended = follow.finish().expect_status(0);
+    assert_eq!(ended.stderr, "");
+}

@@ -53,7 +53,7 @@ fn mirror_once_ends_when_all_is_there_and_a_hub_holds_many_spaces() {
         for _ in 0..2 {
             sandbox.run(&mirror).expect_status(0);
         }
-        let at_hub = || (sandbox.cat(&format!("hub.store --space {node}")) == input.as_bytes()).then_some(());
+        let at_hub = || (sandbox.cat_if_there("hub.store", &node) == input.as_bytes()).then_some(());
         eventually(at_hub).expect("byte for byte");
     }
     hub.signal("INT");
@@ -67,7 +67,7 @@ fn a_mirror_goes_on_until_a_signal_and_through_restarts_of_the_hub() {
     sandbox.run_with("append practice.store", b"one\n").expect_status(0);
     let (hub, address) = sandbox.serve("127.0.0.1:0", "");
     let mirror = sandbox.start(&format!("mirror practice.store --to hub@{address} --tls tls-practice-1"));
-    eventually(|| (sandbox.cat("hub.store --space practice-1") == b"one\n").then_some(())).expect("mirrored");
+    eventually(|| (sandbox.cat_if_there("hub.store", "practice-1") == b"one\n").then_some(())).expect("mirrored");
     hub.signal("TERM");
     hub.finish().expect_status(0);
     let (hub, _) = sandbox.serve(&address, "");
@@ -114,6 +114,64 @@ fn a_policy_is_read_again_on_sighup_while_sessions_live() {
 }
 
 #[test]
+fn a_denial_that_is_reloaded_ends_the_session_at_once_and_nobody_else_s() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    sandbox.run("init practice-2.store --node practice-2").expect_status(0);
+    sandbox.certify("practice-2");
+    sandbox.write("policy.toml", "");
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let append = |store: &str, node: &str| {
+        let mirror = format!("--mirror-to hub@{address} --tls tls-{node} --durability mirrored --ack");
+        sandbox.start(&format!("append {store} {mirror}"))
+    };
+    let (mut denied, mut other) = (append("practice.store", "practice-1"), append("practice-2.store", "practice-2"));
+    for append in [&mut denied, &mut other] {
+        append.write("before\n");
+        assert_eq!(append.read_line(), "ack 0");
+    }
+    sandbox.write("policy.toml", "[[deny]]\nnode = \"practice-1\"\n");
+    hub.signal("HUP");
+    // Nothing is sent meanwhile: it ends because of the denial, not because of what comes next.
+    hub.wait_for_error("the policy denies practice-1");
+    denied.wait_for_error("this node is denied there");
+    denied.write("after\n");
+    other.write("after\n");
+    assert_eq!(other.read_line(), "ack 1");
+    assert_eq!(sandbox.cat("hub.store --space practice-1"), b"before\n");
+    other.finish().expect_status(0);
+
+    sandbox.write("policy.toml", "");
+    hub.signal("HUP");
+    assert_eq!(denied.read_line(), "ack 1", "it goes on by itself once it may");
+    denied.finish().expect_status(0);
+}
+
+#[test]
+fn certificates_are_renewed_at_both_ends_without_dropping_the_link() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    let mirror = format!("--mirror-to hub@{address} --tls tls-practice-1 --durability mirrored --ack");
+    let mut append = sandbox.start(&format!("append practice.store {mirror}"));
+    append.write("one\n");
+    assert_eq!(append.read_line(), "ack 0");
+    for node in ["hub", "practice-1"] {
+        sandbox.certify(node);
+    }
+    hub.signal("HUP");
+    hub.wait_for_error("read again");
+    append.write("two\n");
+    assert_eq!(append.read_line(), "ack 1");
+    assert_eq!(hub.errors().matches("session begins").count(), 1, "{}", hub.errors());
+    // The next connection is made with the new ones.
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    let (_hub, _) = sandbox.serve(&address, "");
+    append.write("three\n");
+    assert_eq!(append.read_line(), "ack 2");
+    append.finish().expect_status(0);
+}
+
+#[test]
 fn a_policy_that_can_t_be_read_is_refused_at_the_start() {
     let sandbox = Sandbox::with_practice_and_hub();
     sandbox.write("policy.toml", "[[grant]]\nnode = \"a\"\nspace = \"b\"\nrights = [\"everything\"]\n");
@@ -148,4 +206,75 @@ fn metrics_are_there_for_prometheus() {
     assert!(ask("nonsense\r\n\r\n").starts_with("HTTP/1.0 405"));
     hub.signal("TERM");
     hub.finish().expect_status(0);
+}
+
+#[test]
+fn a_space_that_is_not_there_can_t_be_mirrored() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let mirror = "mirror practice.store --to hub@127.0.0.1:1 --tls tls-practice-1";
+    let ended = sandbox.run(&format!("{mirror} --once --space other")).expect_status(2);
+    assert_eq!(ended.only_error(), "counterfoil: no space other in practice.store; it has none yet");
+    sandbox.run_with("append practice.store", b"one\n").expect_status(0);
+    for words in ["--once", ""] {
+        let ended = sandbox.run(&format!("{mirror} {words} --space other")).expect_status(2);
+        assert_eq!(ended.only_error(), "counterfoil: no space other in practice.store; it has: practice-1");
+    }
+}
+
+#[test]
+fn mirror_once_that_is_refused_or_interrupted_says_what_was_not_acknowledged() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    sandbox.run_with("append practice.store --space other", b"one\n").expect_status(0);
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    let mirror = format!("mirror practice.store --to hub@{address} --tls tls-practice-1 --once --space other");
+    let ended = sandbox.run(&mirror).expect_status(1);
+    let last = ended.stderr.lines().last().unwrap();
+    assert!(last.contains("hub has not acknowledged 1 record of space other from 0 (hub says: no right"), "{last}");
+    assert_eq!(ended.stderr.matches("space refused").count(), 1, "said once: {}", ended.stderr);
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+
+    let mirror = sandbox.start(&mirror);
+    mirror.wait_for_error("no link");
+    mirror.signal("TERM");
+    let ended = mirror.finish().expect_status(1);
+    let last = ended.stderr.lines().last().unwrap();
+    assert!(last.contains("hub has not acknowledged 1 record of space other from 0"), "{last}");
+}
+
+#[test]
+fn a_hub_that_serves_mirrors_onward_all_that_it_has_and_gets() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    for node in ["practice-2", "hub-2"] {
+        sandbox.run(&format!("init {node}.store --node {node}")).expect_status(0);
+        sandbox.certify(node);
+    }
+    sandbox.write("hub-2.toml", "[[grant]]\nnode = \"hub\"\nspace = \"*\"\nrights = [\"relay\"]\n");
+    let (second, second_address) = sandbox.serve_as("hub-2", "127.0.0.1:0", "--policy hub-2.toml");
+    let onward = format!("--mirror-to hub-2@{second_address}");
+    let append = |address: &str, store: &str, node: &str, input: &[u8]| {
+        let mirror = format!("--mirror-to hub@{address} --tls tls-{node} --durability mirrored");
+        sandbox.run_with(&format!("append {store} {mirror}"), input).expect_status(0);
+    };
+    let at_second = |node: &str, expected: &[u8]| {
+        let is_there = || (sandbox.cat_if_there("hub-2.store", node) == expected).then_some(());
+        eventually(is_there).unwrap_or_else(|| panic!("{node}: {}", second.errors()));
+    };
+    // What is there before the link, a space that comes while it lives, and what comes after a restart.
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "");
+    append(&address, "practice.store", "practice-1", b"one\n");
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    let (hub, address) = sandbox.serve("127.0.0.1:0", &onward);
+    at_second("practice-1", b"one\n");
+    append(&address, "practice-2.store", "practice-2", b"two\n");
+    at_second("practice-2", b"two\n");
+    hub.signal("HUP");
+    hub.wait_for_error("read again");
+    append(&address, "practice.store", "practice-1", b"three\n");
+    at_second("practice-1", b"one\nthree\n");
+    assert_eq!(second.errors().matches("session begins").count(), 1, "one session for all: {}", second.errors());
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    assert_eq!(sandbox.head("hub-2.store", "practice-1"), sandbox.head("practice.store", "practice-1"));
 }

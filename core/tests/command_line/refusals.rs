@@ -5,10 +5,19 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use counterfoil::{NodeName, Tls, certificates};
+use bytes::BytesMut;
+use counterfoil::{NodeName, SpaceName, Tls, certificates};
+use counterfoil_replication::{CloseReason, Hello, Message, Want, codec};
+use counterfoil_storage::Incarnation;
+use rustls::{
+    DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::sandbox::{PATIENCE, Running, Sandbox};
@@ -120,6 +129,77 @@ fn a_space_without_a_grant_is_refused_and_nothing_of_it_is_stored() {
 }
 
 #[test]
+fn a_node_without_a_certificate_is_turned_away() {
+    let mut scene = Scene::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(&scene.address).await.unwrap();
+        let name = ServerName::try_from("hub").unwrap();
+        // In TLS 1.3 a client is done before the server has judged it; the verdict comes with the first read.
+        let mut stream = nobody().connect(name, stream).await.unwrap();
+        stream.write_all(b"let me in").await.unwrap();
+        let mut answer = Vec::new();
+        let refused = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the hub hangs up");
+        assert!(refused.is_err() && answer.is_empty(), "{refused:?}");
+    });
+    scene.expect_one_line("it presented no certificate");
+    let logs = scene.sandbox.status("hub.store")["logs"].as_array().unwrap().len();
+    assert_eq!(logs, 1);
+}
+
+/// A client of TLS 1.3 that believes anybody and has no certificate.
+fn nobody() -> tokio_rustls::TlsConnector {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"counterfoil".to_vec()];
+    Arc::new(config).into()
+}
+
+#[derive(Debug)]
+struct Credulous(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("this is TLS 1.3".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[test]
 fn plain_text_is_turned_away() {
     let mut scene = Scene::new();
     let mut client = TcpStream::connect(&scene.address).unwrap();
@@ -162,6 +242,33 @@ fn garbage_from_a_known_node_ends_its_own_session_only() {
     scene.sandbox.certify("babbler");
     talk(&scene.sandbox.path("tls-babbler"), &scene.address, &[9, 0, 0, 0, 1, 255, 255, 255, 255, 255, 255, 255, 255]);
     scene.expect_one_line("babbler broke the protocol");
+}
+
+#[test]
+fn a_known_node_can_t_fill_the_log_by_asking_again_and_again() {
+    let mut scene = Scene::new();
+    scene.sandbox.certify("pest");
+    let mut bytes = BytesMut::new();
+    let hello = Hello {
+        protocol_min: 1,
+        protocol_max: 1,
+        incarnation: Incarnation::from_bytes([9; 16]),
+        session_window_bytes: 1 << 20,
+        space_window_bytes: 1 << 20,
+        batch_len_max_bytes: 1 << 20,
+        next_ms: 1000,
+    };
+    codec::encode(&Message::Hello(hello), &mut bytes);
+    for number in 0..500 {
+        let space = SpaceName::new(&format!("space-{number}")).unwrap();
+        codec::encode(&Message::Want(Want { space }), &mut bytes);
+    }
+    codec::encode(&Message::Close(CloseReason::Shutdown), &mut bytes);
+    talk(&scene.sandbox.path("tls-pest"), &scene.address, &bytes);
+    scene.hub.wait_for_error("session ended");
+    let lines = scene.hub.errors().lines().filter(|line| line.contains("space refused")).count();
+    assert!((1..=5).contains(&lines), "{lines} lines");
+    scene.expect_nobody_noticed();
 }
 
 /// Connects as the node whose certificates are in `tls` and says these bytes; returns when the hub hangs up.

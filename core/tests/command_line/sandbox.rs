@@ -138,7 +138,12 @@ impl Sandbox {
 
     /// Starts `counterfoil serve hub.store` with more options; its address once it listens.
     pub(crate) fn serve(&self, listen: &str, more: &str) -> (Running, String) {
-        let mut hub = self.start(&format!("serve hub.store --listen {listen} --tls tls-hub {more}"));
+        self.serve_as("hub", listen, more)
+    }
+
+    /// Starts `counterfoil serve NODE.store` with more options; its address once it listens.
+    pub(crate) fn serve_as(&self, node: &str, listen: &str, more: &str) -> (Running, String) {
+        let mut hub = self.start(&format!("serve {node}.store --listen {listen} --tls tls-{node} {more}"));
         let line = hub.read_line();
         let address = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}, {}", hub.errors()));
         (hub, address.to_owned())
@@ -161,6 +166,13 @@ impl Sandbox {
         };
         let logs = eventually(only_log).unwrap_or_else(|| panic!("one log of {space} in {}", self.status(store)));
         (logs[0]["digest"].as_str().unwrap().to_owned(), logs[0]["next_seq"].as_u64().unwrap())
+    }
+
+    /// What `cat` prints of a space that may not be there yet.
+    pub(crate) fn cat_if_there(&self, store: &str, space: &str) -> Vec<u8> {
+        let ended = self.run(&format!("cat {store} --space {space}"));
+        assert!(ended.status == Some(0) || ended.stderr.contains("no space"), "{}", ended.stderr);
+        ended.stdout
     }
 
     /// What `cat` prints.

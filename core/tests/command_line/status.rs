@@ -35,6 +35,8 @@ fn logs_are_shown_with_the_fields_that_scripts_rely_on() {
     let spaces: Vec<_> = status["spaces"].as_array().unwrap().iter().map(|space| &space["space"]).collect();
     assert_eq!(spaces, ["other", "practice-1"]);
     let text = sandbox.run("status practice.store").expect_status(0);
+    assert!(text.text().contains("space other: 1 log, 1 record, "), "{}", text.text());
+    assert!(text.text().contains("space practice-1: 1 log, 2 records, "), "{}", text.text());
     for log in logs {
         assert!(text.text().contains(log["digest"].as_str().unwrap()));
     }

@@ -11,15 +11,21 @@
 //! - what leaves a node is durable there, and is found there after every crash;
 //! - a mirror's log is, batch by batch and byte by byte, a prefix of its source's: no gap, no duplicate;
 //! - what an application was told is durable is found after every crash;
-//! - a source believes no acknowledgement that its mirror did not make, and never its own;
+//! - a source believes no acknowledgement that the node named did not make of its own disk, whoever passed it on, never
+//!   its own nor the writer's, and counts no node twice;
+//! - after healing each node knows of all that stand behind it, through whatever hubs, that they have what it has;
 //! - no honest end is accused of breaking the protocol, and no log stops.
+//!
+//! That a broken promise would be seen is proven by planted mistakes ([`Bug`]): each must be told from a sound history.
 
+mod bugs;
 mod machine;
 mod plan;
 mod report;
 mod wire;
 mod world;
 
+pub use bugs::Bug;
 pub use plan::Plan;
 pub use report::{Report, Violation};
-pub use world::explore;
+pub use world::{explore, explore_with};

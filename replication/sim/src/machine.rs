@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use counterfoil_faults::{FaultVfs, STORE, small_options};
-use counterfoil_replication::Message;
+use counterfoil_replication::{AckBoard, Message};
 use counterfoil_storage::{
     AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, LogWriter, NodeName, Options, Receipt, Seq,
     SpaceName,
@@ -72,6 +72,8 @@ pub(crate) struct Machine {
     pub(crate) disk: FaultVfs,
     /// `None` while it is down.
     pub(crate) journal: Option<Journal>,
+    /// What its process has heard of others' disks.
+    pub(crate) board: Arc<AckBoard>,
     writer: Option<LogWriter>,
     /// The space that it writes to.
     own_space: Option<SpaceName>,
@@ -111,6 +113,7 @@ impl Machine {
         let journal =
             Journal::create(Path::new(STORE), name.clone(), options(&disk)).map_err(|error| error.to_string())?;
         let mut machine = Self {
+            board: AckBoard::new(name.clone()),
             name,
             disk,
             journal: Some(journal),
@@ -131,6 +134,7 @@ impl Machine {
     /// Stops the process at once. The disk must then be crashed or killed.
     pub(crate) fn stop(&mut self) {
         self.journal = None;
+        self.board = AckBoard::new(self.name.clone());
         self.writer = None;
         self.receipts.clear();
         self.commit_planned = false;
@@ -210,7 +214,14 @@ impl Machine {
         let Some(journal) = &self.journal else { return Ok(()) };
         let durable = |log: LogId| journal.log(log).map_or(Seq::ZERO, |log| log.durable.next_seq);
         let promised: Vec<(LogId, Head)> = match message {
+            // Another node's promise, passed on: judged by what that node has promised.
+            Message::Ack(ack) if ack.node != self.name => return Ok(()),
             Message::Ack(ack) => vec![(ack.log, ack.head)],
+            // All of the space that is there was offered as it is.
+            Message::Equal(answer) => {
+                let logs = journal.logs(Some(&answer.space)).into_iter();
+                logs.map(|log| (log.id, log.durable)).collect()
+            }
             Message::Heads(heads) => heads.heads.iter().map(|head| (head.log, head.head)).collect(),
             Message::Batch(batch) => {
                 if durable(batch.log()) < batch.next_seq() {
@@ -232,6 +243,17 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    /// Whether it is the writer of a log.
+    pub(crate) fn writes(&self, log: LogId) -> bool {
+        let known = self.journal.as_ref().and_then(|journal| journal.log(log));
+        known.is_some_and(|log| log.genesis.node == self.name)
+    }
+
+    /// The space of a log that it has.
+    pub(crate) fn space_of(&self, log: LogId) -> Option<SpaceName> {
+        Some(self.journal.as_ref()?.log(log)?.genesis.space.clone())
     }
 
     /// Whether this machine ever acknowledged a log up to there.

@@ -6,6 +6,7 @@ use counterfoil_faults::Rng;
 
 /// How often things happen, per 1000 simulated seconds unless said otherwise, and how long they last.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each shape with or without each of the others")]
 pub struct Plan {
     /// Practices that mirror to the hub, each its own space.
     pub practices: usize,
@@ -13,6 +14,10 @@ pub struct Plan {
     pub relays: bool,
     /// Whether the hub mirrors all onward to a second hub.
     pub second_hub: bool,
+    /// Whether the second hub, if there is one, mirrors all onward to a third.
+    pub third_hub: bool,
+    /// Whether the practices also mirror to the second hub, if there is one, themselves.
+    pub two_ways: bool,
     /// How long faults last before everything is mended.
     pub faulty: Duration,
     /// Time between two appends of a practice, at most.
@@ -53,7 +58,9 @@ impl Plan {
         Self {
             practices: 1 + rng.below(3) as usize,
             relays: rng.chance(1, 3),
-            second_hub: rng.chance(1, 3),
+            second_hub: rng.chance(1, 2),
+            third_hub: rng.chance(1, 3),
+            two_ways: rng.chance(1, 3),
             faulty: Duration::from_secs(10 + rng.below(50)),
             append_pause: Duration::from_millis(10 + rng.below(1000)),
             append_records: 1 + rng.below(20),

@@ -35,6 +35,8 @@ pub struct Report {
     pub records: u64,
     /// Acknowledgements that a source believed.
     pub acks: u64,
+    /// Acknowledgements of other nodes that a source believed of a hub that passed them on.
+    pub passed_acks: u64,
     /// Connections made.
     pub connections: u64,
     /// Connections cut, silenced or corrupted.
@@ -54,6 +56,7 @@ impl Report {
         self.bytes += other.bytes;
         self.records += other.records;
         self.acks += other.acks;
+        self.passed_acks += other.passed_acks;
         self.connections += other.connections;
         self.cuts += other.cuts;
         self.crashes += other.crashes;
@@ -65,13 +68,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} simulated seconds, {} messages ({} bytes), {} records, {} acks, {} connections, {} cuts, {} crashes, \
+            "{} simulated seconds, {} messages ({} bytes), {} records, {} acks and {} passed on, {} connections, {} cuts, {} crashes, \
              {} disk faults",
             self.simulated.as_secs(),
             self.messages,
             self.bytes,
             self.records,
             self.acks,
+            self.passed_acks,
             self.connections,
             self.cuts,
             self.crashes,

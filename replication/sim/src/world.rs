@@ -1,21 +1,24 @@
 //! The loop of a history: events in the order of virtual time.
 
 mod fortune;
+mod judgement;
+mod mistakes;
 mod network;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BinaryHeap},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use counterfoil_faults::Rng;
-use counterfoil_replication::{Endpoint, Event, Fetched, Policy};
-use counterfoil_storage::{LogId, Seq, SpaceName};
+use counterfoil_faults::{FaultVfs, Rng};
+use counterfoil_replication::{Endpoint, Fetched, Policy};
+use counterfoil_storage::{Batch, LogId, Seq, SpaceName};
 
 use crate::{
+    bugs::Bug,
     machine::{Chains, Machine, RELAYED_SPACE},
     plan::Plan,
     report::{Report, Violation},
@@ -28,7 +31,17 @@ const HEALING: Duration = Duration::from_secs(120);
 
 /// Lives through the history of a seed.
 pub fn explore(seed: u64) -> Result<Report, Violation> {
+    live(seed, None)
+}
+
+/// Lives through the history of a seed in which every machine makes a mistake.
+pub fn explore_with(seed: u64, bug: Bug) -> Result<Report, Violation> {
+    live(seed, Some(bug))
+}
+
+fn live(seed: u64, bug: Option<Bug>) -> Result<Report, Violation> {
     let mut world = World::new(seed).map_err(|what| Violation { seed, at: Duration::ZERO, what })?;
+    world.bug = bug;
     match world.live() {
         Ok(()) => Ok(world.report),
         Err(what) => Err(Violation { seed, at: world.now, what }),
@@ -51,6 +64,7 @@ enum Happening {
     Append { machine: usize },
     Commit { machine: usize, life: u64 },
     Poisoned { machine: usize, life: u64 },
+    PassOn { machine: usize, life: u64 },
     Arrive { connection: u64, to: usize, bytes: Vec<u8> },
     Gone { connection: u64, side: usize },
     Timer { connection: u64, side: usize },
@@ -109,6 +123,12 @@ struct World {
     believed: BTreeMap<(usize, LogId), Seq>,
     healed: bool,
     report: Report,
+    /// The mistake that all machines make.
+    bug: Option<Bug>,
+    /// Batches that a mistake holds back, by connection and side.
+    held: BTreeMap<(u64, usize), Option<Batch>>,
+    /// Disks as they were a while ago, if a mistake needs them; by machine.
+    older: BTreeMap<usize, FaultVfs>,
 }
 
 type Outcome<T = ()> = Result<T, String>;
@@ -133,10 +153,19 @@ impl World {
             links.push(Link { from: index, to: hub, spaces, policy: Arc::clone(&nothing), failures: 0 });
         }
         machines.push(Machine::new("hub", None, &[], rng.next_u64())?);
-        if plan.second_hub {
-            machines.push(Machine::new("hub-2", None, &[], rng.next_u64())?);
-            let spaces = links.iter().flat_map(|link| link.spaces.clone()).collect();
-            links.push(Link { from: hub, to: hub + 1, spaces, policy: nothing, failures: 0 });
+        let all: Vec<SpaceName> = links.iter().flat_map(|link| link.spaces.clone()).collect();
+        let onward = ["hub-2", "hub-3"].into_iter().zip([plan.second_hub, plan.second_hub && plan.third_hub]);
+        for (name, _) in onward.filter(|(_, is_there)| *is_there) {
+            let (from, to) = (machines.len() - 1, machines.len());
+            machines.push(Machine::new(name, None, &[], rng.next_u64())?);
+            links.push(Link { from, to, spaces: all.clone(), policy: Arc::clone(&nothing), failures: 0 });
+        }
+        if plan.second_hub && plan.two_ways {
+            let direct: Vec<Link> = links[..plan.practices]
+                .iter()
+                .map(|link| Link { to: hub + 1, spaces: link.spaces.clone(), policy: Arc::clone(&nothing), ..*link })
+                .collect();
+            links.extend(direct);
         }
         let lives = vec![0; machines.len()];
         Ok(Self {
@@ -156,6 +185,9 @@ impl World {
             believed: BTreeMap::new(),
             healed: false,
             report: Report::default(),
+            bug: None,
+            held: BTreeMap::new(),
+            older: BTreeMap::new(),
         })
     }
 
@@ -229,7 +261,8 @@ impl World {
                 self.stop(machine, false);
                 Ok(())
             }
-            Happening::Commit { .. } | Happening::Poisoned { .. } => Ok(()),
+            Happening::PassOn { machine, life } if self.lives[machine] == life => self.tell_endpoints(machine),
+            Happening::Commit { .. } | Happening::Poisoned { .. } | Happening::PassOn { .. } => Ok(()),
             Happening::Arrive { connection, to, bytes } => self.arrive(connection, to, &bytes),
             Happening::Gone { connection, side } => {
                 self.close(connection, side);
@@ -241,6 +274,7 @@ impl World {
             }
             Happening::Dial { link } => self.dial(link),
             Happening::Misfortune => {
+                self.remember_disks();
                 self.misfortune();
                 Ok(())
             }
@@ -288,6 +322,9 @@ impl World {
     }
 
     fn tell_endpoints(&mut self, index: usize) -> Outcome {
+        if self.bug == Some(Bug::MissesNews) {
+            return Ok(());
+        }
         let ends: Vec<(u64, usize)> = self
             .connections
             .iter()
@@ -311,64 +348,6 @@ impl World {
             self.stop(index, false);
         }
         Ok(())
-    }
-
-    fn judge_event(&mut self, connection: u64, side: usize, event: &Event) -> Outcome {
-        let Some(state) = self.connections.get(&connection) else { return Ok(()) };
-        let (machine, peer) = (state.ends[side].machine, state.ends[1 - side].machine);
-        match event {
-            Event::Acked { log, node, head, .. } => {
-                self.report.acks += 1;
-                let equal_at_offer = self.machines[peer].heads().get(log).is_some_and(|h| h.next_seq >= head.next_seq);
-                if *node != self.machines[peer].name || *node == self.machines[machine].name {
-                    return Err(format!("an ack of {node} was believed of {}", self.machines[peer].name));
-                }
-                if !self.machines[peer].has_acked(*log, head.next_seq) && !equal_at_offer {
-                    return Err(format!("{node} was believed to have log {log} up to {}", head.next_seq));
-                }
-                if !self.chains.has_head(*log, *head) {
-                    return Err(format!("a head of log {log} was believed that never was"));
-                }
-                let believed = self.believed.entry((machine, *log)).or_default();
-                *believed = head.next_seq.max(*believed);
-                if let (0, Some(link)) = (side, self.connected.iter().find(|(_, id)| **id == connection)) {
-                    self.links[*link.0].failures = 0;
-                }
-                Ok(())
-            }
-            Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
-            unexpected => Err(format!("{}: {unexpected:?}", self.machines[machine].name)),
-        }
-    }
-
-    /// Whether each link's target has what its source has, and the source knows it.
-    fn is_equal(&self) -> bool {
-        self.machines.iter().all(|machine| !machine.commit_planned && machine.journal.is_some())
-            && self.links.iter().all(|link| self.differing(link).is_empty())
-    }
-
-    fn differing(&self, link: &Link) -> BTreeSet<LogId> {
-        let (source, target) = (self.machines[link.from].heads(), self.machines[link.to].heads());
-        let known = |log: &LogId, seq: Seq| self.believed.get(&(link.from, *log)).is_some_and(|known| *known >= seq);
-        let differs = |log: &LogId, seq: Seq, equal: bool| !equal || !known(log, seq);
-        let logs = source.iter().filter(|(log, head)| differs(log, head.next_seq, target.get(*log) == Some(*head)));
-        logs.map(|(log, _)| *log).collect()
-    }
-
-    fn differences(&self) -> String {
-        let mut lines = Vec::new();
-        for link in &self.links {
-            let (source, target) = (&self.machines[link.from], &self.machines[link.to]);
-            for log in self.differing(link) {
-                let at = |machine: &Machine| machine.heads().get(&log).map_or(0, |head| head.next_seq.0);
-                let known = self.believed.get(&(link.from, log)).copied().unwrap_or_default();
-                let (ours, theirs) = (at(source), at(target));
-                let (from, to) = (&source.name, &target.name);
-                lines.push(format!("log {log} ends at {ours} on {from}, at {theirs} on {to}, known {known}"));
-            }
-        }
-        let planned = self.machines.iter().filter(|machine| machine.commit_planned).count();
-        format!("{}; {planned} flushes planned, {} connections", lines.join("; "), self.connections.len())
     }
 }
 

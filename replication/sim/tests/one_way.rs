@@ -29,7 +29,10 @@ fn every_acknowledged_record_survives_and_all_copies_become_equal() {
     }
     println!("explored {seeds} seeds: {total}");
     assert!(violations.is_empty(), "{} of {seeds}:\n{}", violations.len(), violations.join("\n"));
-    assert!(total.acks > 0 && total.crashes > 0 && total.cuts > 0 && total.disk_faults > 0, "{total}");
+    assert!(
+        total.acks > 0 && total.passed_acks > 0 && total.crashes > 0 && total.cuts > 0 && total.disk_faults > 0,
+        "{total}"
+    );
 }
 
 #[test]

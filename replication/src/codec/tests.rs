@@ -84,6 +84,7 @@ fn golden() -> Vec<(Message, String)> {
         ),
         (Message::Close(CloseReason::Shutdown), "0c00".into()),
         (Message::Close(CloseReason::Protocol { min: 1, max: 2 }), "0c020102".into()),
+        (Message::Close(CloseReason::Certificate), "0c06".into()),
     ]
 }
 

@@ -16,11 +16,11 @@ use tokio::{
 };
 
 use super::{
-    driver::{SessionHandle, drive, now},
+    driver::{SessionHandle, drive, now, run_until_expiry},
     rejection::Rejection,
-    tls::{Tls, TlsError},
+    tls::{Tls, TlsError, expires_at},
 };
-use crate::{Direction, Endpoint, Event, Limits, Policy, SessionConfig, SessionStatus};
+use crate::{AckBoard, Direction, Endpoint, Event, Limits, Policy, SessionConfig, SessionStatus};
 
 /// The longest pause before the second attempt; it doubles with each that fails.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -83,6 +83,9 @@ pub struct DialConfig {
     pub policy: Arc<Policy>,
     /// Bounds of each session.
     pub limits: Limits,
+    /// Where the sessions of the store hear of each other's acks. What the link's own session hears is posted there by
+    /// whoever gets its events.
+    pub acks: Arc<AckBoard>,
 }
 
 /// What a link tells the application.
@@ -155,6 +158,7 @@ struct Current {
     sessions: u64,
     policy: Arc<Policy>,
     tls: Tls,
+    spaces: Vec<(SpaceName, Direction)>,
 }
 
 impl fmt::Debug for Shared {
@@ -178,6 +182,7 @@ pub fn dial(config: DialConfig, events: impl Fn(LinkEvent) + Send + Sync + 'stat
         sessions: 0,
         policy: config.policy.clone(),
         tls: config.tls.clone(),
+        spaces: config.spaces.clone(),
     };
     let (events, current, hurry) = (Box::new(events), Mutex::new(current), Notify::new());
     let shared = Arc::new(Shared { config, events, current, hurry });
@@ -209,6 +214,19 @@ impl Link {
         drop(current);
         if let Some(session) = session {
             session.set_policy(policy);
+        }
+    }
+
+    /// Carries another space too, in the session that runs and those to come. Nothing changes if it does already.
+    pub fn bring(&self, space: &SpaceName, direction: Direction) {
+        let mut current = self.shared.current();
+        if current.spaces.iter().any(|(brought, _)| brought == space) {
+            return;
+        }
+        current.spaces.push((space.clone(), direction));
+        // Held on to, so that no session begins in between.
+        if let Some(session) = &current.session {
+            session.bring(space, direction);
         }
     }
 
@@ -342,22 +360,24 @@ impl Shared {
 
     /// Runs one session: why it ended, and for how long it was ready.
     async fn session(self: &Arc<Self>, stream: tokio_rustls::TlsStream<TcpStream>) -> (String, Duration) {
-        let DialConfig { target, journal, spaces, limits, .. } = &self.config;
+        let DialConfig { target, journal, limits, .. } = &self.config;
         let identity = journal.identity();
+        let (spaces, policy) = self.wanted();
         let config = SessionConfig {
             local: identity.node.clone(),
             incarnation: identity.incarnation,
             peer: target.node.clone(),
-            spaces: spaces.clone(),
-            policy: self.current().policy.clone(),
+            spaces,
+            policy,
             limits: limits.clone(),
         };
-        let policy = config.policy.clone();
-        let endpoint = Endpoint::new(journal.clone(), config, now());
+        let (policy, brought) = (config.policy.clone(), config.spaces.len());
+        let expires_at = stream.get_ref().1.peer_certificates().and_then(expires_at);
+        let endpoint = Endpoint::new(journal.clone(), config, now()).with_acks(&self.config.acks);
         let shared = self.clone();
         let (handle, session) = drive(stream, endpoint, move |event| shared.tell(event));
-        self.begin(&handle, &policy);
-        let ended = session.await;
+        self.begin(&handle, &policy, brought);
+        let ended = run_until_expiry(&handle, session, expires_at).await;
         let ready_for = match self.current().state {
             LinkState::Connected { since } => now().duration_since(since),
             _ => Duration::ZERO,
@@ -365,10 +385,19 @@ impl Shared {
         (ended.to_string(), ready_for)
     }
 
+    /// What a session is to begin with.
+    fn wanted(&self) -> (Vec<(SpaceName, Direction)>, Arc<Policy>) {
+        let current = self.current();
+        (current.spaces.clone(), current.policy.clone())
+    }
+
     /// Makes the session known, and it learn what changed while it was made.
-    fn begin(&self, handle: &SessionHandle, policy: &Arc<Policy>) {
+    fn begin(&self, handle: &SessionHandle, policy: &Arc<Policy>, brought: usize) {
         let mut current = self.current();
         current.session = Some(handle.clone());
+        for (space, direction) in &current.spaces[brought..] {
+            handle.bring(space, *direction);
+        }
         let stopped = current.state == LinkState::Stopped;
         let newest = current.policy.clone();
         drop(current);

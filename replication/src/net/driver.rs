@@ -10,19 +10,20 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::{Buf as _, BytesMut};
+use counterfoil_storage::{SpaceName, SystemClock, WallClock as _};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     task::JoinSet,
-    time::{Sleep, sleep_until, timeout},
+    time::{Sleep, sleep, sleep_until, timeout},
 };
 
 use super::rejection::Rejection;
 use crate::{
-    Endpoint, Event, Fetched, Message, PeerMisbehaved, Policy, SessionError, SessionStatus,
+    Direction, Endpoint, Event, Fetched, Message, PeerMisbehaved, Policy, SessionError, SessionStatus,
     codec::{self, CodecError},
     message::CloseReason,
 };
@@ -52,6 +53,8 @@ pub enum Ended {
     Failed(SessionError),
     /// The connection broke, or the peer does not accept this node's certificate.
     Broken(Rejection),
+    /// The peer's certificate is not good any more: it has expired, or the authorities here were replaced.
+    CutOff(Rejection),
 }
 
 impl fmt::Display for Ended {
@@ -61,6 +64,7 @@ impl fmt::Display for Ended {
             Self::HungUp => f.write_str("the peer hung up"),
             Self::Failed(error) => error.fmt(f),
             Self::Broken(rejection) => write!(f, "the connection broke: {rejection}"),
+            Self::CutOff(rejection) => write!(f, "the peer was cut off: {rejection}"),
         }
     }
 }
@@ -80,6 +84,7 @@ impl Ended {
         match self {
             Self::Stopped => Some(CloseReason::Shutdown),
             Self::Failed(error) => error.close_reason(),
+            Self::CutOff(_) => Some(CloseReason::Certificate),
             Self::HungUp | Self::Broken(_) => None,
         }
     }
@@ -108,6 +113,13 @@ impl SessionHandle {
         let mut steered = self.lock();
         let result = steered.endpoint.handle_policy(now(), policy);
         steered.finish(result.err().map(Ended::Failed));
+    }
+
+    /// Brings another space into the session.
+    pub(super) fn bring(&self, space: &SpaceName, direction: Direction) {
+        let mut steered = self.lock();
+        steered.endpoint.bring(now(), space, direction);
+        steered.finish(None);
     }
 
     /// Ends the session: the peer is told, then the connection is closed. Does not wait for that.
@@ -385,6 +397,40 @@ where
         self.poll_read(cx).err().unwrap_or_else(|| Ended::from(error))
     }
 }
+
+/// Runs a session to its end, which comes at the latest when the peer's certificate expires.
+///
+/// A session machine knows no wall time, and a timer no clock that is set meanwhile: so the driver looks at the wall
+/// clock itself, now and then and at the very moment.
+pub(super) async fn run_until_expiry(
+    handle: &SessionHandle,
+    session: impl Future<Output = Ended>,
+    expires_at: Option<SystemTime>,
+) -> Ended {
+    // A future of some size, which would be in this one twice.
+    let mut session = Box::pin(session);
+    tokio::select! {
+        ended = &mut session => return ended,
+        () = expiry(expires_at) => handle.end(Ended::CutOff(Rejection::Expired)),
+    }
+    session.await
+}
+
+/// Comes with the first second in which a certificate with this end is not valid any more.
+async fn expiry(expires_at: Option<SystemTime>) {
+    let Some(expires_at) = expires_at else { return std::future::pending().await };
+    let end = expires_at + Duration::from_secs(1);
+    loop {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(SystemClock.unix_ms());
+        match end.duration_since(now) {
+            Ok(left) if !left.is_zero() => sleep(left.min(EXPIRY_GLANCE)).await,
+            _ => return,
+        }
+    }
+}
+
+/// How often the wall clock is looked at for the end of a certificate.
+const EXPIRY_GLANCE: Duration = Duration::from_secs(60);
 
 /// Tells the peer why, after what is still to be written, and gives it a moment to hear it.
 pub(super) async fn say_goodbye<S>(mut stream: S, mut output: BytesMut, reason: CloseReason)

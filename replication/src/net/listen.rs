@@ -20,11 +20,14 @@ use tokio::{
 use tokio_rustls::TlsStream;
 
 use super::{
-    driver::{Ended, SessionHandle, drive, hang_up, now, say_goodbye},
-    rejection::{Rejection, RejectionLog},
-    tls::{Tls, TlsError},
+    driver::{Ended, SessionHandle, drive, hang_up, now, run_until_expiry, say_goodbye},
+    rejection::{Reason, Rejection},
+    tls::{Tls, TlsError, expires_at},
 };
-use crate::{Endpoint, Event, Limits, Policy, SessionConfig, SessionError, SessionStatus, message::CloseReason};
+use crate::{
+    AckBoard, Endpoint, Event, Limits, LogLimit, Policy, SessionConfig, SessionError, SessionStatus,
+    message::CloseReason,
+};
 
 /// How long to wait after the operating system refused to accept a connection: it is out of file handles or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -42,6 +45,9 @@ pub struct ListenConfig {
     pub limits: Limits,
     /// Bounds of the listener.
     pub bounds: ListenBounds,
+    /// Where the sessions of the store hear of each other's acks, to pass them on. What the listener's own sessions hear
+    /// is posted there by whoever gets their events.
+    pub acks: Arc<AckBoard>,
 }
 
 /// The bounds of a listener. Each default is stated.
@@ -118,9 +124,10 @@ struct Shared {
     journal: Journal,
     limits: Limits,
     bounds: ListenBounds,
+    acks: Arc<AckBoard>,
     events: Events,
     places: Mutex<Places>,
-    log: Mutex<RejectionLog>,
+    log: Mutex<LogLimit<Reason>>,
     /// Notified when a session has ended.
     left: Notify,
 }
@@ -168,7 +175,7 @@ pub async fn listen(
     config: ListenConfig,
     events: impl Fn(&NodeName, Event) + Send + Sync + 'static,
 ) -> Result<Listener, ListenError> {
-    let ListenConfig { journal, tls, policy, limits, bounds } = config;
+    let ListenConfig { journal, tls, policy, limits, bounds, acks } = config;
     tls.check_node(&journal.identity().node)?;
     let bind = |source| ListenError::Bind { address: address.to_string(), source };
     let tcp = TcpListener::bind(address).await.map_err(bind)?;
@@ -178,6 +185,7 @@ pub async fn listen(
         journal,
         limits,
         bounds,
+        acks,
         events: Box::new(events),
         places: Mutex::new(places),
         log: Mutex::default(),
@@ -226,7 +234,7 @@ impl Listener {
         let mut places = self.shared.places();
         for session in &places.sessions {
             if let Err(rejection) = tls.check_peer(&session.certificates) {
-                session.handle.end(Ended::Broken(rejection));
+                session.handle.end(Ended::CutOff(rejection));
             }
         }
         places.tls = tls;
@@ -273,7 +281,7 @@ impl Shared {
 
     /// Writes a line about a connection that came to nothing, unless there were too many alike.
     fn reject(&self, peer: SocketAddr, rejection: &Rejection) {
-        let line = self.log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), peer.ip(), rejection);
+        let line = self.log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), rejection.reason(peer.ip()));
         match line {
             Some(0) => tracing::warn!(%peer, reason = %rejection, "turned away"),
             Some(unlogged) => tracing::warn!(%peer, reason = %rejection, unlogged, "turned away"),
@@ -339,22 +347,24 @@ impl Shared {
             }
             return;
         }
-        let endpoint = Endpoint::new(self.journal.clone(), self.session_config(&node, &policy), now());
+        let config = self.session_config(&node, &policy);
+        let endpoint = Endpoint::new(self.journal.clone(), config, now()).with_acks(&self.acks);
         let (shared, peer) = (self.clone(), node.clone());
         let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
-        let entry = Session { id, node: node.clone(), address, since: now(), handle, certificates };
+        let expires_at = expires_at(&certificates);
+        let entry = Session { id, node: node.clone(), address, since: now(), handle: handle.clone(), certificates };
         let entered = self.places().enter(entry, &policy, &self.bounds);
         if let Err(rejection) = entered {
             return self.reject(address, &rejection);
         }
         tracing::info!(%node, %address, "session begins");
-        match session.await {
+        match run_until_expiry(&handle, session, expires_at).await {
             ended @ (Ended::Stopped | Ended::HungUp | Ended::Failed(SessionError::ClosedByPeer { .. })) => {
                 tracing::info!(%node, %address, reason = %ended, "session ended");
             }
             Ended::Failed(SessionError::Denied { node }) => self.reject(address, &Rejection::Denied(node)),
             Ended::Failed(error) => self.reject(address, &Rejection::SessionFailed(error.to_string())),
-            Ended::Broken(rejection) => self.reject(address, &rejection),
+            Ended::Broken(rejection) | Ended::CutOff(rejection) => self.reject(address, &rejection),
         }
     }
 

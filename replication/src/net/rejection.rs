@@ -1,6 +1,11 @@
-//! Why a connection did not come about, in words for the operator of this end; and a log of it that can't be flooded.
+//! Why a connection did not come about, in words for the operator of this end.
 
-use std::{collections::HashMap, io, mem::Discriminant, net::IpAddr, time::Duration, time::Instant};
+use std::{
+    io,
+    mem::{self, Discriminant},
+    net::IpAddr,
+    time::Duration,
+};
 
 use counterfoil_storage::NodeName;
 use rustls::{AlertDescription, CertificateError};
@@ -136,83 +141,26 @@ impl Rejection {
     }
 }
 
-/// How many lines about one reason from one address may come at once.
-const BURST: u32 = 5;
-/// After how long one more line may come.
-const REFILL: Duration = Duration::from_secs(10);
-/// The most pairs of address and reason that are told apart; all others share one.
-const BUCKETS_MAX: usize = 1024;
+/// What is told apart in the log of rejections: a flood from one address hides no other's trouble.
+pub(super) type Reason = (IpAddr, Discriminant<Rejection>);
 
-/// Lets through as many log lines as a person can use, and counts the rest.
-///
-/// A token bucket for each address and reason, so that a flood from one address hides no other's trouble.
-#[derive(Debug, Default)]
-pub(super) struct RejectionLog {
-    buckets: HashMap<Key, Bucket>,
-}
-
-type Key = Option<(IpAddr, Discriminant<Rejection>)>;
-
-#[derive(Debug)]
-struct Bucket {
-    tokens: u32,
-    refilled: Instant,
-    suppressed: u64,
-}
-
-impl RejectionLog {
-    /// A rejection happened: `Some(n)` if a line is due, which also stands for `n` earlier ones that got none.
-    pub(super) fn note(&mut self, now: Instant, address: IpAddr, rejection: &Rejection) -> Option<u64> {
-        let mut key: Key = Some((address, std::mem::discriminant(rejection)));
-        if self.buckets.len() >= BUCKETS_MAX && !self.buckets.contains_key(&key) {
-            self.buckets.retain(|_, bucket| bucket.suppressed > 0 || now.duration_since(bucket.refilled) < REFILL);
-            if self.buckets.len() >= BUCKETS_MAX {
-                key = None;
-            }
-        }
-        let bucket = self.buckets.entry(key).or_insert(Bucket { tokens: BURST, refilled: now, suppressed: 0 });
-        bucket.refill(now);
-        if bucket.tokens == 0 {
-            bucket.suppressed += 1;
-            return None;
-        }
-        bucket.tokens -= 1;
-        Some(std::mem::take(&mut bucket.suppressed))
-    }
-}
-
-impl Bucket {
-    fn refill(&mut self, now: Instant) {
-        let due = now.duration_since(self.refilled).as_secs() / REFILL.as_secs();
-        if due > 0 {
-            self.tokens = BURST.min(self.tokens.saturating_add(due.try_into().unwrap_or(u32::MAX)));
-            self.refilled = now;
-        }
+impl Rejection {
+    /// What it is to the log when it concerns `address`.
+    pub(super) fn reason(&self, address: IpAddr) -> Reason {
+        (address, mem::discriminant(self))
     }
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "any instant will do to count from")]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_from_one_address_is_counted_and_hides_no_other_s_trouble() {
-        let (mut log, start) = (RejectionLog::default(), Instant::now());
+    fn a_rejection_is_to_the_log_what_it_says_and_whom_it_concerns() {
         let [hostile, honest] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
-        let lines = (0..1000).filter(|_| log.note(start, hostile, &Rejection::NotTls).is_some()).count();
-        assert_eq!(lines, BURST as usize);
-        assert_eq!(log.note(start, hostile, &Rejection::NoCertificate), Some(0));
-        assert_eq!(log.note(start, honest, &Rejection::NotTls), Some(0));
-        assert_eq!(log.note(start + REFILL, hostile, &Rejection::NotTls), Some(1000 - u64::from(BURST)));
-    }
-
-    #[test]
-    fn the_log_of_rejections_is_bounded_however_many_addresses_come() {
-        let (mut log, start) = (RejectionLog::default(), Instant::now());
-        for n in 0..100_000_u32 {
-            log.note(start, IpAddr::from(n.to_be_bytes()), &Rejection::NotTls);
-        }
-        assert!(log.buckets.len() <= BUCKETS_MAX + 1);
+        let denied = |node: &str| Rejection::Denied(NodeName::new(node).unwrap());
+        assert_eq!(denied("a").reason(hostile), denied("b").reason(hostile));
+        assert_ne!(denied("a").reason(hostile), denied("a").reason(honest));
+        assert_ne!(denied("a").reason(hostile), Rejection::NotTls.reason(hostile));
     }
 }

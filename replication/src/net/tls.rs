@@ -280,6 +280,11 @@ fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> Result<X509Certificate<'a>, Nod
     }
 }
 
+/// When the first of a peer's certificates ends to be valid; `None` if they can't be read, which the handshake excludes.
+pub(super) fn expires_at(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    chain.chunks(1).filter_map(|certificate| not_after(certificate).ok()).min()
+}
+
 fn not_after(chain: &[CertificateDer<'_>]) -> Result<SystemTime, NodeNameError> {
     let seconds = parse(chain)?.validity().not_after.timestamp();
     Ok(UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0)))

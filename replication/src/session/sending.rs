@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Instant};
 use counterfoil_storage::{Batch, LogId};
 
 use super::{
-    FetchFailure, FetchRequest, Session,
+    FetchFailure, FetchRequest, Purpose, Session,
     state::{Log, Outgoing, Streaming},
 };
 use crate::{
@@ -94,7 +94,7 @@ impl Session {
         if self.source.fetches >= self.config.limits.fetches_max {
             return None;
         }
-        let request = self.next_check().or_else(|| self.next_read())?;
+        let request = self.next_check().or_else(|| self.next_judgement()).or_else(|| self.next_read())?;
         self.source.fetches += 1;
         Some(request)
     }
@@ -108,7 +108,8 @@ impl Session {
             if let Outgoing::Checking { remote, fetching } = &mut log.outgoing
                 && !std::mem::replace(fetching, true)
             {
-                return Some(FetchRequest { log: id, from: remote.next_seq, bytes_max, generation: log.generation });
+                let (generation, purpose) = (log.generation, Purpose::Stream);
+                return Some(FetchRequest { log: id, from: remote.next_seq, bytes_max, generation, purpose });
             }
         }
         None
@@ -139,7 +140,8 @@ impl Session {
                 }
                 streaming.fetching = true;
                 self.source.fetch_order.rotate_left(1);
-                return Some(FetchRequest { log: id, from: streaming.read.next_seq, bytes_max, generation });
+                let (from, purpose) = (streaming.read.next_seq, Purpose::Stream);
+                return Some(FetchRequest { log: id, from, bytes_max, generation, purpose });
             }
         }
         None
@@ -158,6 +160,9 @@ impl Session {
     /// or why there is none.
     pub fn handle_fetched(&mut self, now: Instant, request: FetchRequest, result: Result<Vec<Batch>, FetchFailure>) {
         self.source.fetches = self.source.fetches.saturating_sub(1);
+        if request.purpose == Purpose::Judge {
+            return self.handle_judged(request.log, &result);
+        }
         self.liveness.flowing(now);
         let Some(log) = self.logs.get_mut(&request.log) else { return };
         if log.generation != request.generation {

@@ -250,6 +250,7 @@ impl Session {
         log.local = Some(Local { first_seq: state.first_seq, head: state.durable, bytes: state.bytes });
         if before != state.durable {
             self.advance_outgoing(now, id, index);
+            self.judge_claims(id);
         }
         self.advance_incoming(id, before, state.durable);
     }
@@ -305,14 +306,23 @@ impl Session {
         self.note_peer_head(id, head);
     }
 
+    /// What the peer streamed turns out to be another history than this end's: what was taken for the peer's head on
+    /// this end's chain is not on it.
+    pub(super) fn doubt_received(&mut self, id: LogId, local: Head) {
+        let Some(log) = self.logs.get(&id) else { return };
+        if let (Outgoing::Streaming(_), Some(target_head)) = (&log.outgoing, log.peer_head) {
+            self.park_outgoing(id, ParkReason::Diverged { source_head: local, target_head });
+        }
+    }
+
     pub(super) fn handle_ack(&mut self, ack: &Ack) -> Result<(), PeerMisbehaved> {
-        let incarnation = self.peer.map(|peer| peer.incarnation);
-        if ack.node != self.config.peer || Some(ack.incarnation) != incarnation {
+        if ack.node != self.config.peer {
+            return self.handle_passed_ack(ack);
+        }
+        if Some(ack.incarnation) != self.peer.map(|peer| peer.incarnation) {
             return Err(PeerMisbehaved::ForeignAck { node: ack.node.clone() });
         }
-        let Some(log) = self.logs.get_mut(&ack.log) else {
-            return Err(PeerMisbehaved::UnknownLog { log: ack.log });
-        };
+        let Some(log) = self.logs.get_mut(&ack.log) else { return self.check_unknown_ack(ack.log) };
         let index = log.space;
         if log.peer_head == Some(ack.head) {
             return Ok(());
@@ -326,6 +336,13 @@ impl Session {
         }
         self.check_in_sync(index);
         Ok(())
+    }
+
+    /// A target speaks of all logs that it has of a space that this end offered, also of those that it got by another way
+    /// and that this end has not yet: they are of no use here. Where nothing was offered there is nothing to speak of.
+    pub(super) fn check_unknown_ack(&self, log: LogId) -> Result<(), PeerMisbehaved> {
+        let has_offered = self.spaces.iter().any(|space| space.outflow != Outflow::Closed);
+        if has_offered { Ok(()) } else { Err(PeerMisbehaved::UnknownLog { log }) }
     }
 
     pub(super) fn handle_rewind(&mut self, rewind: &Rewind) -> Result<(), PeerMisbehaved> {

@@ -8,6 +8,7 @@ use std::{
 
 use counterfoil_storage::{Batch, Genesis, Head, LogId, NodeName, Seq, SpaceName};
 
+use super::passing::Passing;
 use crate::{
     config::Direction,
     frontier::FrontierHash,
@@ -184,6 +185,8 @@ pub(super) struct Log {
     pub(super) unsettled: VecDeque<(Seq, u64)>,
     /// Where it ends at the peer, as the peer says.
     pub(super) source_next_seq: Seq,
+
+    pub(super) passing: Passing,
 }
 
 /// A log as it durably is here.
@@ -215,6 +218,7 @@ impl Log {
             in_ack_queue: false,
             unsettled: VecDeque::new(),
             source_next_seq: Seq::ZERO,
+            passing: Passing::default(),
         }
     }
 
@@ -232,13 +236,12 @@ impl Log {
         self.head().next_seq > Seq::ZERO
     }
 
-    /// Whether the peer has durable what is durable here.
+    /// Whether the peer has durable what is durable here: its head is this end's, digest and all, or follows it on the
+    /// chain that it is sending. That it has *more* is no proof: its history may be another one.
     pub(super) fn is_mirrored(&self) -> bool {
-        match &self.outgoing {
-            Outgoing::Ahead { .. } => true,
-            Outgoing::Streaming(_) => self.peer_head.is_some_and(|peer| peer.next_seq >= self.head().next_seq),
-            _ => false,
-        }
+        let local = self.head();
+        matches!(self.outgoing, Outgoing::Streaming(_))
+            && self.peer_head.is_some_and(|peer| peer == local || peer.next_seq > local.next_seq)
     }
 }
 

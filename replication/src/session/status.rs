@@ -61,9 +61,6 @@ impl Session {
 /// Records durable here that the peer has not acknowledged, and about how many bytes they are.
 fn lag(log: &Log) -> (u64, u64) {
     let Some(local) = log.local else { return (0, 0) };
-    if matches!(log.outgoing, Outgoing::Ahead { .. }) {
-        return (0, 0);
-    }
     let next_seq = local.head.next_seq.0;
     let acked = log.peer_head.map_or(0, |head| head.next_seq.0);
     let sent = match &log.outgoing {

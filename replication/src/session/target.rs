@@ -169,6 +169,10 @@ impl Session {
             self.check_right(id, index, scope);
             // Also of an own log: the peer believes that this end has nothing of it.
             self.queue_ack(id);
+        } else if log.flows_in() {
+            // So it does if it was told before it had the log itself.
+            log.told = Some(log.origin);
+            self.queue_ack(id);
         }
         Ok(())
     }
@@ -186,11 +190,13 @@ impl Session {
         if let Some(log) = self.logs.get_mut(&id) {
             log.incoming = Incoming::Open { tail: log.head(), resuming };
         }
+        self.note_opened(id);
     }
 
     /// The flow of a log's space has been closed.
     pub(super) fn close_incoming(&mut self, id: LogId) {
         self.release_stalled(id);
+        self.note_stopped(id);
         if let Some(log) = self.logs.get_mut(&id) {
             log.incoming = Incoming::Idle;
             log.told = None;
@@ -207,6 +213,7 @@ impl Session {
     /// Stops a log.
     pub(super) fn stop_incoming(&mut self, id: LogId, reason: ParkReason) {
         self.release_stalled(id);
+        self.note_stopped(id);
         if let Some(log) = self.logs.get_mut(&id) {
             log.incoming = Incoming::Parked(reason);
         }
@@ -321,6 +328,7 @@ impl Session {
                 self.liveness.retry_at(now + self.config.limits.full_retry);
             }
             StoreFailure::Diverged { first_seq, local } => {
+                self.doubt_received(id, local);
                 self.park_stored(id, ParkReason::Chain { first_seq, target_head: local });
             }
             StoreFailure::Forged => {
@@ -475,8 +483,7 @@ impl Session {
 impl Log {
     /// Whether the peer streams it and does not know what is durable here.
     fn is_untold(&self) -> bool {
-        let flows = matches!(self.incoming, Incoming::Open { .. } | Incoming::Stalled { .. });
-        flows && self.told.is_some_and(|told| told != self.head())
+        self.flows_in() && self.told.is_some_and(|told| told != self.head())
     }
 }
 

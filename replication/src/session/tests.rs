@@ -1,6 +1,7 @@
 //! Two sessions over model stores, joined by the codec.
 
 mod hostile;
+mod passing;
 mod permission;
 mod streaming;
 

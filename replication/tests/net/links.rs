@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use counterfoil_replication::{
-    Direction, Limits, Policy,
+    AckBoard, Direction, Limits, Policy,
     net::{DialConfig, LinkState, TlsError, dial},
 };
 
@@ -106,6 +106,10 @@ async fn certificates_that_are_replaced_while_a_hub_runs_count_from_then_on() {
     let head = node.append(1);
     until("acknowledged", || acked.lock().unwrap().contains(&head)).await;
     assert_eq!(link.status().sessions, 1, "a renewed certificate of the same authority disturbs nobody");
+    link.set_tls(old.tls("a")).unwrap();
+    let head = node.append(1);
+    until("acknowledged", || acked.lock().unwrap().contains(&head)).await;
+    assert_eq!(link.status().sessions, 1, "nor at the end that dials");
 
     assert!(matches!(listener.set_tls(old.tls("b")), Err(TlsError::OtherNode { .. })));
     listener.set_tls(new.tls("hub")).unwrap();
@@ -148,7 +152,32 @@ async fn a_store_does_not_dial_with_another_node_s_certificate() {
         spaces: vec![(space("a"), Direction::Send)],
         policy: Arc::new(Policy::nothing()),
         limits: Limits::default(),
+        acks: AckBoard::new(name("a")),
     };
     let error = dial(config, |_| {}).unwrap_err().to_string();
     assert!(error.contains("is for the node b, but the store is of a"), "{error}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_during_a_session_ends_it_at_either_end() {
+    let (authority, node, hub) = (Authority::new(), Node::new("a"), Node::new("hub"));
+    let soon =
+        |name: &str| authority.tls_with(name, |params| params.not_after = (now() + Duration::from_secs(2)).into());
+    let listener = listen_as(&hub, &authority, "127.0.0.1:0", own_space_only()).await;
+    let begun_at = now();
+    let (by_listener, acked) = link(&node, soon("a").unwrap(), "hub", listener.local_addr().port());
+    let head = node.append(1);
+    until("acknowledged", || acked.lock().unwrap().contains(&head)).await;
+    let said = || by_listener.status().last_error.is_some_and(|error| error.contains("not accepted there any more"));
+    until("the listener cuts off who dialled", said).await;
+    assert!(now().duration_since(begun_at).unwrap() > Duration::from_secs(1), "not before its end");
+    drop(by_listener);
+
+    listener.set_tls(soon("hub").unwrap()).unwrap();
+    let (by_dialler, acked) = link(&node, authority.tls("a"), "hub", listener.local_addr().port());
+    let head = node.append(1);
+    until("acknowledged", || acked.lock().unwrap().contains(&head)).await;
+    let said = || by_dialler.status().last_error.is_some_and(|error| error.contains("its certificate has expired"));
+    until("the dialler cuts off who listens", said).await;
+    until("the listener is told", || listener.peers().is_empty()).await;
 }

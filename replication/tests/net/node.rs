@@ -7,7 +7,7 @@ use std::{
 };
 
 use counterfoil_replication::{
-    Direction, Endpoint, Event, Limits, Policy, SessionConfig,
+    AckBoard, Direction, Endpoint, Event, Limits, Policy, SessionConfig,
     net::{DialConfig, Link, LinkEvent, ListenBounds, ListenConfig, Listener, Target, Tls, dial, listen},
 };
 use counterfoil_storage::{Genesis, Head, Journal, LogId, LogWriter, NodeName, Options, Seq, SpaceName, vfs::Memory};
@@ -105,7 +105,8 @@ pub(crate) async fn listen_as(hub: &Node, authority: &Authority, address: &str, 
     bounds.handshakes_max = 8;
     bounds.handshakes_per_address_max = 4;
     let (journal, policy, limits) = (hub.journal.clone(), Arc::new(policy), Limits::default());
-    listen(address, ListenConfig { journal, tls, policy, limits, bounds }, |_, _| {}).await.unwrap()
+    let acks = AckBoard::new(journal.identity().node.clone());
+    listen(address, ListenConfig { journal, tls, policy, limits, bounds, acks }, |_, _| {}).await.unwrap()
 }
 
 /// A link that mirrors the node's own space to `target`, and the heads that were acknowledged on it.
@@ -115,7 +116,8 @@ pub(crate) fn link(node: &Node, tls: Tls, target: &str, port: u16) -> (Link, Arc
     let (journal, policy, limits) = (node.journal.clone(), Arc::new(Policy::nothing()), Limits::default());
     let acked = Arc::new(Mutex::new(Vec::new()));
     let sink = acked.clone();
-    let link = dial(DialConfig { target, journal, tls, spaces, policy, limits }, move |event| {
+    let acks = AckBoard::new(journal.identity().node.clone());
+    let link = dial(DialConfig { target, journal, tls, spaces, policy, limits, acks }, move |event| {
         if let LinkEvent::Session(Event::Acked { head, .. }) = event {
             sink.lock().unwrap().push(head);
         }

@@ -7,6 +7,7 @@
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
+    panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -51,8 +52,8 @@ pub(crate) struct Append {
     /// Folder with ca.pem, cert.pem and key.pem
     #[arg(long, value_name = "DIR", requires = "mirror_to")]
     tls: Option<PathBuf>,
-    /// How long a record, and the end, may wait for the mirror
-    #[arg(long, value_name = "SECS", default_value_t = 30.0, value_parser = seconds)]
+    /// How long a record, and the end, may wait for the mirror; 0 does not wait
+    #[arg(long, value_name = "SECS", default_value_t = 30.0, value_parser = seconds, allow_hyphen_values = true)]
     timeout: f64,
 }
 
@@ -76,9 +77,14 @@ impl Level {
     }
 }
 
+/// The longest time that may be given, in seconds: some thirty years, so that no deadline overflows.
+const TIMEOUT_SECONDS_MAX: f64 = 1e9;
+
 fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map(|_| seconds).map_err(|error| error.to_string())
+    match text.parse() {
+        Ok(seconds) if (0.0..=TIMEOUT_SECONDS_MAX).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("give a number of seconds from 0 to {TIMEOUT_SECONDS_MAX}")),
+    }
 }
 
 /// Appends whose receipts have not been looked at yet: bounds what waits for a mirror.
@@ -184,14 +190,14 @@ impl Append {
             is_stopping: Arc::clone(&is_stopping),
         };
         let on_acks = tell.clone();
-        thread::spawn(move || on_acks.send(Event::AcksEnded(acker.run())));
+        thread::spawn(move || on_acks.send(Event::AcksEnded(ended_of(|| acker.run()))));
         let lines = {
             let (space, appender) = (space.clone(), Arc::clone(&appender));
             let (group, timeout) = (self.group(), self.timeout());
             move || append_lines(&space, &appender, group, timeout)
         };
         // It may wait for input for ever, so it is not joined.
-        thread::spawn(move || tell.send(Event::InputEnded(lines())));
+        thread::spawn(move || tell.send(Event::InputEnded(ended_of(lines))));
 
         let mut input = Ok(());
         let outcome = loop {
@@ -212,6 +218,12 @@ impl Append {
     fn group(&self) -> Group {
         self.batch.map_or(Group::Waiting, |lines| Group::Lines(lines as usize))
     }
+}
+
+/// How a thread's work ended, also if it panicked: whoever waits for the end must hear of it.
+fn ended_of<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    // Nothing that the work has touched is used after it.
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Failure::Bug))
 }
 
 /// What is in the mirror's way, if it is known.
@@ -324,4 +336,28 @@ fn summarize(sum: &Sum, space: &Space) {
     }
     // Nobody is left to tell if this fails.
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_is_heard_of() {
+        let (tell, events) = mpsc::channel();
+        let still_open = tell.clone();
+        thread::spawn(move || tell.send(Event::AcksEnded(ended_of(|| panic!("a bug"))))).join().unwrap().unwrap();
+        assert!(matches!(events.recv(), Ok(Event::AcksEnded(Err(Failure::Bug)))));
+        drop(still_open);
+    }
+
+    #[test]
+    fn a_timeout_is_a_number_of_seconds_that_can_be_waited_for() {
+        for good in ["0", "0.25", "1e9", "30"] {
+            assert!(seconds(good).is_ok(), "{good}");
+        }
+        for bad in ["-1", "NaN", "inf", "-inf", "1e30", "", "30s"] {
+            assert_eq!(seconds(bad), Err("give a number of seconds from 0 to 1000000000".to_owned()), "{bad}");
+        }
+    }
 }

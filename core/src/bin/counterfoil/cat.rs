@@ -9,14 +9,14 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
-use counterfoil::{Cursor, LogId, Record, Seq, Space, SpaceName};
-use counterfoil_storage::Damage;
+use counterfoil::{Cursor, Error, LogId, Record, Seq, Space, SpaceName};
+use counterfoil_storage::{Damage, ReadError};
 use serde::Serialize;
 
 use crate::{
-    failure::{Answer, Failure},
-    open::{in_order, open_to_read, space_of},
-    output::Output,
+    failure::{Answer, Failure, tell},
+    open::{in_order, open_to_read, space_of, space_there},
+    output::{self, Output},
     signals,
 };
 
@@ -51,7 +51,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 impl Cat {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
         let store = open_to_read(&self.store)?;
-        let space = space_of(&store, self.space.as_deref())?;
+        let space = space_there(&store, &self.store, self.space.as_deref())?;
         let logs: Vec<LogId> = match self.log {
             Some(log) => vec![log],
             None => in_order(space.logs()).iter().map(|info| info.id).collect(),
@@ -63,14 +63,18 @@ impl Cat {
         }
         let mut printer =
             Printer { output: Output::new(), space: space.name().clone(), is_json: self.json, left: self.limit };
+        let mut is_whole = true;
         if self.follow {
-            self.follow(&space, &logs, &mut printer)?;
+            is_whole = self.follow(&space, &logs, &mut printer)?;
         } else {
             for log in &logs {
-                self.print_log(&space, *log, &mut printer)?;
+                is_whole &= self.print_log(&space, *log, &mut printer)?;
             }
         }
         printer.output.flush()?;
+        if !is_whole {
+            return Ok(Answer::BadNews(None));
+        }
         // Without this a log whose last commits are damaged would look as if it ended before them.
         let concerns = |damage: &&Damage| damage.log.is_none_or(|log| logs.contains(&log));
         Ok(match store.recovery().damage().find(concerns) {
@@ -83,25 +87,23 @@ impl Cat {
         Seq(self.from.unwrap_or_default())
     }
 
-    fn print_log(&self, space: &Space, log: LogId, printer: &mut Printer) -> Result<(), Failure> {
+    /// Prints a log as far as it can be read; whether nothing in it is damaged or missing.
+    fn print_log(&self, space: &Space, log: LogId, printer: &mut Printer) -> Result<bool, Failure> {
         for record in space.read_log(log, self.from()..)? {
             if printer.is_done() {
                 break;
             }
-            // What could be read before an error is still worth having.
             match record {
                 Ok(record) => printer.print(&record)?,
-                Err(error) => {
-                    printer.output.flush()?;
-                    return Err(error.into());
-                }
+                Err(error) => return printer.meet(error).map(|()| false),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Prints what is there and what comes, in the order in which each log grows.
-    fn follow(&self, space: &Space, logs: &[LogId], printer: &mut Printer) -> Result<(), Failure> {
+    /// Prints what is there and what comes, in the order in which each log grows, until the end is asked for or records
+    /// can't be read; false in the latter case.
+    fn follow(&self, space: &Space, logs: &[LogId], printer: &mut Printer) -> Result<bool, Failure> {
         let signals = signals::receive(false)?;
         let mut cursor = Cursor::start();
         if let [only] = logs {
@@ -112,20 +114,24 @@ impl Cat {
         let mut space = space.clone();
         loop {
             let mut records = space.follow(cursor);
-            while let Some(record) = records.next_timeout(Duration::ZERO)? {
-                if is_wanted(&record) {
-                    printer.print(&record)?;
+            loop {
+                match records.next_timeout(Duration::ZERO) {
+                    Ok(Some(record)) if is_wanted(&record) => printer.print(&record)?,
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(error) => return printer.meet(error).map(|()| false),
                 }
                 if printer.is_done() {
-                    return Ok(());
+                    return Ok(true);
                 }
             }
             printer.output.flush()?;
             cursor = records.cursor().clone();
             // A store opened to read stays as it was then: it is opened anew once its files have changed.
             while !changes.have_come() {
-                if !matches!(signals.recv_timeout(GLANCE), Err(RecvTimeoutError::Timeout)) {
-                    return Ok(());
+                let is_stopped = !matches!(signals.recv_timeout(GLANCE), Err(RecvTimeoutError::Timeout));
+                if is_stopped || output::is_closed() {
+                    return Ok(true);
                 }
             }
             space = space_of(&open_to_read(&self.store)?, self.space.as_deref())?;
@@ -200,6 +206,19 @@ enum Body<'a> {
 impl Printer {
     fn is_done(&self) -> bool {
         self.left == Some(0)
+    }
+
+    /// Records can't be read: what could be read before them is printed, then one line says which they are and how to
+    /// go on behind them.
+    fn meet(&mut self, error: Error) -> Result<(), Failure> {
+        self.output.flush()?;
+        match &error {
+            Error::Read(ReadError::Damaged { log, next_seq, .. } | ReadError::Hole { log, next_seq, .. }) => {
+                tell(&format!("{error}; `--log {log} --from {next_seq}` goes on after it"));
+                Ok(())
+            }
+            _ => Err(error.into()),
+        }
     }
 
     fn print(&mut self, record: &Record) -> Result<(), Failure> {

@@ -1,8 +1,12 @@
 //! How a command ends.
 
-use std::{io, path::PathBuf};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
 
-use counterfoil::{ErrorKind, TlsError, certificates::CertificateError};
+use counterfoil::{Error, TlsError, certificates::CertificateError};
+use counterfoil_storage::ReadError;
 use thiserror::Error;
 
 /// What a command that did its work has to say.
@@ -36,15 +40,27 @@ pub(crate) enum Failure {
     LineTooLong { line: u64, limit: usize },
     #[error("{path}: {operation} failed: {error}")]
     File { operation: &'static str, path: PathBuf, error: io::Error },
+    /// A thread panicked, and has said so itself.
+    #[error("a part of this command failed (a bug); what was acknowledged is kept")]
+    Bug,
     #[error("{what} failed: {error}")]
     System { what: String, error: io::Error },
 }
 
 impl Failure {
-    /// Whether stored records can't be served, which is an answer.
-    pub(crate) fn is_damage(&self) -> bool {
-        matches!(self, Self::Counterfoil(error) if error.kind() == ErrorKind::Damaged)
+    /// Whether it is an answer all the same: the store was opened, and records in it are damaged or missing. A store
+    /// that can't be opened, whatever the reason, is one on which the command could not do its work.
+    pub(crate) fn is_bad_news(&self) -> bool {
+        use ReadError::{Damaged, Hole};
+
+        matches!(self, Self::Counterfoil(Error::Read(Damaged { .. } | Hole { .. }) | Error::Batch(_)))
     }
+}
+
+/// Writes a line on standard error.
+pub(crate) fn tell(message: &str) {
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(io::stderr(), "counterfoil: {}", one_line(message));
 }
 
 /// Folds a message onto one line, however it came to have more.

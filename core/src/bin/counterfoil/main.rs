@@ -1,7 +1,8 @@
 //! The command `counterfoil`: for operators, scripts and black-box tests.
 //!
-//! Data go to standard output, everything else to standard error. Exit status: 0 done, 1 the
-//! answer is bad news, 2 wrong usage or an error. An error is one line: what, where, what to do.
+//! Data go to standard output, everything else to standard error. Exit status: 0 done; 1 the command
+//! did its work and the answer is bad news; 2 it could not do its work. An error is one line: what,
+//! where, what to do.
 
 mod append;
 mod cat;
@@ -19,10 +20,7 @@ mod status;
 mod usage;
 mod verify;
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
@@ -40,7 +38,11 @@ use failure::{Answer, Failure};
 )]
 #[command(after_help = "\
 Data go to standard output, everything else to standard error.
-Exit status: 0 done; 1 the answer is bad news; 2 wrong usage or an error.
+Exit status:
+  0  done
+  1  the work was done and the answer is bad news: damage or missing records found, not mirrored (in time)
+  2  the work could not be done: wrong usage, or an error; also a store that can't be opened because the file
+     that says whose it is is damaged, except for `verify`, whose answer (1) that is
 COUNTERFOIL_LOG=error|warn|info|debug|trace sets how much is logged.")]
 struct Cli {
     #[command(subcommand)]
@@ -103,7 +105,7 @@ fn main() -> ExitCode {
         // Whoever reads has seen enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Ok(Answer::BadNews(_)) => 1,
-        Err(failure) if failure.is_damage() => 1,
+        Err(failure) if failure.is_bad_news() => 1,
         Err(_) => 2,
     };
     let message = match answer {
@@ -112,8 +114,7 @@ fn main() -> ExitCode {
         _ => None,
     };
     if let Some(message) = message {
-        // Nobody is left to tell if this fails.
-        let _ = writeln!(io::stderr(), "counterfoil: {}", failure::one_line(&message));
+        failure::tell(&message);
     }
     ExitCode::from(status)
 }

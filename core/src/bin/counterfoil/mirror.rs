@@ -3,16 +3,15 @@
 use std::{
     path::{Path, PathBuf},
     sync::mpsc::RecvTimeoutError,
-    thread,
     time::Duration,
 };
 
 use clap::Args;
-use counterfoil::{Error, Link, LinkEvent, Space, Store, Tls};
+use counterfoil::{Error, Link, Space, Store, Tls};
 
 use crate::{
     failure::{Answer, Failure},
-    open::{open_to_write, space_of},
+    open::{open_to_write, space_there},
     signals,
 };
 
@@ -30,7 +29,7 @@ pub(crate) struct Mirror {
     /// Space to mirror; the node's own name unless given
     #[arg(long, value_name = "S")]
     space: Option<String>,
-    /// End once all that was there at the start is durable at the far end
+    /// End once all that was there at the start is durable at the far end, or can't get there: with 1 then
     #[arg(long)]
     once: bool,
 }
@@ -47,28 +46,9 @@ impl Target {
         Ok(Self { peer: peer.to_owned(), tls: Tls::from_dir(tls)? })
     }
 
-    /// Starts a link for one space; what goes wrong on it is logged.
+    /// Starts a link for one space; what goes wrong on it is logged by the library.
     pub(crate) fn mirror(self, store: &Store, space: &Space) -> Result<Link, Failure> {
-        let link = store.mirror_to(self.peer, self.tls).spaces([space.name().as_str()]).start()?;
-        let events = link.events();
-        // Ends with the link.
-        thread::spawn(move || events.for_each(|event| log(&event)));
-        Ok(link)
-    }
-}
-
-/// That a link is made or lost is logged where it happens.
-fn log(event: &LinkEvent) {
-    match event {
-        LinkEvent::Refused { space, reason } => tracing::warn!(%space, reason, "space refused"),
-        LinkEvent::Parked { log, reason } => tracing::warn!(%log, reason, "log parked"),
-        LinkEvent::Ahead { log, local, remote } => {
-            tracing::warn!(%log, here = %local.next_seq, there = %remote.next_seq, "the peer holds more of a log");
-        }
-        LinkEvent::AckWithdrawn { log, node, head } => {
-            tracing::warn!(%log, %node, next_seq = %head.next_seq, "a node lost what it had acknowledged");
-        }
-        _ => {}
+        Ok(store.mirror_to(self.peer, self.tls).spaces([space.name().as_str()]).start()?)
     }
 }
 
@@ -79,14 +59,14 @@ impl Mirror {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
         let target = Target::new(&self.to, &self.tls)?;
         let store = open_to_write(&self.store)?;
-        let space = space_of(&store, self.space.as_deref())?;
+        let space = space_there(&store, &self.store, self.space.as_deref())?;
         let signals = signals::receive(false)?;
         let link = target.mirror(&store, &space)?;
         let is_stopped = |wait| !matches!(signals.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
         if self.once {
             // Nothing is appended meanwhile: all that is there now is all that was there at the start.
             while !link.wait_mirrored(GLANCE) {
-                if is_stopped(Duration::ZERO) {
+                if is_stopped(Duration::ZERO) || !link.is_moving() {
                     break;
                 }
             }

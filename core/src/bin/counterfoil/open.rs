@@ -32,6 +32,27 @@ pub(crate) fn space_of(store: &Store, name: Option<&str>) -> Result<Space, Failu
     })
 }
 
+/// The space asked for, which must have a log here: a name that nothing bears is most likely a slip. Only a store that
+/// holds nothing at all may lack the node's own.
+pub(crate) fn space_there(store: &Store, path: &Path, name: Option<&str>) -> Result<Space, Failure> {
+    let space = space_of(store, name)?;
+    let names: Vec<String> = store.spaces().iter().map(|space| space.name().to_string()).collect();
+    let is_there = names.iter().any(|name| name == space.name().as_str());
+    if is_there || (names.is_empty() && name.is_none()) {
+        return Ok(space);
+    }
+    let shown = names.iter().take(SPACES_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    let it_has = match names.len() {
+        0 => "it has none yet".to_owned(),
+        count if count > SPACES_SHOWN => format!("it has: {shown} and {} more", count - SPACES_SHOWN),
+        _ => format!("it has: {shown}"),
+    };
+    Err(Failure::Usage(format!("no space {} in {}; {it_has}", space.name(), path.display())))
+}
+
+/// How many spaces one line names.
+const SPACES_SHOWN: usize = 10;
+
 /// A space's logs in an order that is the same at every node: a log after the one that it continues,
 /// else by id.
 pub(crate) fn in_order(mut logs: Vec<LogInfo>) -> Vec<LogInfo> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use counterfoil::{Policy, Server, Tls};
+use counterfoil::{Error, Link, Policy, Server, Tls};
 
 use crate::{
     failure::{Answer, Failure, one_line},
@@ -34,6 +34,9 @@ pub(crate) struct Serve {
     /// Where to answer Prometheus: GET /metrics
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
+    /// Mirror all spaces onward to this node, also those that come (it must grant this one `relay` on `*`)
+    #[arg(long, value_name = "NODE@ADDR")]
+    mirror_to: Option<String>,
 }
 
 impl Serve {
@@ -45,12 +48,14 @@ impl Serve {
         if let Some(address) = &self.metrics {
             tracing::info!("metrics at http://{}/metrics", metrics::serve(address, store.clone())?);
         }
+        let onward =
+            self.mirror_to.as_ref().map(|to| store.mirror_to(to, tls.clone()).all_spaces().start()).transpose()?;
         let server = store.serve(&self.listen, tls).policy(policy).start()?;
         let mut output = Output::new();
         output.line(format!("listening on {}", server.local_addr()))?;
         output.flush()?;
         while signals.recv().is_ok_and(|signal| signal == Signal::Reload) {
-            match self.reload(&server) {
+            match self.reload(&server, onward.as_ref()) {
                 Ok(()) => tracing::info!("policy and certificates read again"),
                 Err(failure) => {
                     let why = one_line(&failure.to_string());
@@ -59,15 +64,20 @@ impl Serve {
             }
         }
         server.stop();
-        store.close(Duration::ZERO)?;
+        match store.close(Duration::ZERO) {
+            // It goes on when the hub does: to have everything elsewhere at all times is not what a hub is asked for.
+            Err(error @ Error::NotMirrored { .. }) => tracing::warn!("{}", one_line(&error.to_string())),
+            closed => closed?,
+        }
         Ok(Answer::Done)
     }
 
     /// Both are read before either is changed.
-    fn reload(&self, server: &Server) -> Result<(), Failure> {
+    fn reload(&self, server: &Server, onward: Option<&Link>) -> Result<(), Failure> {
         let tls = Tls::from_dir(&self.tls)?;
         let policy = self.policy.as_deref().map(read_policy).transpose()?;
-        server.set_tls(tls)?;
+        server.set_tls(tls.clone())?;
+        onward.map(|link| link.set_tls(tls)).transpose()?;
         if let Some(policy) = policy {
             server.set_policy(policy);
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     failure::{Answer, Failure},
     open::open_to_read,
-    output::Output,
+    output::{Output, count},
 };
 
 /// Show what a store holds
@@ -144,13 +144,15 @@ impl Report {
     fn print(&self, output: &mut Output) -> Result<(), Failure> {
         output.line(format!("node {}", self.node))?;
         output.line(format!("store {}, incarnation {}", self.store, self.incarnation))?;
-        output.line(format!("{} bytes on disk", self.disk_bytes))?;
+        output.line(format!("{} on disk", count(self.disk_bytes, "bytes")))?;
         for space in &self.spaces {
             let SpaceReport { space: name, logs, records, bytes } = space;
-            output.line(format!("space {name}: {logs} logs, {records} records, {bytes} bytes"))?;
+            let (logs, records) = (count(*logs, "logs"), count(*records, "records"));
+            output.line(format!("space {name}: {logs}, {records}, {}", count(*bytes, "bytes")))?;
             for log in self.logs.iter().filter(|log| log.space == *name) {
                 let LogReport { id, node, first_seq, next_seq, bytes, digest, .. } = log;
-                output.line(format!("  log {id} of {node}: seq {first_seq} to before {next_seq}, {bytes} bytes"))?;
+                let bytes = count(*bytes, "bytes");
+                output.line(format!("  log {id} of {node}: seq {first_seq} to before {next_seq}, {bytes}"))?;
                 output.line(format!("    digest {digest}"))?;
             }
         }

@@ -1,13 +1,10 @@
 //! Wrong usage, told in one line.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::error::ErrorKind;
 
-use crate::failure::one_line;
+use crate::failure::{one_line, tell};
 
 /// Prints what clap has to say: help and version as they are, an error as one line.
 pub(crate) fn explain(error: &clap::Error) -> ExitCode {
@@ -17,8 +14,7 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
             _ => ExitCode::SUCCESS,
         };
     }
-    // Nobody is left to tell if this fails.
-    let _ = writeln!(io::stderr(), "counterfoil: {}", summary(&error.render().to_string()));
+    tell(&summary(&error.render().to_string()));
     ExitCode::from(2)
 }
 

@@ -6,13 +6,13 @@ use std::{
 };
 
 use clap::Args;
-use counterfoil_storage::{Damage, Options};
+use counterfoil_storage::{Damage, OpenError, Options};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::{
     failure::{Answer, Failure},
-    output::Output,
+    output::{Output, count},
 };
 
 /// Read everything and check every checksum and chain
@@ -37,6 +37,12 @@ struct Line<'a> {
     what: &'a str,
 }
 
+impl<'a> Line<'a> {
+    fn of_identity(what: &'a str) -> Self {
+        Self { segment: None, offset: 0, log: None, first_seq: None, last_seq: None, what }
+    }
+}
+
 impl<'a> From<&'a Damage> for Line<'a> {
     fn from(damage: &'a Damage) -> Self {
         Self {
@@ -59,9 +65,22 @@ impl Verify {
             bar.set_length(total_bytes);
             bar.set_position(done_bytes);
         };
-        let report = counterfoil_storage::verify(&self.store, &Options::default(), progress)?;
+        let verified = counterfoil_storage::verify(&self.store, &Options::default(), progress);
         bar.finish_and_clear();
         let mut output = Output::new();
+        let report = match verified {
+            // To look for damage is what was asked for, and this is where looking ends.
+            Err(error @ (OpenError::Identity { .. } | OpenError::IdentityMissing { .. })) => {
+                if self.json {
+                    output.json(&Line::of_identity(&error.to_string()))?;
+                } else {
+                    output.line(error.to_string())?;
+                }
+                output.flush()?;
+                return Ok(Answer::BadNews(Some("nothing else was verified: whose store it is can't be told".into())));
+            }
+            verified => verified?,
+        };
         for damage in &report.damage {
             if self.json {
                 output.json(&Line::from(damage))?;
@@ -71,12 +90,12 @@ impl Verify {
         }
         output.flush()?;
         let sum = format!(
-            "verified {} segments, {} batches, {} records, {} bytes: {} damaged places",
-            report.segments,
-            report.batches,
-            report.records,
-            report.bytes,
-            report.damage.len()
+            "verified {}, {}, {}, {}: {}",
+            count(report.segments, "segments"),
+            count(report.batches, "batches"),
+            count(report.records, "records"),
+            count(report.bytes, "bytes"),
+            count(report.damage.len() as u64, "damaged places")
         );
         // Nobody is left to tell if this fails.
         let _ = writeln!(io::stderr(), "{sum}");

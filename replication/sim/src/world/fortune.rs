@@ -96,6 +96,9 @@ impl World {
         let machine = &mut self.machines[index];
         machine.stop();
         machine.disk = if is_kill { machine.disk.kill() } else { machine.disk.crash(seed) };
+        if let Some(older) = self.older.remove(&index).filter(|_| is_kill) {
+            machine.disk = older;
+        }
         if !self.healed {
             let delay = self.below(Duration::from_secs(5));
             self.plan_in(delay, Happening::Start { machine: index });

@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use counterfoil_replication::{Direction, Endpoint, Limits, Message, Policy, SessionConfig, SessionError, codec};
 
 use super::{Happening, Outcome, World};
+use crate::bugs::Bug;
 use crate::wire::{Connection, End, UNDER_WAY_MAX};
 
 impl World {
@@ -46,8 +47,8 @@ impl World {
             limits,
         };
         let ends = [
-            End::new(from, Endpoint::new(ours.clone(), config, self.instant())),
-            End::new(to, Endpoint::new(theirs.clone(), answering, self.instant())),
+            End::new(from, Endpoint::new(ours.clone(), config, self.instant()).with_acks(&self.machines[from].board)),
+            End::new(to, Endpoint::new(theirs.clone(), answering, self.instant()).with_acks(&self.machines[to].board)),
         ];
         let id = self.next_connection;
         self.next_connection += 1;
@@ -62,6 +63,9 @@ impl World {
 
     /// Full jitter, from 100 ms to 10 s.
     pub(super) fn dial_later(&mut self, index: usize) {
+        if self.bug == Some(Bug::NeverRedials) {
+            return;
+        }
         let link = &mut self.links[index];
         let limit = Duration::from_millis(100 << link.failures.min(7)).min(Duration::from_secs(10));
         link.failures += 1;
@@ -127,9 +131,7 @@ impl World {
                 break;
             }
             let Some(message) = end.endpoint.as_mut().and_then(Endpoint::poll_transmit) else { break };
-            let machine = end.machine;
-            self.machines[machine].judge_sent(&message, &self.chains)?;
-            self.send(connection, side, &message);
+            self.say(connection, side, message)?;
         }
         self.set_timer(connection, side);
         let Some(state) = self.connections.get(&connection) else { return Ok(()) };
@@ -157,13 +159,17 @@ impl World {
             return Ok(());
         }
         end.timer_at = None;
+        if self.bug == Some(Bug::NeverNoticesSilence) {
+            return Ok(());
+        }
         self.with_endpoint(connection, side, Endpoint::handle_timeout)
     }
 
     /// Sends bytes, in pieces that need not be whole messages.
-    fn send(&mut self, connection: u64, side: usize, message: &Message) {
+    pub(super) fn send(&mut self, connection: u64, side: usize, message: &Message) {
         let mut bytes = BytesMut::new();
         codec::encode(message, &mut bytes);
+        self.spoil(message, &mut bytes);
         self.trace(5, bytes.len() as u64);
         while !bytes.is_empty() {
             let len = 1 + self.rng.below(bytes.len() as u64) as usize;
@@ -195,6 +201,7 @@ impl World {
             let Some(state) = self.connections.get_mut(&connection) else { return Ok(()) };
             let Some(message) = state.ends[to].next_message()? else { break };
             self.report.messages += 1;
+            self.mistake_on_arrival(connection, to, &message)?;
             self.with_endpoint(connection, to, |endpoint, now| endpoint.handle_message(now, message))?;
         }
         self.drive(connection, 1 - to)

@@ -63,7 +63,7 @@ fn every_wrong_message_is_a_named_error() {
     let head = Head { next_seq: Seq(1), digest: Digest::from_bytes([1; 32]) };
     let equal = Message::Equal(Reconciled { space: space("p"), scope: Scope::Own });
     let heads = Message::Heads(Heads { space: space("p"), scope: Scope::Own, heads: vec![], first: true, last: true });
-    let ack = |node_name: &str| Message::Ack(Ack { log, node: node(node_name), incarnation: incarnation("p"), head });
+    let ack = |life: &str| Message::Ack(Ack { log, node: node("p"), incarnation: incarnation(life), head });
     let refuse = Message::Refuse(Refuse { space: space("x"), flow: Flow::Incoming, reason: Refusal::NoRight });
     let beat = Message::Heartbeat(Heartbeat { next_ms: 0, frontiers: vec![], heads: vec![] });
     let cases = [
@@ -74,7 +74,7 @@ fn every_wrong_message_is_a_named_error() {
         (Message::Batch(first_batch()), PeerMisbehaved::UnknownLog { log }),
         (Message::DamagedBatch { log, first_seq: Seq(0), len_bytes: 100 }, PeerMisbehaved::UnknownLog { log }),
         (ack("p"), PeerMisbehaved::UnknownLog { log }),
-        (ack("q"), PeerMisbehaved::ForeignAck { node: node("q") }),
+        (ack("q"), PeerMisbehaved::ForeignAck { node: node("p") }),
         (Message::Rewind(Rewind { log, head }), PeerMisbehaved::UnknownLog { log }),
         (Message::Credit(Credit { space: space("x"), bytes: 1 }), PeerMisbehaved::UnknownSpace { space: space("x") }),
         (refuse, PeerMisbehaved::UnknownSpace { space: space("x") }),

@@ -147,6 +147,32 @@ fn a_peer_that_has_more_is_reported_and_streaming_goes_on_when_this_end_has_as_m
 }
 
 #[test]
+fn a_source_that_was_rewound_is_not_in_sync_until_the_digests_agree() {
+    let in_sync = |node: &Node| node.session.status().spaces[0].in_sync;
+    let told = |node: &Node| node.events.iter().any(|event| matches!(event, Event::InSync { .. }));
+    let (mut practice, mut hub) = practice_and_hub();
+    practice.append("p", "p", &["a"]);
+    hub.append("p", "p", &["a"]);
+    hub.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(!in_sync(&practice) && !told(&practice), "{:?}", practice.events);
+    assert_eq!(practice.session.status().spaces[0].lag_records, 1, "nothing is known to be mirrored");
+    // As much as the hub has, but something else.
+    practice.append("p", "p", &["x"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(!in_sync(&practice) && !told(&practice), "{:?}", practice.events);
+
+    let (mut practice, mut hub) = practice_and_hub();
+    practice.append("p", "p", &["a"]);
+    hub.append("p", "p", &["a"]);
+    hub.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    practice.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    assert!(in_sync(&practice) && told(&practice));
+}
+
+#[test]
 fn a_hole_is_named_at_both_ends_after_what_comes_before_it_was_sent() {
     let (mut practice, mut hub) = practice_and_hub();
     let log = practice.append("p", "p", &["a"]);
@@ -331,6 +357,22 @@ fn both_ends_of_a_space_get_each_others_logs_without_echo() {
 }
 
 #[test]
+fn an_end_that_holds_another_history_than_it_is_sent_is_not_in_sync() {
+    let mut a = Node::new("a", "b", &[("s", Direction::Both)]);
+    let mut b = Node::new("b", "a", &[("s", Direction::Both)]);
+    run(start(), &mut a, &mut b);
+    // A log of a third node, which both get meanwhile, each another history of it.
+    (a.flushing, b.flushing) = (false, false);
+    let log = a.append("s", "third", &["1"]);
+    b.append("s", "third", &["other"]);
+    run(start(), &mut a, &mut b);
+    for node in [&a, &b] {
+        assert!(!node.session.status().spaces[0].in_sync);
+        assert!(node.acked(log).is_none() || node.parked(log).is_some(), "{:?}", node.events);
+    }
+}
+
+#[test]
 fn an_end_that_asks_receives_all_logs_of_the_space() {
     let mut reader = Node::new("r", "hub", &[("s", Direction::Receive)]);
     let policy = "[[grant]]\nnode = \"r\"\nspace = \"s\"\nrights = [\"read\"]";
@@ -444,4 +486,41 @@ fn a_source_with_more_logs_than_a_session_takes_says_so_and_streams_the_others()
     let told = |event: &&Event| matches!(event, Event::Parked { reason: ParkReason::TooManyLogs { limit: 2 }, .. });
     assert_eq!(source.events.iter().filter(told).count(), 1);
     assert_eq!(target.logs.len(), 2);
+}
+
+#[test]
+fn a_space_that_is_brought_later_flows_like_the_others() {
+    let policy = Policy::parse("[[grant]]\nnode = \"hub\"\nspace = \"*\"\nrights = [\"relay\"]").unwrap();
+    let mut hub = Node::new("hub", "hub-2", &[("a", Direction::Send)]);
+    let mut second = Node::with("hub-2", "hub", &[], policy, Limits::default());
+    run(start(), &mut hub, &mut second);
+    let log = hub.append("b", "writer", &["1"]);
+    run(start(), &mut hub, &mut second);
+    assert_eq!(second.bodies(log), Vec::<String>::new());
+    for _ in 0..2 {
+        hub.session.bring(&space("b"), Direction::Send);
+        run(start(), &mut hub, &mut second);
+        assert_eq!(second.bodies(log), ["1"]);
+    }
+    let offers = hub.sent.iter().filter(|message| matches!(message, Message::Offer(_))).count();
+    assert_eq!(offers, 2, "each space once");
+}
+
+#[test]
+fn a_mirror_may_have_a_log_before_its_source_does() {
+    let policy = || Policy::parse("[[grant]]\nnode = \"hub\"\nspace = \"p\"\nrights = [\"relay\"]").unwrap();
+    let mut hub = Node::new("hub", "hub-2", &[("p", Direction::Send)]);
+    let mut second = Node::with("hub-2", "hub", &[], policy(), Limits::default());
+    let log = second.append("p", "p", &["a"]);
+    run(start(), &mut hub, &mut second);
+    // The writer goes on streaming to the mirror, and then to the source as well.
+    second.append("p", "p", &["b"]);
+    run(start(), &mut hub, &mut second);
+    for body in ["a", "b"] {
+        hub.append("p", "p", &[body]);
+        run(start(), &mut hub, &mut second);
+    }
+    assert_eq!(hub.acked(log), Some(Seq(2)), "{:?}", hub.events);
+    assert!(hub.session.status().spaces[0].in_sync);
+    assert_eq!(second.bodies(log), ["a", "b"]);
 }

@@ -1,0 +1,144 @@
+//! What must hold: of every event, and after healing.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use counterfoil_replication::Event;
+use counterfoil_storage::{Head, LogId, NodeName, Seq};
+
+use super::{Happening, Link, Outcome, World};
+use crate::machine::Machine;
+
+impl World {
+    pub(super) fn judge_event(&mut self, connection: u64, side: usize, event: &Event) -> Outcome {
+        let Some(state) = self.connections.get(&connection) else { return Ok(()) };
+        let (machine, peer) = (state.ends[side].machine, state.ends[1 - side].machine);
+        self.post(machine, peer, event)?;
+        match event {
+            Event::Acked { log, node, head, .. } if *node != self.machines[peer].name => {
+                self.report.passed_acks += 1;
+                self.judge_ack(machine, node, *log, *head)
+            }
+            Event::Acked { log, node, head, .. } => {
+                self.report.acks += 1;
+                self.judge_ack(machine, node, *log, *head)?;
+                let believed = self.believed.entry((machine, *log)).or_default();
+                *believed = head.next_seq.max(*believed);
+                if let (0, Some(link)) = (side, self.connected.iter().find(|(_, id)| **id == connection)) {
+                    self.links[*link.0].failures = 0;
+                }
+                Ok(())
+            }
+            // What a mirror got by another way, before this end did.
+            Event::Ahead { log, remote, .. } if self.plan.two_ways && self.chains.has_head(*log, *remote) => {
+                if self.machines[machine].writes(*log) {
+                    return Err(format!("{}: its own log {log} was taken for rewound", self.machines[machine].name));
+                }
+                Ok(())
+            }
+            Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
+            unexpected => Err(format!("{}: {unexpected:?}", self.machines[machine].name)),
+        }
+    }
+
+    /// An ack that a machine believes is a promise that the node named has made of its own disk; the node is another
+    /// one, and not the writer.
+    fn judge_ack(&self, machine: usize, node: &NodeName, log: LogId, head: Head) -> Outcome {
+        let (name, seq) = (&self.machines[machine].name, head.next_seq);
+        let Some(of) = self.machines.iter().find(|machine| machine.name == *node) else {
+            return Err(format!("{name}: believed an ack of {node}, which is nobody"));
+        };
+        if node == name || of.writes(log) {
+            return Err(format!("{name}: {node} was counted for log {log}, which one of the two writes"));
+        }
+        if !of.has_acked(log, seq) {
+            return Err(format!("{name}: {node} was believed to have log {log} up to {seq}"));
+        }
+        if !self.chains.has_head(log, head) {
+            return Err(format!("{name}: a head of log {log} at {seq} was believed that never was"));
+        }
+        Ok(())
+    }
+
+    /// Posts what a session tells on its machine's board, has the other sessions there pass it on, and judges what the
+    /// board then says.
+    pub(super) fn post(&mut self, machine: usize, peer: usize, event: &Event) -> Outcome {
+        let name = self.machines[peer].name.clone();
+        let changes = self.machines[machine].board.hear(&name, event);
+        for change in &changes {
+            self.judge_ack(machine, &change.ack.node, change.ack.log, change.ack.head)?;
+            let known = self.machines[machine].board.of_log(change.ack.log);
+            let nodes: BTreeSet<_> = known.iter().map(|ack| &ack.node).collect();
+            if nodes.len() != known.len() || nodes.len() >= self.machines.len() {
+                return Err(format!("{}: a node was counted twice: {known:?}", self.machines[machine].name));
+            }
+        }
+        if !changes.is_empty() {
+            self.plan_in(Duration::ZERO, Happening::PassOn { machine, life: self.lives[machine] });
+        }
+        Ok(())
+    }
+
+    /// Whether each link's target has what its source has, the source knows it, and knows it of those behind as well.
+    pub(super) fn is_equal(&self) -> bool {
+        self.machines.iter().all(|machine| !machine.commit_planned && machine.journal.is_some())
+            && self.links.iter().all(|link| self.differing(link).is_empty())
+            && self.unknown_behind().is_empty()
+    }
+
+    /// Machines that a log is streamed to, directly or through others, and of which its source does not know that they
+    /// have all of it; told by name.
+    fn unknown_behind(&self) -> Vec<String> {
+        let mut unknown = Vec::new();
+        for (index, machine) in self.machines.iter().enumerate() {
+            for (log, head) in machine.heads() {
+                let known = machine.board.of_log(log);
+                for behind in self.behind(index, log) {
+                    let name = &self.machines[behind].name;
+                    if !known.iter().any(|ack| ack.node == *name && ack.head == head) {
+                        unknown.push(format!("{} does not know that {name} has log {log}", machine.name));
+                    }
+                }
+            }
+        }
+        unknown
+    }
+
+    /// Machines to which a log flows from this one.
+    fn behind(&self, index: usize, log: LogId) -> BTreeSet<usize> {
+        let (mut found, mut waiting) = (BTreeSet::new(), vec![index]);
+        while let Some(from) = waiting.pop() {
+            for link in self.links.iter().filter(|link| link.from == from) {
+                let carries = self.machines[index].space_of(log).is_some_and(|space| link.spaces.contains(&space));
+                if carries && found.insert(link.to) {
+                    waiting.push(link.to);
+                }
+            }
+        }
+        found
+    }
+
+    fn differing(&self, link: &Link) -> BTreeSet<LogId> {
+        let (source, target) = (self.machines[link.from].heads(), self.machines[link.to].heads());
+        let known = |log: &LogId, seq: Seq| self.believed.get(&(link.from, *log)).is_some_and(|known| *known >= seq);
+        let differs = |log: &LogId, seq: Seq, equal: bool| !equal || !known(log, seq);
+        let logs = source.iter().filter(|(log, head)| differs(log, head.next_seq, target.get(*log) == Some(*head)));
+        logs.map(|(log, _)| *log).collect()
+    }
+
+    pub(super) fn differences(&self) -> String {
+        let mut lines = Vec::new();
+        for link in &self.links {
+            let (source, target) = (&self.machines[link.from], &self.machines[link.to]);
+            for log in self.differing(link) {
+                let at = |machine: &Machine| machine.heads().get(&log).map_or(0, |head| head.next_seq.0);
+                let known = self.believed.get(&(link.from, log)).copied().unwrap_or_default();
+                let (ours, theirs) = (at(source), at(target));
+                let (from, to) = (&source.name, &target.name);
+                lines.push(format!("log {log} ends at {ours} on {from}, at {theirs} on {to}, known {known}"));
+            }
+        }
+        lines.extend(self.unknown_behind());
+        let planned = self.machines.iter().filter(|machine| machine.commit_planned).count();
+        format!("{}; {planned} flushes planned, {} connections", lines.join("; "), self.connections.len())
+    }
+}

@@ -1,0 +1,96 @@
+//! Where planted mistakes are made.
+
+use bytes::BytesMut;
+use counterfoil_replication::{Ack, Message};
+
+use super::{Outcome, World};
+use crate::bugs::Bug;
+
+/// A mistake that is made now and then is made once in so many times.
+const SELDOM: u64 = 20;
+
+impl World {
+    /// Says what an endpoint wants to say, or what a mistake makes of it.
+    pub(super) fn say(&mut self, connection: u64, side: usize, message: Message) -> Outcome {
+        let Some(state) = self.connections.get(&connection) else { return Ok(()) };
+        let (machine, peer) = (state.ends[side].machine, state.ends[1 - side].machine);
+        let Some(bug) = self.bug else { return self.say_one(connection, side, &message) };
+        let (from, to) = (self.machines[machine].name.clone(), self.machines[peer].name.clone());
+        if let Some(event) = bug.belief(&from, &to, &message) {
+            self.post(machine, peer, &event)?;
+            self.judge_event(connection, side, &event)?;
+        }
+        let message = self.exaggerate(machine, message);
+        let is_now = match bug {
+            Bug::AcksForAnother => self.plan.second_hub,
+            _ => self.rng.chance(1, SELDOM),
+        };
+        let held = self.held.entry((connection, side)).or_default();
+        for message in bug.outgoing(&from, message, is_now, held) {
+            self.say_one(connection, side, &message)?;
+        }
+        Ok(())
+    }
+
+    fn say_one(&mut self, connection: u64, side: usize, message: &Message) -> Outcome {
+        let Some(state) = self.connections.get(&connection) else { return Ok(()) };
+        let machine = state.ends[side].machine;
+        self.machines[machine].judge_sent(message, &self.chains)?;
+        self.send(connection, side, message);
+        Ok(())
+    }
+
+    /// Passes on this machine's own head instead of the one that was heard.
+    fn exaggerate(&self, machine: usize, message: Message) -> Message {
+        let machine = &self.machines[machine];
+        match message {
+            Message::Ack(ack) if self.bug == Some(Bug::PassesOnItsOwnHead) && ack.node != machine.name => {
+                let own = machine.heads().get(&ack.log).copied();
+                Message::Ack(Ack { head: own.unwrap_or(ack.head), ..ack })
+            }
+            message => message,
+        }
+    }
+
+    /// Flips a bit of the last record of a batch.
+    pub(super) fn spoil(&mut self, message: &Message, bytes: &mut BytesMut) {
+        if self.bug == Some(Bug::FlipsABit)
+            && matches!(message, Message::Batch(_))
+            && self.rng.chance(1, SELDOM)
+            && let Some(last) = bytes.last_mut()
+        {
+            *last ^= 1;
+        }
+    }
+
+    /// What a mistake does when a message arrives.
+    pub(super) fn mistake_on_arrival(&mut self, connection: u64, to: usize, message: &Message) -> Outcome {
+        let (Some(bug), Some(state)) = (self.bug, self.connections.get(&connection)) else { return Ok(()) };
+        let machine = state.ends[to].machine;
+        match (bug, message) {
+            (Bug::AcksOnArrival, Message::Batch(batch)) => {
+                let Some(journal) = &self.machines[machine].journal else { return Ok(()) };
+                let (node, incarnation) = (self.machines[machine].name.clone(), journal.identity().incarnation);
+                let ack = Ack { log: batch.log(), node, incarnation, head: batch.head() };
+                self.say_one(connection, to, &Message::Ack(ack))?;
+            }
+            (Bug::RelaysOnArrival, Message::Batch(_)) => {
+                let mut onward = self.connections.iter().filter(|(_, state)| state.ends[0].machine == machine);
+                if let Some((&onward, _)) = onward.next() {
+                    self.say_one(onward, 0, message)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Keeps each disk as it is now, until its machine is killed or this is asked for again.
+    pub(super) fn remember_disks(&mut self) {
+        if self.bug == Some(Bug::ComesBackOlder) {
+            for (index, machine) in self.machines.iter().enumerate() {
+                self.older.entry(index).or_insert_with(|| machine.disk.snapshot());
+            }
+        }
+    }
+}

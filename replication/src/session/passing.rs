@@ -1,0 +1,228 @@
+//! Acks of other nodes' disks: the target passes on those that its node has heard, the source believes what is on its
+//! own chain.
+//!
+//! They go towards the writer: against the stream, from target to source. Nobody is told of its own disk or of what it
+//! told itself, and the writer of a log is never among those who hold it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use counterfoil_storage::{Batch, Head, Incarnation, LogId, NodeName, Seq};
+
+use super::{
+    FetchFailure, FetchRequest, Purpose, Session,
+    state::{Incoming, Log},
+};
+use crate::{
+    error::PeerMisbehaved,
+    event::Event,
+    message::{Ack, Message},
+};
+
+/// Other nodes of which the acks of one log are heard in a session; what is said of more of them is dropped.
+const WITNESSES_MAX: usize = 16;
+
+/// What waits to be passed on and to be judged.
+#[derive(Debug, Default)]
+pub(super) struct PassingQueues {
+    /// Logs with acks to pass on.
+    out: VecDeque<LogId>,
+    /// Logs in which heads that were passed on are to be looked for.
+    judgements: VecDeque<LogId>,
+    /// Logs whose flow towards this end has opened: their acks are to be passed on.
+    opened: VecDeque<LogId>,
+}
+
+/// The acks of other nodes for one log.
+#[derive(Debug, Default)]
+pub(super) struct Passing {
+    /// To be passed on; by node.
+    out: BTreeMap<NodeName, (Incarnation, Head)>,
+    in_out: bool,
+    /// Passed on in this session, as it stands.
+    told: BTreeMap<NodeName, (Incarnation, Head)>,
+    /// What the peer has passed on; at most [`WITNESSES_MAX`].
+    witnesses: BTreeMap<NodeName, Witness>,
+    in_judgements: bool,
+    /// What is being looked for on the chain.
+    judging: Option<(NodeName, Head)>,
+    is_opened: bool,
+}
+
+/// A node that is said to hold a log.
+#[derive(Debug)]
+struct Witness {
+    incarnation: Incarnation,
+    /// Up to here, on this end's chain; at 0 if nothing is believed.
+    believed: Head,
+    /// What is said and has not been judged.
+    claimed: Option<Head>,
+}
+
+impl Session {
+    /// A log whose flow towards this end has opened since this was last asked: acks of other nodes for it are to be
+    /// given to [`handle_acked_elsewhere`](Self::handle_acked_elsewhere), now and when they change.
+    pub fn poll_opened(&mut self) -> Option<LogId> {
+        self.passing.opened.pop_front()
+    }
+
+    /// The flow of a log towards this end is open.
+    pub(super) fn note_opened(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id)
+            && !std::mem::replace(&mut log.passing.is_opened, true)
+        {
+            self.passing.opened.push_back(id);
+        }
+    }
+
+    /// The flow of a log towards this end has stopped: once it opens again all is to be given anew.
+    pub(super) fn note_stopped(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.passing.is_opened = false;
+        }
+    }
+
+    /// Another node has acknowledged a log, or taken back what it had: told to the peer if it streams the log.
+    pub fn handle_acked_elsewhere(&mut self, ack: &Ack) {
+        let Some(log) = self.logs.get_mut(&ack.log) else { return };
+        let is_nobody_s = ack.node == self.config.peer || ack.node == self.config.local || ack.node == *log.writer();
+        if is_nobody_s || !log.flows_in() {
+            return;
+        }
+        let news = (ack.incarnation, ack.head);
+        let told = log.passing.told.get(&ack.node);
+        // Nothing is worth saying of a node only to take back what was said.
+        if told == Some(&news) || (told.is_none() && ack.head.next_seq == Seq::ZERO) {
+            log.passing.out.remove(&ack.node);
+            return;
+        }
+        log.passing.out.insert(ack.node.clone(), news);
+        if !std::mem::replace(&mut log.passing.in_out, true) {
+            self.passing.out.push_back(ack.log);
+        }
+    }
+
+    /// The next ack to pass on.
+    pub(super) fn next_passed_ack(&mut self) -> Option<Message> {
+        loop {
+            let id = self.passing.out.pop_front()?;
+            let Some(log) = self.logs.get_mut(&id) else { continue };
+            let flows_in = log.flows_in();
+            let Some((node, (incarnation, head))) = log.passing.out.pop_first().filter(|_| flows_in) else {
+                log.passing.in_out = false;
+                continue;
+            };
+            log.passing.told.insert(node.clone(), (incarnation, head));
+            self.passing.out.push_back(id);
+            return Some(Message::Ack(Ack { log: id, node, incarnation, head }));
+        }
+    }
+
+    /// The peer passes on an ack.
+    pub(super) fn handle_passed_ack(&mut self, ack: &Ack) -> Result<(), PeerMisbehaved> {
+        let Some(log) = self.logs.get(&ack.log) else { return self.check_unknown_ack(ack.log) };
+        let carried = self.spaces[log.space].out_scope().is_some_and(|scope| self.source_carries(scope, log));
+        // This node knows best what it holds itself.
+        if !carried || ack.node == self.config.local || ack.node == *log.writer() {
+            return Ok(());
+        }
+        let Some(log) = self.logs.get_mut(&ack.log) else { return Ok(()) };
+        let origin = log.origin;
+        let witnesses = &mut log.passing.witnesses;
+        if witnesses.len() >= WITNESSES_MAX && !witnesses.contains_key(&ack.node) {
+            return Ok(());
+        }
+        let witness = witnesses.entry(ack.node.clone()).or_insert(Witness {
+            incarnation: ack.incarnation,
+            believed: origin,
+            claimed: None,
+        });
+        let lost = witness.incarnation != ack.incarnation || ack.head.next_seq < witness.believed.next_seq;
+        witness.incarnation = ack.incarnation;
+        witness.claimed = Some(ack.head).filter(|head| head.next_seq > Seq::ZERO);
+        if lost && witness.believed.next_seq > Seq::ZERO {
+            // It counts for nothing until it is found on the chain.
+            let from = std::mem::replace(&mut witness.believed, origin);
+            let (log, node, incarnation) = (ack.log, ack.node.clone(), ack.incarnation);
+            self.events.push_back(Event::Withdrawn { log, node, incarnation, from, to: origin });
+        }
+        self.judge_claims(ack.log);
+        Ok(())
+    }
+
+    /// Judges what can be judged without a read, and has the rest looked for.
+    pub(super) fn judge_claims(&mut self, id: LogId) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let (local, peer_head) = (log.head(), log.peer_head);
+        let mut believed = Vec::new();
+        let mut is_open = false;
+        for (node, witness) in &mut log.passing.witnesses {
+            let Some(claimed) = witness.claimed else { continue };
+            if claimed == local || Some(claimed) == peer_head {
+                believed.push((node.clone(), claimed));
+            } else if claimed.next_seq == local.next_seq {
+                witness.claimed = None;
+            } else {
+                // Beyond this end's log it waits until there is more of it.
+                is_open |= claimed.next_seq < local.next_seq;
+            }
+        }
+        if is_open && log.passing.judging.is_none() && !std::mem::replace(&mut log.passing.in_judgements, true) {
+            self.passing.judgements.push_back(id);
+        }
+        for (node, head) in believed {
+            self.believe(id, &node, head);
+        }
+    }
+
+    /// A head that was passed on is on this end's chain.
+    fn believe(&mut self, id: LogId, node: &NodeName, head: Head) {
+        let witness = self.logs.get_mut(&id).and_then(|log| log.passing.witnesses.get_mut(node));
+        let Some(witness) = witness else { return };
+        if witness.claimed == Some(head) {
+            witness.claimed = None;
+        }
+        if witness.believed.next_seq < head.next_seq {
+            witness.believed = head;
+            let (node, incarnation) = (node.clone(), witness.incarnation);
+            self.events.push_back(Event::Acked { log: id, node, incarnation, head });
+        }
+    }
+
+    /// The next read by which a head is looked for: one batch, the one that follows it.
+    pub(super) fn next_judgement(&mut self) -> Option<FetchRequest> {
+        loop {
+            let id = self.passing.judgements.pop_front()?;
+            let Some(log) = self.logs.get_mut(&id) else { continue };
+            log.passing.in_judgements = false;
+            let (local, generation) = (log.head(), log.generation);
+            let mut claims = log.passing.witnesses.iter().filter_map(|(node, witness)| Some((node, witness.claimed?)));
+            let Some((node, head)) = claims.find(|(_, head)| head.next_seq < local.next_seq) else { continue };
+            log.passing.judging = Some((node.clone(), head));
+            let purpose = Purpose::Judge;
+            return Some(FetchRequest { log: id, from: head.next_seq, bytes_max: 0, generation, purpose });
+        }
+    }
+
+    /// Takes what was read to judge a claim. What can't be read is not believed.
+    pub(super) fn handle_judged(&mut self, id: LogId, result: &Result<Vec<Batch>, FetchFailure>) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let Some((node, head)) = log.passing.judging.take() else { return };
+        let next = result.as_ref().ok().and_then(|batches| batches.first());
+        let follows = |batch: &Batch| batch.first_seq() == head.next_seq && batch.header().previous == head.digest;
+        if next.is_some_and(follows) {
+            self.believe(id, &node, head);
+        } else if let Some(witness) = log.passing.witnesses.get_mut(&node)
+            && witness.claimed == Some(head)
+        {
+            witness.claimed = None;
+        }
+        self.judge_claims(id);
+    }
+}
+
+impl Log {
+    /// Whether the peer streams it.
+    pub(super) fn flows_in(&self) -> bool {
+        matches!(self.incoming, Incoming::Open { .. } | Incoming::Stalled { .. })
+    }
+}

@@ -1,0 +1,105 @@
+//! Acks of other nodes, passed on by a hub.
+
+use counterfoil_storage::Digest;
+
+use super::*;
+use crate::message::Ack;
+
+/// An ack of `who`, as the hub's other sessions hear it.
+fn ack(log: LogId, who: &str, head: Head) -> Ack {
+    Ack { log, node: node(who), incarnation: incarnation(who), head }
+}
+
+/// What the practice believes that `who` holds, event by event; `-` for what was taken back.
+fn told(practice: &Node, who: &str) -> Vec<String> {
+    let of = |event: &Event| match event {
+        Event::Acked { node, head, .. } if node.as_str() == who => Some(head.next_seq.to_string()),
+        Event::Withdrawn { node, from, to, .. } if node.as_str() == who => {
+            Some(format!("-{} to {}", from.next_seq, to.next_seq))
+        }
+        _ => None,
+    };
+    practice.events.iter().filter_map(of).collect()
+}
+
+/// A practice with records 0 to 2 in a batch each, all at the hub.
+fn mirrored() -> (Node, Node, LogId, Vec<Head>) {
+    let (mut practice, mut hub) = practice_and_hub();
+    for body in ["a", "b", "c"] {
+        practice.append("p", "p", &[body]);
+    }
+    run(start(), &mut practice, &mut hub);
+    let (&log, state) = practice.logs.first_key_value().unwrap();
+    let heads = (0..=3).map(|count| state.head_at(count)).collect();
+    (practice, hub, log, heads)
+}
+
+#[test]
+fn an_ack_that_a_hub_passes_on_counts_for_the_node_whose_disk_it_is() {
+    let (mut practice, mut hub, log, heads) = mirrored();
+    for head in [heads[1], heads[1], heads[2], heads[3]] {
+        hub.session.handle_acked_elsewhere(&ack(log, "far", head));
+        run(start(), &mut practice, &mut hub);
+    }
+    assert_eq!(told(&practice, "far"), ["1", "2", "3"], "where it is looked for and where it is known");
+    assert_eq!(practice.acked(log), Some(Seq(3)));
+}
+
+#[test]
+fn a_passed_on_head_that_is_not_on_the_chain_does_not_count() {
+    let (mut practice, mut hub, log, heads) = mirrored();
+    for (count, head) in heads.iter().enumerate().skip(1) {
+        let head = Head { digest: Digest::from_bytes([9; 32]), ..*head };
+        hub.session.handle_acked_elsewhere(&ack(log, &format!("far-{count}"), head));
+        run(start(), &mut practice, &mut hub);
+        assert_eq!(told(&practice, &format!("far-{count}")), Vec::<String>::new());
+    }
+    // Nor what is beyond the end, until it is not.
+    let mut longer = practice.logs[&log].batches.clone();
+    longer.push(batch(log, heads[3], &["d"]));
+    hub.session.handle_acked_elsewhere(&ack(log, "far", longer[3].head()));
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(told(&practice, "far"), Vec::<String>::new());
+    practice.append("p", "p", &["d"]);
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(told(&practice, "far"), ["4"]);
+}
+
+#[test]
+fn what_a_far_node_takes_back_is_taken_back_here() {
+    let (mut practice, mut hub, log, heads) = mirrored();
+    let burnt = Head { next_seq: Seq::ZERO, digest: Digest::from_bytes([0; 32]) };
+    let another_life = |head| Ack { incarnation: incarnation("another"), ..ack(log, "far", head) };
+    for ack in [ack(log, "far", heads[3]), ack(log, "far", heads[1]), another_life(burnt), another_life(heads[2])] {
+        hub.session.handle_acked_elsewhere(&ack);
+        run(start(), &mut practice, &mut hub);
+    }
+    assert_eq!(told(&practice, "far"), ["3", "-3 to 0", "1", "-1 to 0", "2"]);
+}
+
+#[test]
+fn nobody_is_told_of_itself_or_of_the_writer_and_only_logs_that_flow_in_are_spoken_of() {
+    let (mut practice, mut hub, log, heads) = mirrored();
+    hub.sent.clear();
+    for who in ["p", "hub"] {
+        hub.session.handle_acked_elsewhere(&ack(log, who, heads[3]));
+    }
+    practice.session.handle_acked_elsewhere(&ack(log, "far", heads[3]));
+    run(start(), &mut practice, &mut hub);
+    assert!(hub.sent.is_empty(), "{:?}", hub.sent);
+    // And if a peer says so all the same, it does not count.
+    let message = Message::Ack(ack(log, "p", heads[3]));
+    practice.handle(start(), message).unwrap();
+    assert_eq!(told(&practice, "p"), Vec::<String>::new());
+}
+
+#[test]
+fn a_hub_that_names_ever_more_nodes_is_heard_of_sixteen() {
+    let (mut practice, mut hub, log, heads) = mirrored();
+    for number in 0..100 {
+        hub.session.handle_acked_elsewhere(&ack(log, &format!("far-{number}"), heads[3]));
+    }
+    run(start(), &mut practice, &mut hub);
+    let far = |event: &Event| matches!(event, Event::Acked { node, .. } if node.as_str() != "hub");
+    assert_eq!(practice.events.iter().filter(|event| far(event)).count(), 16);
+}
