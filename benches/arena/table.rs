@@ -47,7 +47,8 @@ pub(crate) fn terminal(chapter: &Chapter) -> String {
     text
 }
 
-/// A line for each workload: Counterfoil beside the limit and the best peer. Cells of Markdown, aligned for a terminal.
+/// A line for each workload: Counterfoil beside the limit and the best peer, by what ratios are made of (medians; in
+/// At 99th percentiles). Cells of Markdown, aligned for a terminal.
 pub(crate) fn summary(chapters: &[Chapter]) -> String {
     let mut text = String::new();
     let mut line = |cells: [&str; 7]| {
@@ -62,14 +63,14 @@ pub(crate) fn summary(chapters: &[Chapter]) -> String {
     for chapter in chapters {
         let unit = chapter.workload.unit();
         let row = |system: &str| chapter.rows.iter().find(|row| row.system == system);
-        let median = |row: Option<&Row>| row.map_or_else(|| "-".to_owned(), |row| figure(row.median, unit));
+        let compared = |row: Option<&Row>| row.map_or_else(|| "-".to_owned(), |row| figure(row.compared, unit));
         let peer = chapter.rows.iter().find(|row| row.is_best_peer);
-        let peer = peer.map_or_else(|| "-".to_owned(), |row| format!("{} {}", figure(row.median, unit), row.system));
+        let peer = peer.map_or_else(|| "-".to_owned(), |row| format!("{} {}", figure(row.compared, unit), row.system));
         let ours = row("counterfoil");
         let of_limit = ratio(ours.and_then(|row| row.ratio_to_limit));
         let of_peer = ratio(ours.and_then(|row| row.ratio_to_best_peer));
         let (letter, unit) = (chapter.workload.letter(), unit.to_string());
-        line([letter, &unit, &median(ours), &median(row("limit")), &peer, &of_limit, &of_peer]);
+        line([letter, &unit, &compared(ours), &compared(row("limit")), &peer, &of_limit, &of_peer]);
     }
     text
 }
