@@ -35,7 +35,11 @@ fn compare(
     ratios.compare(criterion, contest, || {
         let turn = move |contender: &dyn Contender| {
             let stand = stand(contender, logs);
-            move || stopwatch(|| work(&*stand.system))
+            move || {
+                // Whole: its folder goes when it is dropped.
+                let stand = &stand;
+                stopwatch(|| work(&*stand.system))
+            }
         };
         (turn(&Counterfoil), turn(&Limit))
     });

@@ -29,9 +29,9 @@ impl Effort {
     pub(crate) const FULL: Self = Self {
         rounds: 7,
         rounds_of_c: 3,
-        turn: Duration::from_millis(900),
+        turn: Duration::from_millis(700),
         unflushed_records: (1 << 30) / RECORD_BYTES,
-        unflushed_turn: Duration::from_secs(8),
+        unflushed_turn: Duration::from_secs(6),
         bulk_records: 512_000,
         interleaved_records: 300,
         interleaved_logs: 100,

@@ -80,12 +80,13 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     arena.progress.finish();
     let folder = target_folder()?.join("arena");
     save(&chapters, &folder)?;
+    let machine = Machine::describe(&folder);
+    println!("{}, {}\n\n{}", machine.date, machine.description, table::summary(&chapters));
     println!("{}", folder.join("report.json").display());
     if let Some(kept) = &arguments.save {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the package is not in a workspace")?;
         let kept = workspace.join(kept);
         save(&chapters, &kept)?;
-        let machine = Machine::describe(&folder);
         fs::write(kept.join("README.md"), table::markdown(&chapters, &lineup, &machine, &command()))?;
         println!("{}", kept.join("README.md").display());
     }

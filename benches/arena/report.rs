@@ -71,6 +71,11 @@ pub(crate) struct Row {
     pub(crate) remark: Option<&'static str>,
     /// It promises less than was asked for.
     pub(crate) is_less: bool,
+    /// What its ratios are made of.
+    #[serde(skip)]
+    pub(crate) compared: f64,
+    #[serde(skip)]
+    pub(crate) is_best_peer: bool,
 }
 
 /// A workload with its rows, best first.
@@ -120,6 +125,8 @@ fn row(workload: Workload, series: &Series, limit: Option<f64>, best_peer: Optio
         rounds: series.figures.len(),
         remark,
         is_less,
+        compared: series.compared(workload),
+        is_best_peer: series.is_peer() && !is_less && best_peer == Some(series.compared(workload)),
     }
 }
 

@@ -47,6 +47,13 @@ impl Stand {
     fn close(&mut self) -> Outcome<()> {
         self.system.take().map_or(Ok(()), System::close)
     }
+
+    /// Returns once the file system has done with it: freeing much takes time, which would be the next turn's.
+    fn remove(self) -> io::Result<()> {
+        let parent = self.folder.path().parent().map(Path::to_owned);
+        self.folder.close()?;
+        parent.map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    }
 }
 
 impl Arena<'_> {
@@ -99,7 +106,7 @@ impl Arena<'_> {
         }
         let mut stand = Stand::create(contender, workload.logs())?;
         turn::load(stand.system()?, workload, &self.effort, &self.bodies)?;
-        if matches!(workload, Workload::F | Workload::G) {
+        if workload.is_of_archive() {
             // So that all is in the page cache.
             stand.system()?.reader(0)?.scan()?;
         }
@@ -116,8 +123,10 @@ impl Arena<'_> {
             _ if is_fresh_each_turn(workload) => {
                 let mut fresh = Stand::create(contender, workload.logs())?;
                 turn::load(fresh.system()?, workload, &self.effort, &self.bodies)?;
+                thread::sleep(self.effort.pause);
                 let turn = turn::take(fresh.system()?, workload, &self.effort, &self.bodies)?;
                 fresh.close()?;
+                fresh.remove()?;
                 Ok(turn)
             }
             _ => {

@@ -47,6 +47,34 @@ pub(crate) fn terminal(chapter: &Chapter) -> String {
     text
 }
 
+/// A line for each workload: Counterfoil beside the limit and the best peer, by what ratios are made of (medians; in
+/// At 99th percentiles). Cells of Markdown, aligned for a terminal.
+pub(crate) fn summary(chapters: &[Chapter]) -> String {
+    let mut text = String::new();
+    let mut line = |cells: [&str; 7]| {
+        let [workload, unit, ours, limit, peer, of_limit, of_peer] = cells;
+        let _ = writeln!(
+            text,
+            "| {workload:<8} | {unit:<5} | {ours:>11} | {limit:>8} | {peer:<22} | {of_limit:>8} | {of_peer:>12} |"
+        );
+    };
+    line(["workload", "unit", "counterfoil", "limit", "best peer", "of limit", "of best peer"]);
+    line(["---", "---", "---:", "---:", "---", "---:", "---:"]);
+    for chapter in chapters {
+        let unit = chapter.workload.unit();
+        let row = |system: &str| chapter.rows.iter().find(|row| row.system == system);
+        let compared = |row: Option<&Row>| row.map_or_else(|| "-".to_owned(), |row| figure(row.compared, unit));
+        let peer = chapter.rows.iter().find(|row| row.is_best_peer);
+        let peer = peer.map_or_else(|| "-".to_owned(), |row| format!("{} {}", figure(row.compared, unit), row.system));
+        let ours = row("counterfoil");
+        let of_limit = ratio(ours.and_then(|row| row.ratio_to_limit));
+        let of_peer = ratio(ours.and_then(|row| row.ratio_to_best_peer));
+        let (letter, unit) = (chapter.workload.letter(), unit.to_string());
+        line([letter, &unit, &compared(ours), &compared(row("limit")), &peer, &of_limit, &of_peer]);
+    }
+    text
+}
+
 /// What is to be known of who does otherwise or nothing.
 fn notes(chapter: &Chapter) -> Vec<String> {
     let remarks = chapter.rows.iter().filter_map(|row| {
@@ -67,6 +95,7 @@ pub(crate) fn markdown(chapters: &[Chapter], lineup: &[&dyn Contender], machine:
     for contender in lineup {
         let _ = writeln!(text, "| {} | {} |", contender.name(), contender.durability());
     }
+    let _ = write!(text, "\n{}", summary(chapters));
     for chapter in chapters {
         let letter = chapter.workload.letter();
         let _ = write!(text, "\n## {letter}. {}\n\n![{letter}]({letter}.svg)\n\n", chapter.workload.title());

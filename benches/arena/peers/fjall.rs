@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use counterfoil_benches::{Body, Contender, Outcome, Reader, System, Workload};
+use counterfoil_benches::{Body, Contender, Outcome, Reader, Remark, System, Workload};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::{CACHE_BYTES, NO_RECEIPTS, NextSeqs, key};
@@ -26,6 +26,10 @@ impl Contender for Fjall {
 
     fn cannot(&self, workload: Workload) -> Option<&'static str> {
         (workload == Workload::B2).then_some(NO_RECEIPTS)
+    }
+
+    fn remark(&self, workload: Workload) -> Option<Remark> {
+        (workload == Workload::H).then_some(Remark::Otherwise("replays its journal: what was not merged yet"))
     }
 
     fn create(&self, dir: &Path, logs: u32) -> Outcome<Box<dyn System>> {
