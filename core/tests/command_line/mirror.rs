@@ -14,7 +14,7 @@ fn what_is_appended_is_on_the_hub_s_disk_when_the_command_ends() {
     let mirror = format!("--mirror-to hub@{address} --tls tls-practice-1");
     sandbox.run_with(&format!("append practice.store {mirror}"), b"one\ntwo\n").expect_status(0);
     // Beside the hub's process, which proves its last commit durable within milliseconds.
-    let is_there = || (sandbox.cat("hub.store --space practice-1") == b"one\ntwo\n").then_some(());
+    let is_there = || (sandbox.cat_if_there("hub.store", "practice-1") == b"one\ntwo\n").then_some(());
     eventually(is_there).expect("what is proven durable is served");
     assert_eq!(sandbox.head("hub.store", "practice-1"), sandbox.head("practice.store", "practice-1"));
     hub.signal("TERM");
