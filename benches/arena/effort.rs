@@ -9,9 +9,13 @@ use counterfoil_benches::{RECORD_BYTES, Workload};
 pub(crate) struct Effort {
     /// Rounds of most workloads; C does fewer.
     pub(crate) rounds: usize,
+    /// Rounds of those whose turns are short: many, since a busy processor makes each flush slow or none.
+    pub(crate) rounds_of_short: usize,
     pub(crate) rounds_of_c: usize,
-    /// How long a turn takes that is bounded by time.
+    /// How long such a turn takes.
     pub(crate) turn: Duration,
+    /// How long a turn takes of At, and of reads at most.
+    pub(crate) long_turn: Duration,
     /// What C writes at most, and how long at most.
     pub(crate) unflushed_records: usize,
     pub(crate) unflushed_turn: Duration,
@@ -28,8 +32,10 @@ pub(crate) struct Effort {
 impl Effort {
     pub(crate) const FULL: Self = Self {
         rounds: 7,
+        rounds_of_short: 21,
         rounds_of_c: 3,
-        turn: Duration::from_millis(700),
+        turn: Duration::from_millis(240),
+        long_turn: Duration::from_millis(1400),
         unflushed_records: (1 << 30) / RECORD_BYTES,
         unflushed_turn: Duration::from_secs(6),
         bulk_records: 512_000,
@@ -42,8 +48,10 @@ impl Effort {
 
     pub(crate) const QUICK: Self = Self {
         rounds: 3,
+        rounds_of_short: 9,
         rounds_of_c: 3,
-        turn: Duration::from_millis(200),
+        turn: Duration::from_millis(70),
+        long_turn: Duration::from_millis(400),
         unflushed_records: (1 << 28) / RECORD_BYTES,
         unflushed_turn: Duration::from_millis(600),
         bulk_records: 100_000,
@@ -57,8 +65,10 @@ impl Effort {
     /// Everything once, to see that it works.
     pub(crate) const TEST: Self = Self {
         rounds: 1,
+        rounds_of_short: 1,
         rounds_of_c: 1,
         turn: Duration::from_millis(5),
+        long_turn: Duration::from_millis(10),
         unflushed_records: 2_000,
         unflushed_turn: Duration::from_millis(50),
         bulk_records: 4_000,
@@ -73,6 +83,7 @@ impl Effort {
         match workload {
             Workload::C => self.rounds_of_c,
             Workload::Disk => 1,
+            Workload::A | Workload::B | Workload::B2 | Workload::E | Workload::E10k => self.rounds_of_short,
             _ => self.rounds,
         }
     }

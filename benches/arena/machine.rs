@@ -6,6 +6,8 @@ use std::{fs, path::Path, process::Command, thread};
 pub(crate) struct Machine {
     pub(crate) date: String,
     pub(crate) description: String,
+    /// Processes that ran or waited for a core, over the last minute.
+    pub(crate) load: f64,
 }
 
 impl Machine {
@@ -16,13 +18,13 @@ impl Machine {
         let memory = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
         let memory_gib = memory.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or(0_u64) >> 20;
         let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
-        let load = read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ");
+        let load = read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
         let file_system = file_system(folder);
         let compiler = output("rustc", &["--version"]);
         let description = format!(
-            "{cores} cores of {processor}, {memory_gib} GiB; Linux {kernel}; {file_system}; {compiler}; load at the end {load}"
+            "{cores} cores of {processor}, {memory_gib} GiB; Linux {kernel}; {file_system}; {compiler}; load before {load}"
         );
-        Self { date: output("date", &["-u", "+%Y-%m-%d %H:%M UTC"]), description }
+        Self { date: output("date", &["-u", "+%Y-%m-%d %H:%M UTC"]), description, load }
     }
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn load(system: &dyn System, workload: Workload, effort: &Effort, bod
         // What a system does when it is first used is not what is measured.
         Workload::C | Workload::D => append_bulk(system, RECORDS_A_CALL, bodies),
         _ => {
-            let short = Effort { turn: effort.turn / 10, ..*effort };
+            let short = Effort { turn: effort.turn / 4, ..*effort };
             take(system, workload, &short, bodies).map(drop)
         }
     }
@@ -95,7 +95,7 @@ fn append_bulk(system: &dyn System, records: usize, bodies: &Bodies) -> Outcome<
 pub(crate) fn take(system: &dyn System, workload: Workload, effort: &Effort, bodies: &Bodies) -> Outcome<Turn> {
     match workload {
         Workload::A => durable_each(system, 0, effort.turn, bodies),
-        Workload::At => durable_beside_a_reader(system, effort.turn * 2, bodies),
+        Workload::At => durable_beside_a_reader(system, effort.long_turn, bodies),
         Workload::B => many_writers(system, effort.turn, bodies),
         Workload::B2 => in_flight(system, effort.turn, bodies),
         Workload::C => unflushed(system, effort, bodies),
@@ -255,7 +255,7 @@ fn random_reads(system: &dyn System, effort: &Effort) -> Outcome<Turn> {
         latencies.push(nanoseconds(before.elapsed()));
         expect_count(len as u64, RECORD_BYTES)?;
         // A slow one is done once it has been seen often enough.
-        if start.elapsed() > 2 * effort.turn {
+        if start.elapsed() > effort.long_turn {
             break;
         }
     }
@@ -274,7 +274,7 @@ fn cached_reads(system: &dyn System, effort: &Effort) -> Outcome<Turn> {
             std::hint::black_box(reader.read(first + place)?);
         }
         latencies.push(nanoseconds(before.elapsed()) / CACHED_READS as u32);
-        if start.elapsed() > effort.turn {
+        if start.elapsed() > effort.long_turn {
             break;
         }
     }
