@@ -123,6 +123,8 @@ pub(crate) struct Queue {
     pub(crate) nudged: bool,
     /// The background committer sleeps until it is told.
     pub(crate) committer_sleeps: bool,
+    /// How many appenders wait until there is room.
+    pub(crate) waiting_for_room: usize,
     batch_bytes: usize,
     /// Empty, for the next batches.
     builders: Vec<BatchBuilder>,
@@ -145,6 +147,7 @@ impl Queue {
             full: false,
             nudged: false,
             committer_sleeps: false,
+            waiting_for_room: 0,
             batch_bytes,
             builders: Vec::new(),
         }
