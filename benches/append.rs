@@ -1,238 +1,95 @@
 //! Appending: A durable each, B 32 writers, C not waiting, D a thousand a call, E 600 logs a commit.
+//!
+//! The arena measures these and more beside other systems; this is for watching one change with criterion.
 
-use std::{path::Path, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use counterfoil_benches::{
-    Contest, ExtendingFile, FilledFile, GroupCommit, Measure, Payload, RECORD_BYTES, Ratios, Target, folder, stopwatch,
-    store,
+    Contender, Contest, Counterfoil, LOGS_A_COMMIT, Limit, Measure, Payload, RECORDS_A_CALL, Ratios, System, Target,
+    WRITERS, folder, stopwatch,
 };
 use criterion::Criterion;
+use tempfile::TempDir;
 
-const MIB: u64 = 1 << 20;
-const WRITERS: usize = 32;
 const DISK: &str = "the disk of the bench works";
 
-/// A filled file in a folder of its own.
-fn filled(folder: &Path, len: u64) -> FilledFile {
-    FilledFile::create(&folder.join("limit"), len).expect(DISK)
+/// A new store, gone when dropped.
+struct Stand {
+    system: Box<dyn System>,
+    _folder: TempDir,
 }
 
-fn durable_each(criterion: &mut Criterion, ratios: &mut Ratios) {
-    const RECORDS: usize = 300;
-    let contest = Contest {
-        name: "A one writer, durable each",
-        operations: RECORDS as u64,
-        measure: Measure::Rate,
-        target: Target::OfLimit(0.8),
-    };
+fn stand(contender: &dyn Contender, logs: u32) -> Stand {
+    let folder = folder().expect(DISK);
+    Stand { system: contender.create(folder.path(), logs).expect(DISK), _folder: folder }
+}
+
+/// Both at the same work in stores that stay.
+fn compare(
+    criterion: &mut Criterion,
+    ratios: &mut Ratios,
+    contest: Contest,
+    logs: u32,
+    work: impl Fn(&dyn System) + Copy,
+) {
     ratios.compare(criterion, contest, || {
-        let payload = Payload::new(RECORDS);
-        let (folder, _journal, writers) = store(1);
-        let mut limit = filled(folder.path(), 4 * MIB);
-        let records = payload.records().to_vec();
-        let ours = move || {
-            let _kept = &folder;
-            stopwatch(|| {
-                for record in &records {
-                    writers[0].append(record).and_then(|receipt| receipt.wait()).expect(DISK);
-                }
-            })
+        let turn = move |contender: &dyn Contender| {
+            let stand = stand(contender, logs);
+            move || stopwatch(|| work(&*stand.system))
         };
-        let limit = move || {
-            limit.touch().expect(DISK);
-            stopwatch(|| {
-                for record in payload.records() {
-                    limit.write(record).expect(DISK);
-                    limit.sync().expect(DISK);
-                }
-            })
-        };
-        (ours, limit)
+        (turn(&Counterfoil), turn(&Limit))
     });
 }
 
-/// The time that all writers together take.
-fn race(append: impl Fn(usize, &[u8]) + Sync, payload: &Payload) -> Duration {
-    stopwatch(|| {
-        thread::scope(|scope| {
-            for writer in 0..WRITERS {
-                let append = &append;
-                scope.spawn(move || payload.records().iter().for_each(|record| append(writer, record)));
-            }
-        });
-    })
+/// Both at the same work, in a new store each time.
+fn compare_afresh(criterion: &mut Criterion, ratios: &mut Ratios, contest: Contest, work: impl Fn(&dyn System) + Copy) {
+    fn turn(contender: &dyn Contender, work: impl Fn(&dyn System)) -> Duration {
+        let stand = stand(contender, 1);
+        let time = stopwatch(|| work(&*stand.system));
+        stand.system.close().expect(DISK);
+        time
+    }
+    ratios.compare(criterion, contest, || (move || turn(&Counterfoil, work), move || turn(&Limit, work)));
 }
 
-fn many_writers(criterion: &mut Criterion, ratios: &mut Ratios) {
-    const RECORDS: usize = 100;
-    let contest = Contest {
-        name: "B 32 writers, durable each",
-        operations: (WRITERS * RECORDS) as u64,
-        measure: Measure::Rate,
-        target: Target::None,
-    };
-    ratios.compare(criterion, contest, || {
-        let (folder, _journal, writers) = store(1);
-        let group = GroupCommit::new(filled(folder.path(), 4 * MIB));
-        let ours = move || {
-            let _kept = &folder;
-            race(|_, record| writers[0].append(record).and_then(|r| r.wait()).expect(DISK), &Payload::new(RECORDS))
-        };
-        let limit = move || {
-            group.touch().expect(DISK);
-            race(|_, record| group.append(record).expect(DISK), &Payload::new(RECORDS))
-        };
-        (ours, limit)
-    });
-}
-
-fn not_waiting(criterion: &mut Criterion, ratios: &mut Ratios) {
-    const RECORDS: usize = 200_000;
-    let contest = Contest {
-        name: "C one record a call, not waiting",
-        operations: RECORDS as u64,
-        measure: Measure::Rate,
-        target: Target::PerSecond(1e6),
-    };
-    ratios.compare(criterion, contest, || {
-        let payload = Payload::new(1000);
-        let ours = move || {
-            let (_folder, journal, writers) = store(1);
-            let time = stopwatch(|| {
-                for _ in 0..RECORDS / 1000 {
-                    for record in payload.records() {
-                        writers[0].append(record).expect(DISK);
-                    }
-                }
-            });
-            journal.commit().expect(DISK);
-            time
-        };
-        let payload = Payload::new(1000);
-        let folder = folder().expect(DISK);
-        let mut file = filled(folder.path(), (RECORDS * RECORD_BYTES) as u64);
-        let limit = move || {
-            let _kept = &folder;
-            file.touch().expect(DISK);
-            let time = stopwatch(|| {
-                for _ in 0..RECORDS / 1000 {
-                    payload.records().iter().for_each(|record| file.write(record).expect(DISK));
-                }
-            });
-            file.sync().expect(DISK);
-            time
-        };
-        (ours, limit)
-    });
-}
-
-/// Where the limit of the bulk load writes to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Space {
-    Filled,
-    Extending,
-}
-
-fn bulk(criterion: &mut Criterion, ratios: &mut Ratios, space: Space) {
-    const RECORDS: usize = 400_000;
-    let contest = Contest {
-        name: match space {
-            Space::Filled => "D 1000 a call, one flush (limit: filled)",
-            Space::Extending => "D 1000 a call, one flush (limit: extending)",
-        },
-        operations: RECORDS as u64,
-        measure: Measure::Rate,
-        target: Target::OfLimit(0.4),
-    };
-    ratios.compare(criterion, contest, || {
-        let payload = Payload::new(1000);
-        let ours = move || {
-            let (_folder, journal, writers) = store(1);
-            stopwatch(|| {
-                for _ in 0..RECORDS / 1000 {
-                    writers[0].append_all(payload.records()).expect(DISK);
-                }
-                journal.commit().expect(DISK);
-            })
-        };
-        let payload = Payload::new(1000);
-        let folder = folder().expect(DISK);
-        let mut file = (space == Space::Filled).then(|| filled(folder.path(), (RECORDS * RECORD_BYTES) as u64));
-        let path = folder.path().join("extending");
-        let limit = move || {
-            let _kept = &folder;
-            if let Some(file) = &mut file {
-                file.touch().expect(DISK);
-                return stopwatch(|| {
-                    (0..RECORDS / 1000).for_each(|_| file.write(payload.bytes()).expect(DISK));
-                    file.sync().expect(DISK);
-                });
-            }
-            let mut file = ExtendingFile::create(&path).expect(DISK);
-            let time = stopwatch(|| {
-                (0..RECORDS / 1000).for_each(|_| file.write(payload.bytes()).expect(DISK));
-                file.sync().expect(DISK);
-            });
-            std::fs::remove_file(&path).expect(DISK);
-            time
-        };
-        (ours, limit)
-    });
-}
-
-fn many_logs(criterion: &mut Criterion, ratios: &mut Ratios) {
-    const LOGS: usize = 600;
-    const COMMITS: usize = 50;
-    let contest = Contest {
-        name: "E 600 logs, one record each, a commit",
-        operations: (LOGS * COMMITS) as u64,
-        measure: Measure::Rate,
-        target: Target::OfLimit(0.4),
-    };
-    ratios.compare(criterion, contest, || {
-        let payload = Payload::new(LOGS);
-        let (folder, journal, writers) = store(LOGS as u64);
-        let mut file = filled(folder.path(), 4 * MIB);
-        let records = payload.records().to_vec();
-        let ours = move || {
-            let _kept = &folder;
-            stopwatch(|| {
-                for _ in 0..COMMITS {
-                    for (writer, record) in writers.iter().zip(&records) {
-                        writer.append(record).expect(DISK);
-                    }
-                    journal.commit().expect(DISK);
-                }
-            })
-        };
-        let limit = move || {
-            let mut buffer = Vec::new();
-            file.touch().expect(DISK);
-            stopwatch(|| {
-                for _ in 0..COMMITS {
-                    buffer.clear();
-                    for record in payload.records() {
-                        buffer.extend_from_slice(&crc32fast::hash(record).to_le_bytes());
-                        buffer.extend_from_slice(record);
-                    }
-                    file.write(&buffer).expect(DISK);
-                    file.sync().expect(DISK);
-                }
-            })
-        };
-        (ours, limit)
-    });
+fn contest(name: &'static str, operations: usize, target: Target) -> Contest {
+    Contest { name, operations: operations as u64, measure: Measure::Rate, target }
 }
 
 fn main() {
+    const DURABLE: usize = 300;
+    const RACED: usize = 100;
+    const UNFLUSHED: usize = 200_000;
+    const BULK: usize = 400_000;
+    const COMMITS: usize = 50;
     let mut criterion = Criterion::default().configure_from_args();
     let mut ratios = Ratios::default();
-    durable_each(&mut criterion, &mut ratios);
-    many_writers(&mut criterion, &mut ratios);
-    not_waiting(&mut criterion, &mut ratios);
-    bulk(&mut criterion, &mut ratios, Space::Filled);
-    bulk(&mut criterion, &mut ratios, Space::Extending);
-    many_logs(&mut criterion, &mut ratios);
+    let payload = Payload::new(RECORDS_A_CALL);
+    let records = payload.records();
+
+    let durable = contest("A one writer, durable each", DURABLE, Target::OfLimit(0.95));
+    compare(&mut criterion, &mut ratios, durable, 1, |system| {
+        records[..DURABLE].iter().for_each(|record| system.append_durable(0, record).expect(DISK));
+    });
+    let raced = contest("B 32 writers, durable each", WRITERS as usize * RACED, Target::OfLimit(0.8));
+    compare(&mut criterion, &mut ratios, raced, 1, |system| {
+        let write = || records[..RACED].iter().for_each(|record| system.append_durable(0, record).expect(DISK));
+        thread::scope(|scope| (0..WRITERS).for_each(|_| drop(scope.spawn(write))));
+    });
+    let unflushed = contest("C one record a call, not waiting", UNFLUSHED, Target::PerSecond(1e6));
+    compare_afresh(&mut criterion, &mut ratios, unflushed, |system| {
+        let records = records.iter().cycle().take(UNFLUSHED);
+        records.for_each(|record| system.append_unflushed(0, record).expect(DISK));
+    });
+    let bulk = contest("D 1000 a call, one flush", BULK, Target::OfLimit(0.7));
+    compare_afresh(&mut criterion, &mut ratios, bulk, |system| {
+        (0..BULK / RECORDS_A_CALL).for_each(|_| system.append_many(0, records).expect(DISK));
+        system.flush().expect(DISK);
+    });
+    let across = contest("E 600 logs, one record each, a commit", LOGS_A_COMMIT * COMMITS, Target::OfLimit(0.8));
+    compare(&mut criterion, &mut ratios, across, LOGS_A_COMMIT as u32, |system| {
+        (0..COMMITS).for_each(|_| system.append_across(0, &records[..LOGS_A_COMMIT]).expect(DISK));
+    });
     criterion.final_summary();
     ratios.print();
 }

@@ -24,7 +24,7 @@ pub enum Measure {
     Time,
 }
 
-/// What issue 2, item 9, asks for.
+/// What issues 2 and 3 ask for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
     /// At least this part of the limit.

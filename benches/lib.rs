@@ -1,18 +1,29 @@
-//! What the benches share: the payload, the limits, and the contest between a journal and its limit.
+//! What the benches share: the payload, the workloads, the systems that do them, and the limits.
 //!
-//! `cargo bench -p counterfoil-benches` runs all, `-- --quick` in a fraction of the time, `-- F` one.
+//! `cargo bench -p counterfoil-benches --features peers --bench arena` puts all systems beside each other. The
+//! other benches put a journal beside its limit with criterion, to watch one change: `--bench append -- D`.
 //! The machine is noisy, so a number counts only beside the one that a hand-written program reached in
-//! the same run: rounds of both alternate, medians are compared, and each bench ends with a table.
+//! the same run: rounds of all alternate, medians are compared, and each bench ends with a table.
 
 mod contest;
+mod group_commit;
 mod limit;
+mod ours;
 mod payload;
 mod remote_limit;
+mod segments;
+mod system;
+mod workload;
 
 pub use contest::{Contest, Measure, Ratios, Target, stopwatch};
-pub use limit::{ExtendingFile, FilledFile, GroupCommit, ScannedFile, checked_random_read};
+pub use group_commit::GroupCommit;
+pub use limit::Limit;
+pub use ours::Counterfoil;
 pub use payload::{Payload, RECORD_BYTES};
 pub use remote_limit::{RemoteCopy, RemoteDisk};
+pub use segments::{Frames, Segments, Snapshot, Spot};
+pub use system::{Body, Contender, Outcome, Reader, Remark, System};
+pub use workload::{IN_FLIGHT, LOGS_A_COMMIT, RECORDS_A_CALL, Unit, WRITERS, Workload};
 
 use std::{io, path::Path};
 

@@ -1,228 +1,149 @@
-//! What a hand-written program reaches that does only what must be done: no index, no chain, no recovery.
+//! What a hand-written program reaches with the same segment policy, and nothing that need not be done: one frame
+//! with a CRC for each write, no index on disk, no chain, no recovery.
 
 use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::FileExt as _,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
-    thread::{self, Thread},
 };
 
-const CHUNK_BYTES: usize = 1 << 20;
+use crate::{
+    group_commit::GroupCommit,
+    payload::RECORD_BYTES,
+    segments::{Frames, Segments, Snapshot, Spot},
+    system::{Body, Contender, Outcome, Reader, System},
+    workload::Workload,
+};
 
-/// A file whose space has been filled with zeros and flushed, to write into.
+/// The contender.
 #[derive(Debug)]
-pub struct FilledFile {
-    file: File,
-    len: u64,
-    offset: u64,
+pub struct Limit;
+
+struct Open {
+    group: GroupCommit,
+    own: Mutex<Own>,
 }
 
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).open(path)
+#[derive(Default)]
+struct Own {
+    frames: Frames,
+    /// Where the records of log 0 are that were appended many at a time.
+    many: Vec<Spot>,
+    /// Where those are, by log, that were appended across logs.
+    across: Vec<Vec<Spot>>,
 }
 
-impl FilledFile {
-    /// Makes one of `len` bytes.
-    pub fn create(path: &Path, len: u64) -> io::Result<Self> {
-        let file = create(path)?;
-        let zeros = vec![0; CHUNK_BYTES];
-        for offset in (0..len).step_by(CHUNK_BYTES) {
-            file.write_all_at(&zeros, offset)?;
-        }
-        file.sync_all()?;
-        Ok(Self { file, len, offset: 0 })
+impl Contender for Limit {
+    fn name(&self) -> &'static str {
+        "limit"
     }
 
-    /// Reads it through, since writing a part of a page that the kernel has let go of means reading it first.
-    pub fn touch(&self) -> io::Result<()> {
-        let mut buffer = vec![0; CHUNK_BYTES];
-        (0..self.len).step_by(CHUNK_BYTES).try_for_each(|offset| self.file.read_at(&mut buffer, offset).map(drop))
+    fn durability(&self) -> &'static str {
+        "fdatasync into space filled ahead; directories flushed"
     }
 
-    /// Writes after what was written last; from the front again where the end is reached.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.offset + bytes.len() as u64 > self.len {
-            self.offset = 0;
+    fn cannot(&self, workload: Workload) -> Option<&'static str> {
+        match workload {
+            Workload::Gc => Some("a record in memory is there already"),
+            Workload::H => Some("it has no recovery"),
+            _ => None,
         }
-        self.file.write_all_at(bytes, self.offset)?;
-        self.offset += bytes.len() as u64;
+    }
+
+    fn create(&self, dir: &Path, logs: u32) -> Outcome<Box<dyn System>> {
+        let own = Own { across: vec![Vec::new(); logs as usize], ..Own::default() };
+        Ok(Box::new(Open { group: GroupCommit::new(Segments::create(&dir.join("segments"))?), own: Mutex::new(own) }))
+    }
+
+    fn reopen(&self, _dir: &Path) -> Outcome<Box<dyn System>> {
+        Err("it has no recovery".into())
+    }
+}
+
+impl Open {
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl System for Open {
+    fn append_durable(&self, _log: u32, body: &Body) -> Outcome<()> {
+        Ok(self.group.append(body)?)
+    }
+
+    fn append_unflushed(&self, _log: u32, body: &Body) -> Outcome<()> {
+        let own = &mut *self.own();
+        own.frames.push(body);
+        self.group.segments().write(&mut own.frames)?;
         Ok(())
     }
 
-    /// Flushes.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-}
-
-/// A file that grows as it is written.
-#[derive(Debug)]
-pub struct ExtendingFile {
-    file: File,
-    offset: u64,
-}
-
-impl ExtendingFile {
-    /// Makes an empty one.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: create(path)?, offset: 0 })
-    }
-
-    /// Writes at the end.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.offset)?;
-        self.offset += bytes.len() as u64;
+    fn append_many(&self, _log: u32, bodies: &[Body]) -> Outcome<()> {
+        let own = &mut *self.own();
+        let offsets: Vec<_> = bodies.iter().map(|body| own.frames.push(body) as u64).collect();
+        let spot = self.group.segments().write(&mut own.frames)?;
+        own.many.extend(offsets.iter().map(|offset| Spot { offset: spot.offset + offset, ..spot }));
         Ok(())
     }
 
-    /// Flushes.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-}
-
-/// A file to read from.
-#[derive(Debug)]
-pub struct ScannedFile {
-    file: File,
-    len: u64,
-}
-
-impl ScannedFile {
-    /// Makes one that holds `bytes` as often as fit into `len`, flushed.
-    pub fn create(path: &Path, bytes: &[u8], len: u64) -> io::Result<Self> {
-        let mut file = ExtendingFile::create(path)?;
-        while file.offset + bytes.len() as u64 <= len {
-            file.write(bytes)?;
+    fn append_across(&self, _first: u32, bodies: &[Body]) -> Outcome<()> {
+        let own = &mut *self.own();
+        for body in bodies {
+            own.frames.push(body);
         }
-        file.sync()?;
-        Ok(Self { file: file.file, len: file.offset })
+        let mut segments = self.group.segments();
+        segments.write(&mut own.frames)?;
+        Ok(segments.sync()?)
     }
 
-    /// Its length, in bytes.
-    pub fn len_bytes(&self) -> u64 {
-        self.len
+    fn append_pipelined(&self, bodies: &[Body], in_flight: usize) -> Outcome<()> {
+        bodies.chunks(in_flight).try_for_each(|group| self.append_across(0, group))
     }
 
-    /// Reads it from front to end, 64 KiB at a time (more falls out of the processor's cache), and sums it up.
-    pub fn scan(&self) -> io::Result<u32> {
-        let mut buffer = vec![0; 64 << 10];
-        let mut hasher = crc32fast::Hasher::new();
-        let mut offset = 0;
-        while offset < self.len {
-            let count = self.file.read_at(&mut buffer, offset)?;
-            hasher.update(&buffer[..count]);
-            offset += count as u64;
+    fn load_interleaved(&self, bodies: &[Body]) -> Outcome<()> {
+        let own = &mut *self.own();
+        let mut segments = self.group.segments();
+        for (spots, body) in own.across.iter_mut().zip(bodies) {
+            own.frames.push(body);
+            spots.push(segments.write(&mut own.frames)?);
         }
-        Ok(hasher.finalize())
+        Ok(segments.sync()?)
+    }
+
+    fn flush(&self) -> Outcome<()> {
+        Ok(self.group.segments().sync()?)
+    }
+
+    fn reader(&self, log: u32) -> Outcome<Box<dyn Reader + '_>> {
+        let own = self.own();
+        let lone = own.across.get(log as usize).cloned().unwrap_or_default();
+        Ok(Box::new(Log { snapshot: self.group.segments().snapshot(), many: own.many.clone(), lone }))
+    }
+
+    fn close(self: Box<Self>) -> Outcome<()> {
+        Ok(())
     }
 }
 
-/// Reads the 8 KiB that hold byte `at`, and sums them up.
-pub fn checked_random_read(file: &ScannedFile, at: u64) -> io::Result<u32> {
-    let mut buffer = [0; 8 << 10];
-    let offset = at / buffer.len() as u64 * buffer.len() as u64;
-    let count = file.file.read_at(&mut buffer, offset)?;
-    Ok(crc32fast::hash(&buffer[..count]))
+struct Log {
+    snapshot: Snapshot,
+    many: Vec<Spot>,
+    lone: Vec<Spot>,
 }
 
-/// Group commit: one thread writes and flushes for all that wait, and wakes exactly those.
-#[derive(Debug)]
-pub struct GroupCommit {
-    group: Mutex<Group>,
-    file: Mutex<FilledFile>,
-}
-
-#[derive(Debug, Default)]
-struct Group {
-    bytes: Vec<u8>,
-    waiting: Vec<Thread>,
-    /// Number of the group that is being filled.
-    number: u64,
-    /// Groups before this are durable.
-    durable: u64,
-    has_leader: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl GroupCommit {
-    /// Commits into `file`.
-    pub fn new(file: FilledFile) -> Self {
-        Self { group: Mutex::default(), file: Mutex::new(file) }
+impl Reader for Log {
+    fn read(&mut self, seq: u64) -> Outcome<usize> {
+        std::hint::black_box(self.snapshot.checked_read(self.many[seq as usize])?);
+        Ok(RECORD_BYTES)
     }
 
-    /// See [`FilledFile::touch`].
-    pub fn touch(&self) -> io::Result<()> {
-        lock(&self.file).touch()
-    }
-
-    /// Writes `record` and returns once it is durable.
-    pub fn append(&self, record: &[u8]) -> io::Result<()> {
-        let mut group = lock(&self.group);
-        group.bytes.extend_from_slice(record);
-        let mine = group.number;
-        let mut is_registered = false;
-        loop {
-            if group.durable > mine {
-                return Ok(());
-            }
-            if group.has_leader {
-                // Once: the entry goes when the group is taken, and its leader wakes whom it took.
-                if !is_registered {
-                    group.waiting.push(thread::current());
-                    is_registered = true;
-                }
-                drop(group);
-                thread::park();
-                group = lock(&self.group);
-                continue;
-            }
-            group.has_leader = true;
-            let bytes = std::mem::take(&mut group.bytes);
-            let waiting = std::mem::take(&mut group.waiting);
-            group.number += 1;
-            drop(group);
-            let mut file = lock(&self.file);
-            file.write(&bytes)?;
-            file.sync()?;
-            drop(file);
-            group = lock(&self.group);
-            group.durable = mine + 1;
-            group.has_leader = false;
-            let next = group.waiting.first().cloned();
-            drop(group);
-            waiting.iter().chain(&next).for_each(Thread::unpark);
-            return Ok(());
+    fn scan(&mut self) -> Outcome<u64> {
+        if self.lone.is_empty() {
+            return Ok(self.snapshot.scan()?);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn group_commit_writes_every_record_of_every_thread_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        let group = GroupCommit::new(FilledFile::create(&path, 1 << 20).unwrap());
-        thread::scope(|scope| {
-            for writer in 0..8_u8 {
-                let group = &group;
-                scope.spawn(move || (0..50).for_each(|_| group.append(&[writer + 1; 16]).unwrap()));
-            }
-        });
-        let written = std::fs::read(path).unwrap();
-        let records: Vec<_> = written[..8 * 50 * 16].chunks(16).collect();
-        assert!(records.iter().all(|record| record.iter().all(|byte| *byte == record[0])));
-        for writer in 1..=8 {
-            assert_eq!(records.iter().filter(|record| record[0] == writer).count(), 50);
+        let mut count = 0;
+        for spot in &self.lone {
+            count += self.snapshot.read_lone(*spot, RECORD_BYTES)?;
         }
-        assert_eq!(written[8 * 50 * 16..].iter().map(|byte| u64::from(*byte)).sum::<u64>(), 0);
+        Ok(count)
     }
 }

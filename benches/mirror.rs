@@ -10,7 +10,7 @@ use std::{
 
 use counterfoil::{Durability, Link, NodeName, Server, Space, Store, Tls, certificates};
 use counterfoil_benches::{
-    Contest, FilledFile, Measure, Payload, RECORD_BYTES, Ratios, RemoteCopy, RemoteDisk, Target, folder, stopwatch,
+    Contest, Measure, Payload, RECORD_BYTES, Ratios, RemoteCopy, RemoteDisk, Segments, Target, folder, stopwatch,
 };
 use criterion::Criterion;
 use tempfile::TempDir;
@@ -151,12 +151,10 @@ fn catch_up(criterion: &mut Criterion, ratios: &mut Ratios) {
 fn confirming(records: usize) -> impl FnMut() -> Duration {
     let payload = Payload::new(records);
     let folder = folder().expect(DISK);
-    let files = ["here", "there"].map(|name| FilledFile::create(&folder.path().join(name), 1 << 20).expect(DISK));
-    let [here, there] = files;
+    let [here, there] = ["here", "there"].map(|name| Segments::create(&folder.path().join(name)).expect(DISK));
     let mut disk = RemoteDisk::connect(here, there).expect(NET);
     move || {
         let _kept = &folder;
-        disk.touch().expect(DISK);
         stopwatch(|| payload.records().iter().for_each(|record| disk.append(record).expect(NET)))
     }
 }

@@ -1,56 +1,37 @@
 //! Reading: F a scan with checksums, G one record at random. Both from the page cache, not from memory.
+//!
+//! The arena measures these and more beside other systems; this is for watching one change with criterion.
 
 use std::time::Duration;
 
 use counterfoil_benches::{
-    Contest, Measure, Payload, RECORD_BYTES, Ratios, ScannedFile, Target, checked_random_read, stopwatch, store,
+    Contender, Contest, Counterfoil, Limit, Measure, Payload, RECORD_BYTES, RECORDS_A_CALL, Ratios, Reader, Target,
+    folder, stopwatch,
 };
-use counterfoil_storage::{Journal, LogId, Seq};
 use criterion::Criterion;
-use tempfile::TempDir;
 
 const RECORDS: u64 = 800_000;
 const READS: u64 = 20_000;
 const DISK: &str = "the disk of the bench works";
 
-/// A store of about 200 MB, in which the ring in memory holds a small part.
-fn full_store() -> (TempDir, Journal, LogId) {
-    let (folder, journal, writers) = store(1);
-    let payload = Payload::new(1000);
-    let mut log = None;
-    for _ in 0..RECORDS / 1000 {
-        log = Some(writers[0].append_all(payload.records()).expect(DISK).log());
+/// Turns at a store of about 200 MB, in which the ring in memory holds a small part.
+fn turns(contender: &dyn Contender, work: impl Fn(&mut dyn Reader)) -> impl FnMut() -> Duration {
+    let folder = folder().expect(DISK);
+    let system = contender.create(folder.path(), 1).expect(DISK);
+    let payload = Payload::new(RECORDS_A_CALL);
+    for _ in 0..RECORDS / RECORDS_A_CALL as u64 {
+        system.append_many(0, payload.records()).expect(DISK);
     }
-    journal.commit().expect(DISK);
-    (folder, journal, log.expect("records were appended"))
+    system.flush().expect(DISK);
+    move || {
+        let _kept = &folder;
+        let mut reader = system.reader(0).expect(DISK);
+        stopwatch(|| work(&mut *reader))
+    }
 }
 
-fn scanned_file(folder: &TempDir) -> ScannedFile {
-    let payload = Payload::new(1000);
-    let len = RECORDS * RECORD_BYTES as u64;
-    ScannedFile::create(&folder.path().join("limit"), payload.bytes(), len).expect(DISK)
-}
-
-fn scan(criterion: &mut Criterion, ratios: &mut Ratios) {
-    let contest = Contest {
-        name: "F sequential scan with checksum",
-        operations: RECORDS,
-        measure: Measure::Rate,
-        target: Target::OfLimit(0.4),
-    };
-    ratios.compare(criterion, contest, || {
-        let (folder, journal, log) = full_store();
-        let file = scanned_file(&folder);
-        let ours = move || {
-            let _kept = &folder;
-            stopwatch(|| {
-                let batches = journal.read(log, Seq::ZERO).map(|batch| batch.expect(DISK));
-                let bytes: usize = batches.flat_map(|b| b.records()).map(|r| r.expect("sound").body.len()).sum();
-                assert_eq!(bytes as u64, RECORDS * RECORD_BYTES as u64);
-            })
-        };
-        (ours, move || stopwatch(|| file.scan().expect(DISK)))
-    });
+fn compare(criterion: &mut Criterion, ratios: &mut Ratios, contest: Contest, work: impl Fn(&mut dyn Reader) + Copy) {
+    ratios.compare(criterion, contest, || (turns(&Counterfoil, work), turns(&Limit, work)));
 }
 
 /// Numbers below `RECORDS` in an order that no cache foresees.
@@ -58,43 +39,25 @@ fn places() -> impl Iterator<Item = u64> {
     (0..READS).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20).map(|number| number % RECORDS)
 }
 
-fn random(criterion: &mut Criterion, ratios: &mut Ratios) {
-    let contest = Contest {
-        name: "G random read of one record",
-        operations: READS,
-        measure: Measure::Time,
-        target: Target::AtMost(Duration::from_micros(5)),
-    };
-    ratios.compare(criterion, contest, || {
-        let (folder, journal, log) = full_store();
-        let file = scanned_file(&folder);
-        assert_eq!(file.len_bytes(), RECORDS * RECORD_BYTES as u64);
-        let ours = move || {
-            let _kept = &folder;
-            stopwatch(|| {
-                for seq in places() {
-                    let batch = journal.read_batch(log, Seq(seq)).expect(DISK).expect("a record");
-                    let record = batch.records().nth((seq - batch.first_seq().0) as usize).expect("in the batch");
-                    assert_eq!(record.expect("sound").seq, Seq(seq));
-                }
-            })
-        };
-        let limit = move || {
-            stopwatch(|| {
-                for place in places() {
-                    std::hint::black_box(checked_random_read(&file, place * RECORD_BYTES as u64).expect(DISK));
-                }
-            })
-        };
-        (ours, limit)
-    });
-}
-
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut ratios = Ratios::default();
-    scan(&mut criterion, &mut ratios);
-    random(&mut criterion, &mut ratios);
+    let scan = Contest {
+        name: "F sequential scan with checksum",
+        operations: RECORDS,
+        measure: Measure::Rate,
+        target: Target::OfLimit(0.7),
+    };
+    compare(&mut criterion, &mut ratios, scan, |reader| assert_eq!(reader.scan().expect(DISK), RECORDS));
+    let random = Contest {
+        name: "G random read of one record",
+        operations: READS,
+        measure: Measure::Time,
+        target: Target::AtMost(Duration::from_nanos(2500)),
+    };
+    compare(&mut criterion, &mut ratios, random, |reader| {
+        places().for_each(|place| assert_eq!(reader.read(place).expect(DISK), RECORD_BYTES));
+    });
     criterion.final_summary();
     ratios.print();
 }

@@ -1,6 +1,7 @@
 //! What a hand-written program reaches over loopback: bytes copied to another disk, and records confirmed by it.
 
 use std::{
+    fs::File,
     io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::PathBuf,
@@ -13,7 +14,7 @@ use rustls::{
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
 
-use crate::limit::{ExtendingFile, FilledFile};
+use crate::segments::{Frames, Segments};
 
 const FLUSH_BYTES: usize = 1 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
@@ -77,7 +78,7 @@ fn receive(listener: &TcpListener, config: Arc<ServerConfig>, target: &std::path
     let (stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
     let mut stream = StreamOwned::new(ServerConnection::new(config).map_err(io::Error::other)?, stream);
-    let mut file = ExtendingFile::create(target)?;
+    let mut file = File::create_new(target)?;
     let mut len = [0; 8];
     stream.read_exact(&mut len)?;
     let mut missing = u64::from_le_bytes(len) as usize;
@@ -90,11 +91,11 @@ fn receive(listener: &TcpListener, config: Arc<ServerConfig>, target: &std::path
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         hasher.update(&buffer[..count]);
-        file.write(&buffer[..count])?;
+        file.write_all(&buffer[..count])?;
         missing -= count;
         unflushed += count;
         if unflushed >= FLUSH_BYTES || missing == 0 {
-            file.sync()?;
+            file.sync_data()?;
             unflushed = 0;
         }
     }
@@ -107,42 +108,41 @@ fn receive(listener: &TcpListener, config: Arc<ServerConfig>, target: &std::path
 #[derive(Debug)]
 pub struct RemoteDisk {
     stream: TcpStream,
-    file: FilledFile,
+    segments: Segments,
+    frames: Frames,
 }
 
 impl RemoteDisk {
     /// Keeps records in `here`, and in `there` beyond a TCP connection.
-    pub fn connect(here: FilledFile, there: FilledFile) -> io::Result<Self> {
+    pub fn connect(here: Segments, there: Segments) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let stream = TcpStream::connect(listener.local_addr()?)?;
         stream.set_nodelay(true)?;
         let (accepted, _) = listener.accept()?;
         accepted.set_nodelay(true)?;
         thread::spawn(move || confirm(accepted, there));
-        Ok(Self { stream, file: here })
-    }
-
-    /// See [`FilledFile::touch`]; of the file here.
-    pub fn touch(&self) -> io::Result<()> {
-        self.file.touch()
+        Ok(Self { stream, segments: here, frames: Frames::default() })
     }
 
     /// Returns once `record` is durable on both.
     pub fn append(&mut self, record: &[u8]) -> io::Result<()> {
-        self.file.write(record)?;
-        self.file.sync()?;
+        self.frames.push(record);
+        self.segments.write(&mut self.frames)?;
+        self.segments.sync()?;
         self.stream.write_all(record)?;
         self.stream.read_exact(&mut [0])
     }
 }
 
 /// Ends with the connection.
-fn confirm(mut stream: TcpStream, mut file: FilledFile) -> io::Result<()> {
+fn confirm(mut stream: TcpStream, mut segments: Segments) -> io::Result<()> {
     let mut record = [0; crate::RECORD_BYTES];
+    let mut frames = Frames::default();
     loop {
         stream.read_exact(&mut record)?;
-        file.write(&record)?;
-        file.sync()?;
+        frames.push(&record);
+        segments.write(&mut frames)?;
+        segments.sync()?;
         stream.write_all(&[1])?;
     }
 }
@@ -162,13 +162,12 @@ mod tests {
     #[test]
     fn a_record_is_on_both_disks_once_it_is_confirmed() {
         let folder = tempfile::tempdir().unwrap();
-        let [here, there] = ["here", "there"].map(|name| folder.path().join(name));
-        let files = [&here, &there].map(|path| FilledFile::create(path, 1 << 20).unwrap());
-        let [first, second] = files;
-        let mut disk = RemoteDisk::connect(first, second).unwrap();
+        let [here, there] = ["here", "there"].map(|name| Segments::create(&folder.path().join(name)).unwrap());
+        let mut disk = RemoteDisk::connect(here, there).unwrap();
         disk.append(&[7; crate::RECORD_BYTES]).unwrap();
-        for path in [here, there] {
-            assert_eq!(std::fs::read(path).unwrap()[..crate::RECORD_BYTES], [7; crate::RECORD_BYTES]);
+        for name in ["here", "there"] {
+            let written = std::fs::read(folder.path().join(name).join("00000000")).unwrap();
+            assert!(written.windows(crate::RECORD_BYTES).any(|window| window == [7; crate::RECORD_BYTES]));
         }
     }
 }

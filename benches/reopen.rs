@@ -10,7 +10,7 @@ use std::{
 };
 
 use counterfoil_benches::{
-    Contest, Measure, Payload, RECORD_BYTES, Ratios, ScannedFile, Target, folder, stopwatch, store_in,
+    Contest, Frames, Measure, Payload, RECORD_BYTES, Ratios, Segments, Target, folder, stopwatch, store_in,
 };
 use counterfoil_storage::{Journal, Options};
 use criterion::Criterion;
@@ -80,7 +80,16 @@ fn reopen(criterion: &mut Criterion, ratios: &mut Ratios, is_killed: bool) {
             time
         };
         let payload = Payload::new(1000);
-        let file = ScannedFile::create(&limit_folder.path().join("limit"), payload.bytes(), 64 << 20).expect(DISK);
+        let mut segments = Segments::create(&limit_folder.path().join("limit")).expect(DISK);
+        let mut frames = Frames::default();
+        for _ in 0..(64 << 20) / (1000 * RECORD_BYTES) {
+            for record in payload.records() {
+                frames.push(record);
+            }
+            segments.write(&mut frames).expect(DISK);
+        }
+        segments.sync().expect(DISK);
+        let file = segments.snapshot();
         let limit = move || {
             let _kept = &limit_folder;
             stopwatch(|| file.scan().expect(DISK))

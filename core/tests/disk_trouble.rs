@@ -93,6 +93,13 @@ impl VfsFile for File {
         self.file.set_len(len)
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        if self.disk.is_full.load(Ordering::Relaxed) && len > self.file.len()? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.reserve(len)
+    }
+
     fn identity(&self) -> io::Result<FileIdentity> {
         self.file.identity()
     }

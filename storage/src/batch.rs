@@ -24,7 +24,11 @@
 //! The body is the records, each: length of its bytes (varint), time since the record before it in
 //! clock steps (varint; 0 for the first), its bytes.
 
-use std::{fmt, sync::OnceLock};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
@@ -46,7 +50,8 @@ pub const MAX_RECORD_LEN: usize = 16 << 20;
 pub const MAX_BATCH_LEN: usize = HEADER_LEN + MAX_BODY_LEN;
 
 const MAX_BODY_LEN: usize = MAX_RECORD_LEN + 20;
-const MAGIC: [u8; 4] = *b"CFB1";
+/// What a batch begins with: magic and version.
+pub(crate) const BATCH_MAGIC: [u8; 4] = *b"CFB1";
 const CRC_OFFSET: usize = 84;
 
 /// What a batch's header says, apart from its checksum.
@@ -120,7 +125,7 @@ impl BatchHeader {
     }
 
     fn read(fields: &mut Fields<'_>) -> Option<Result<Self, BatchError>> {
-        if fields.array()? != MAGIC {
+        if fields.array()? != BATCH_MAGIC {
             return Some(Err(BatchError::Header("no magic number")));
         }
         if fields.u32()? != 0 {
@@ -145,7 +150,7 @@ impl BatchHeader {
 
     fn encode(&self) -> [u8; CRC_OFFSET] {
         let mut out = [0; CRC_OFFSET];
-        out[0..4].copy_from_slice(&MAGIC);
+        out[0..4].copy_from_slice(&BATCH_MAGIC);
         out[8..24].copy_from_slice(self.log.as_bytes());
         out[24..32].copy_from_slice(&self.first_seq.0.to_le_bytes());
         out[32..40].copy_from_slice(&self.time.to_bits().to_le_bytes());
@@ -157,9 +162,11 @@ impl BatchHeader {
     }
 }
 
-/// A batch whose checksum has been verified. Cheap to clone: the bytes are shared.
+/// A batch whose checksum has been verified. Cheap to clone: all clones share the bytes and the digest.
 #[derive(Clone)]
-pub struct Batch {
+pub struct Batch(Arc<Content>);
+
+struct Content {
     header: BatchHeader,
     /// Header and body, exactly [`BatchHeader::batch_len`] bytes.
     bytes: Bytes,
@@ -167,6 +174,10 @@ pub struct Batch {
 }
 
 impl Batch {
+    fn new(header: BatchHeader, bytes: Bytes) -> Self {
+        Self(Arc::new(Content { header, bytes, digest: OnceLock::new() }))
+    }
+
     /// Takes the bytes of exactly one batch and verifies its checksum.
     pub fn parse(bytes: Bytes) -> Result<Self, BatchError> {
         let header = BatchHeader::decode(&bytes)?;
@@ -176,37 +187,42 @@ impl Batch {
         if stored_crc(&bytes) != crc_of(&bytes) {
             return Err(BatchError::Checksum { log: header.log, first_seq: header.first_seq });
         }
-        Ok(Self { header, bytes, digest: OnceLock::new() })
+        Ok(Self::new(header, bytes))
     }
 
     /// What its header says.
     pub fn header(&self) -> &BatchHeader {
-        &self.header
+        &self.0.header
     }
 
     /// The log.
     pub fn log(&self) -> LogId {
-        self.header.log
+        self.0.header.log
     }
 
     /// Sequence number of the first record.
     pub fn first_seq(&self) -> Seq {
-        self.header.first_seq
+        self.0.header.first_seq
     }
 
     /// Sequence number after the last record.
     pub fn next_seq(&self) -> Seq {
-        self.header.next_seq()
+        self.0.header.next_seq()
     }
 
     /// Its stored bytes, header included.
     pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        &self.0.bytes
     }
 
     /// BLAKE3 of its bytes; computed on first use.
     pub fn digest(&self) -> Digest {
-        *self.digest.get_or_init(|| Digest::of(&self.bytes))
+        *self.0.digest.get_or_init(|| Digest::of(&self.0.bytes))
+    }
+
+    /// Its digest, if that has been computed already.
+    pub(crate) fn known_digest(&self) -> Option<Digest> {
+        self.0.digest.get().copied()
     }
 
     /// The head of the log once this batch is its last.
@@ -216,7 +232,7 @@ impl Batch {
 
     /// The CRC-32 in its header.
     pub(crate) fn crc(&self) -> u32 {
-        stored_crc(&self.bytes)
+        stored_crc(&self.0.bytes)
     }
 
     /// Its records in order. Bodies share the batch's buffer.
@@ -224,12 +240,21 @@ impl Batch {
     /// An item is an error where the writer's records don't fit the header; nothing follows it.
     pub fn records(&self) -> Records {
         Records {
-            header: self.header,
-            body: self.bytes.slice(HEADER_LEN..),
+            header: self.0.header,
+            body: self.0.bytes.slice(HEADER_LEN..),
             offset: 0,
-            seq: self.header.first_seq,
-            time: self.header.time,
+            seq: self.0.header.first_seq,
+            time: self.0.header.time,
         }
+    }
+
+    /// The record with this sequence number; `None` if it is not in this batch, or the records don't fit the header.
+    pub fn record(&self, seq: Seq) -> Option<Record> {
+        let mut records = self.records();
+        for _ in self.first_seq().0..seq.0 {
+            records.skip_one()?;
+        }
+        records.next()?.ok().filter(|record| record.seq == seq)
     }
 
     /// Checks that the records fit the header, which the checksum alone does not say of a foreign writer.
@@ -240,13 +265,13 @@ impl Batch {
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("header", &self.header).finish_non_exhaustive()
+        f.debug_struct("Batch").field("header", &self.0.header).finish_non_exhaustive()
     }
 }
 
 impl PartialEq for Batch {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
+        self.0.bytes == other.0.bytes
     }
 }
 
@@ -254,6 +279,12 @@ impl Eq for Batch {}
 
 fn stored_crc(bytes: &[u8]) -> u32 {
     bytes.get(CRC_OFFSET..HEADER_LEN).and_then(|crc| crc.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+/// The checksums that the bytes of a damaged batch may have borne: the one that they say, and the one of
+/// what they are now.
+pub(crate) fn possible_crcs(bytes: &[u8]) -> [Option<u32>; 2] {
+    if bytes.len() < HEADER_LEN { [None; 2] } else { [Some(stored_crc(bytes)), Some(crc_of(bytes))] }
 }
 
 fn crc_of(bytes: &[u8]) -> u32 {
@@ -287,6 +318,13 @@ pub struct Records {
 
 impl Records {
     fn read(&mut self) -> Option<Record> {
+        let seq = self.seq;
+        let range = self.skip_one()?;
+        Some(Record { seq, time: self.time, body: self.body.slice(range) })
+    }
+
+    /// Goes on to the next record; where this one's bytes are in the body.
+    fn skip_one(&mut self) -> Option<Range<usize>> {
         let rest = self.body.get(self.offset..)?;
         let (len, len_bytes) = varint::read(rest)?;
         let (step, step_bytes) = varint::read(&rest[len_bytes..])?;
@@ -296,12 +334,10 @@ impl Records {
         if end > self.body.len() || (self.seq == self.header.first_seq && step != 0) {
             return None;
         }
-        let body = self.body.slice(start..end);
         self.offset = end;
-        let record = Record { seq: self.seq, time, body };
         self.seq.0 += 1;
         self.time = time;
-        Some(record)
+        Some(start..end)
     }
 
     fn fail(&mut self) -> BatchError {
@@ -377,7 +413,27 @@ impl BatchBuilder {
     /// # Panics
     ///
     /// If it holds no record.
-    pub fn seal(self, log: LogId, head: Head) -> Batch {
+    pub fn seal(mut self, log: LogId, head: Head) -> Batch {
+        let header = self.finish(log, head);
+        Batch::new(header, Bytes::from(self.buffer))
+    }
+
+    /// The same with its bytes at the end of `arena`, which many small batches share; the builder can then
+    /// be filled anew.
+    pub(crate) fn seal_in(&mut self, arena: &mut BytesMut, log: LogId, head: Head) -> Batch {
+        let header = self.finish(log, head);
+        arena.extend_from_slice(&self.buffer);
+        self.buffer.clear();
+        self.record_count = 0;
+        Batch::new(header, arena.split().freeze())
+    }
+
+    /// Room that it has, in bytes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    fn finish(&mut self, log: LogId, head: Head) -> BatchHeader {
         assert!(self.record_count > 0, "a batch has at least one record");
         let header = BatchHeader {
             log,
@@ -387,11 +443,10 @@ impl BatchBuilder {
             stored_len: self.body_len() as u32,
             previous: head.digest,
         };
-        let mut buffer = self.buffer;
-        buffer[..CRC_OFFSET].copy_from_slice(&header.encode());
-        let crc = crc_of(&buffer);
-        buffer[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
-        Batch { header, bytes: Bytes::from(buffer), digest: OnceLock::new() }
+        self.buffer[..CRC_OFFSET].copy_from_slice(&header.encode());
+        let crc = crc_of(&self.buffer);
+        self.buffer[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+        header
     }
 }
 
@@ -438,6 +493,10 @@ mod tests {
             let read: Vec<_> = batch.records().map(|record| record.unwrap().body.to_vec()).collect();
             prop_assert_eq!(&read, &bodies);
             prop_assert_eq!(batch.next_seq(), Seq(5 + bodies.len() as u64));
+            for (index, record) in batch.records().enumerate() {
+                prop_assert_eq!(batch.record(Seq(5 + index as u64)), Some(record.unwrap()));
+            }
+            prop_assert_eq!(batch.record(Seq(4)).or(batch.record(batch.next_seq())), None);
         }
 
         #[test]

@@ -2,6 +2,7 @@
 
 mod background;
 mod commit;
+mod digests;
 mod error;
 mod fill;
 mod frame;
@@ -12,7 +13,9 @@ mod read;
 mod receipt;
 mod recovery;
 mod report;
+mod salvage;
 mod scan;
+mod seal;
 mod segment;
 mod tail;
 mod verify;
@@ -37,6 +40,7 @@ pub use watch::Watch;
 
 use self::{
     commit::Shared,
+    digests::Hasher,
     fill::Filler,
     identity::{BoundIdentity, Raising},
     queue::{Queue, QueueState},
@@ -291,6 +295,7 @@ impl Journal {
             view: RwLock::new(opened.view),
             cache: Mutex::new(IndexCache::new(options.index_bytes)),
             filler,
+            hasher: threads.then(Hasher::default),
             seals: Mutex::new(Vec::new()),
             lock: Mutex::new(lock),
             identity: opened.identity,
@@ -328,7 +333,7 @@ impl Journal {
     /// **Durability**: the genesis is stored with the next commit, before anything of the log.
     pub fn create_log(&self, genesis: Genesis) -> Result<LogId, AppendError> {
         let id = genesis.log_id();
-        let mut queue = self.shared.make_room(self.shared.queue_for_writing()?, true)?;
+        let mut queue = self.shared.make_room(self.shared.queue_for_writing()?, None, true)?;
         let slot = match queue.slot(id) {
             Some(slot) => slot,
             None => {
@@ -374,7 +379,7 @@ impl Journal {
         let (log, first_seq) = (batch.log(), batch.first_seq());
         // Computed before the lock is taken: the chain needs it.
         batch.digest();
-        let queue = self.shared.make_room(self.shared.queue_for_writing()?, wait)?;
+        let queue = self.shared.make_room(self.shared.queue_for_writing()?, None, wait)?;
         let slot = queue.slot(log).ok_or(AppendError::UnknownLog { log })?;
         let known = queue.log(slot);
         let next_seq = known.next_seq;
@@ -585,7 +590,8 @@ impl Shared {
         queue.clock = clock;
         for (id, row) in logs {
             let own = self.is_own(&row.genesis);
-            queue.add_log(id, row.genesis, own, row.head, true);
+            let slot = queue.add_log(id, row.genesis, own, row.head, true);
+            debug_assert_eq!(self.view_without_digests().head_at(slot), Some(row.head), "slots are the same in both");
         }
     }
 
@@ -675,7 +681,7 @@ impl LogWriter {
             return Err(AppendError::AppendTooLong { len: total, limit: MAX_APPEND_LEN });
         }
         let wall_unix_ms = shared.options.clock.unix_ms();
-        let mut queue = shared.make_room(shared.queue(), wait)?;
+        let mut queue = shared.make_room(shared.queue(), Some(self.slot), wait)?;
         let first_seq = queue.log(self.slot).next_seq;
         for body in bodies {
             queue.push_record(self.slot, wall_unix_ms, body.as_ref());

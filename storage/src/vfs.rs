@@ -71,6 +71,9 @@ pub trait VfsFile: Send + Sync + fmt::Debug {
     fn len(&self) -> io::Result<u64>;
     /// Cuts the file or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes the space for the first `len` bytes, so that writing there will not find the disk full, and
+    /// extends the file with zeros if it is shorter. File systems that can't do this do nothing.
+    fn reserve(&self, len: u64) -> io::Result<()>;
     /// What tells this file from a copy.
     fn identity(&self) -> io::Result<FileIdentity>;
 }

@@ -514,6 +514,24 @@ impl VfsFile for FaultFile {
         }
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let (mut state, course) = self.disk.begin(Operation::Reserve, &(self.inode, len))?;
+        let free = state.free_bytes();
+        let file = state.file(self.inode)?;
+        if matches!(course, Course::Well | Course::Short | Course::Fails(Fault::PowerCut)) {
+            if file.allocate(0, len, free) < len {
+                return Err(Fault::NoSpace.error());
+            }
+            if file.len() < len {
+                file.set_len(usize::try_from(len).map_err(io::Error::other)?);
+            }
+        }
+        match course {
+            Course::Fails(fault) => Err(fault.error()),
+            Course::Well | Course::Short => Ok(()),
+        }
+    }
+
     fn identity(&self) -> io::Result<FileIdentity> {
         let state = self.disk.begin_whole(Operation::Identity, &self.inode)?;
         drop(state);

@@ -31,13 +31,15 @@ pub enum Operation {
     Len,
     /// A file cut or extended.
     SetLen,
+    /// Space taken for a file.
+    Reserve,
     /// A file's identity asked.
     Identity,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Open,
         Self::Create,
         Self::CreateDir,
@@ -51,6 +53,7 @@ impl Operation {
         Self::SyncData,
         Self::Len,
         Self::SetLen,
+        Self::Reserve,
         Self::Identity,
     ];
 
@@ -61,8 +64,8 @@ impl Operation {
 
     /// Whether it can meet a full disk. A flush can, on a thin volume.
     fn needs_space(self) -> bool {
-        use Operation::{Create, CreateDir, Rename, SetLen, SyncData, SyncDir, Write};
-        matches!(self, Create | CreateDir | Rename | SetLen | SyncData | SyncDir | Write)
+        use Operation::{Create, CreateDir, Rename, Reserve, SetLen, SyncData, SyncDir, Write};
+        matches!(self, Create | CreateDir | Rename | Reserve | SetLen | SyncData | SyncDir | Write)
     }
 }
 

@@ -141,6 +141,11 @@ fn check_that_appends_go_on(disk: &FaultVfs, journal: &Journal, what: &dyn std::
     assert!(batch.is_some(), "{what}: what was appended after the damage is lost");
 }
 
+/// Whether the records missing are of one batch at most.
+fn is_one_batch(missing: &[Missing]) -> bool {
+    missing.iter().all(|record| record.log == missing[0].log && record.seq.0 - missing[0].seq.0 < 16)
+}
+
 /// Runs `trial` for each number on as many threads as there are processors.
 fn on_all_processors(numbers: impl Iterator<Item = u64>, trial: impl Fn(u64, &mut Tally) + Sync) -> Tally {
     let numbers: Vec<u64> = numbers.collect();
@@ -179,13 +184,9 @@ fn a_flipped_bit_of_a_segment_is_named_or_harmless_and_never_wrong_data() {
         let tally = on_all_processors((0..bits).step_by(stride(101)), |bit, tally| {
             let rotten = disk.snapshot();
             if rotten.flip_bit(&segment, bit) {
-                judge(
-                    &rotten,
-                    &ledger,
-                    Expect::Named,
-                    tally,
-                    &format_args!("{left:?}, bit {bit} of {}", segment.display()),
-                );
+                let what = format!("{left:?}, bit {bit} of {}", segment.display());
+                let missing = judge(&rotten, &ledger, Expect::Named, tally, &what);
+                assert!(is_one_batch(&missing), "{what}: {missing:?}");
             }
         });
         println!("{left:?}: {tally:?}");
@@ -257,10 +258,13 @@ fn a_flipped_bit_of_a_sealed_segment_makes_one_batch_unavailable_at_most() {
             rotten.flip_bit(path, bit);
             let what = format_args!("bit {bit} of {}", path.display()).to_string();
             let missing = judge(&rotten, &ledger, Expect::Named, tally, &what);
-            let is_one_batch = missing
-                .iter()
-                .all(|record| record.log == missing[0].log && record.seq.0 - missing[0].seq.0 < 16 && record.is_named);
-            assert!(is_one_batch, "{what}: {} records are missing: {:?}", missing.len(), missing.first());
+            let is_named = missing.iter().all(|record| record.is_named);
+            assert!(
+                is_named && is_one_batch(&missing),
+                "{what}: {} records are missing: {:?}",
+                missing.len(),
+                missing.first()
+            );
         });
         assert_eq!(tally.refused, 0);
         if number == 0 {

@@ -18,6 +18,12 @@ pub(crate) fn start(shared: &Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
             filler.run(|number| for_filler.footer_written(number));
         }
     })?;
+    let for_hasher = Arc::clone(shared);
+    let hasher = thread::Builder::new().name("counterfoil-hash".into()).spawn(move || {
+        if let Some(hasher) = &for_hasher.hasher {
+            hasher.run(|| for_hasher.finish_digests());
+        }
+    })?;
     let shared = Arc::clone(shared);
     thread::Builder::new().name("counterfoil-commit".into()).spawn(move || {
         commit_until_closing(&shared);
@@ -25,8 +31,12 @@ pub(crate) fn start(shared: &Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
         if let Some(filler) = &shared.filler {
             filler.stop();
         }
+        if let Some(hasher) = &shared.hasher {
+            hasher.stop();
+        }
         // A panic there has been reported by the panic hook; there is nothing to add.
         let _ = filler.join();
+        let _ = hasher.join();
         shared.unlock();
     })
 }

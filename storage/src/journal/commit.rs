@@ -6,19 +6,21 @@
 use std::{
     mem,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     task::Waker,
     time::Instant,
 };
 
 use super::{
     Options,
+    digests::{Digests, Hasher},
     error::AppendError,
     fill::{Filler, SealJob},
     frame::FrameKind,
     identity::{Extent, Identity},
-    queue::{self, Group, Queue, QueueState, SealedItems},
+    queue::{self, Group, Queue, QueueState, SealedHead},
     read::IndexCache,
+    seal::Sealed,
     segment::FRAMES_OFFSET,
     tail::{NewSegment, Tail, WriteError, Written},
     view::{ActiveSegment, View},
@@ -30,8 +32,9 @@ use crate::{ids::SegmentNumber, vfs::VfsLock};
 /// not written again.
 const SEAL_AT_CLOSE_PART: u64 = 16;
 
-/// From so many entries on, a commit is part of a bulk load.
-const BULK_ENTRIES: usize = 8;
+/// From so many entries on, of at most so many logs, a commit is part of a bulk load.
+const BULK_ENTRIES_MIN: usize = 8;
+const BULK_LOGS_MAX: usize = 8;
 
 /// When so many bytes are queued the background committer is told at once.
 pub(crate) const NUDGE_BYTES: usize = 1 << 20;
@@ -56,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) cache: Mutex<IndexCache>,
     /// None without background threads.
     pub(crate) filler: Option<Arc<Filler>>,
+    /// None without background threads.
+    pub(crate) hasher: Option<Hasher>,
     /// Footers to be written by the next who leads, where there is no thread for it.
     pub(crate) seals: Mutex<Vec<SealJob>>,
     /// Held until the journal is closed.
@@ -73,8 +78,30 @@ impl Shared {
         locked(&self.queue)
     }
 
+    /// What readers see, with all heads complete.
     pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
+        loop {
+            let view = self.view_without_digests();
+            if view.digests.is_none() {
+                return view;
+            }
+            drop(view);
+            self.finish_digests();
+        }
+    }
+
+    /// The same, where nobody asks for the digests of heads.
+    pub(crate) fn view_without_digests(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Computes what is left of the digests of the last frame, and completes the heads of its logs.
+    pub(crate) fn finish_digests(&self) {
+        let digests = self.view_without_digests().digests.clone();
+        if let Some(digests) = digests {
+            digests.finish();
+            self.view_mut().take_digests(&digests);
+        }
     }
 
     pub(crate) fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
@@ -85,10 +112,12 @@ impl Shared {
         locked(&self.cache)
     }
 
-    /// Waits until the queue has room, or says why nothing can be queued.
+    /// Waits until the queue has room, or says why nothing can be queued. Meanwhile full batches of the log
+    /// in `slot` are sealed, so that the one who leads need not.
     pub(crate) fn make_room<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue>,
+        slot: Option<usize>,
         wait: bool,
     ) -> Result<MutexGuard<'a, Queue>, AppendError> {
         loop {
@@ -104,6 +133,9 @@ impl Shared {
             }
             queue = if queue.in_flight.is_none() {
                 self.lead(queue)
+            } else if slot.is_some_and(|slot| queue.seal_waiting(slot)) {
+                drop(queue);
+                self.queue()
             } else {
                 self.room.wait(queue).unwrap_or_else(PoisonError::into_inner)
             };
@@ -158,11 +190,11 @@ impl Shared {
         let (group, items) = queue.take();
         drop(queue);
         self.room.notify_all();
-        let result = if items.is_empty() { Ok(()) } else { self.write(FrameKind::Commit, items) };
+        let result = if items.is_empty() { Ok(()) } else { self.write(FrameKind::Commit, items, &group.sealed) };
         let mut queue = self.queue();
         let wakers = match result {
             Ok(()) => {
-                queue.in_flight = None;
+                queue.finish_in_flight();
                 queue.full = false;
                 // A group is failed or finished once, by the one who leads.
                 let _ = group.outcome.set(Ok(()));
@@ -191,33 +223,43 @@ impl Shared {
             }
         };
         let view = self.view();
-        let wakers = queue.fail_all(&error, |log| view.head(log));
-        let signals = view.all_signals();
+        let mut wakers = queue.fail_all(&error, |slot| view.head_at(slot));
+        view.raise_all(&mut wakers);
         drop(view);
-        signals.iter().for_each(|signal| signal.raise());
         self.room.notify_all();
         wakers
     }
 
-    /// Writes one frame and publishes it.
-    fn write(&self, kind: FrameKind, items: Vec<queue::Item>) -> Result<(), WriteError> {
+    /// Writes one frame and publishes it. In a bulk load `sealed_heads` is told where the logs end.
+    fn write(
+        &self,
+        kind: FrameKind,
+        items: Vec<queue::Item>,
+        sealed_heads: &OnceLock<Vec<SealedHead>>,
+    ) -> Result<(), WriteError> {
         let mut tail = locked(&self.tail);
         let Some(tail) = tail.as_mut() else { return Err(WriteError::Full) };
-        let (entries, last) = queue::seal(items, |log| self.view().head(log)).into_parts();
+        let heads: Vec<_> = {
+            let view = self.view();
+            items.iter().map(|item| view.head_at(item.slot())).collect()
+        };
+        let mut sealed = tail.sealer.seal(items, &heads);
         // In a bulk load those who append seal their batches themselves: they are told at once where
-        // the log ends. Else that can wait until after the flush.
-        let bulk = last.len() <= 8 && entries.len() >= BULK_ENTRIES;
-        if bulk {
-            let heads = SealedItems::heads(&last, &entries);
-            self.queue().sealed(&heads);
+        // the log ends.
+        let is_bulk = sealed.last.len() <= BULK_LOGS_MAX && sealed.entries.len() >= BULK_ENTRIES_MIN;
+        if is_bulk {
+            // A group is sealed once, by the one who leads.
+            let _ = sealed_heads.set(sealed.heads());
+            // Who waits for room can seal meanwhile.
+            self.room.notify_all();
         }
-        let written = tail.write(kind, entries)?;
+        let digests = self.begin_digests(&sealed);
+        let written = tail.write(kind, mem::take(&mut sealed.entries))?;
         let is_first_segment =
             written.begun.as_ref().is_some_and(|segment| segment.header.number == SegmentNumber::ZERO);
-        let heads = if bulk { Vec::new() } else { SealedItems::heads(&last, &written.frame.entries) };
-        self.publish(written);
-        if !heads.is_empty() {
-            self.queue().sealed(&heads);
+        self.publish(written, &sealed.slots, digests);
+        if !sealed.builders.is_empty() {
+            self.queue().reuse(sealed.builders);
         }
         if is_first_segment {
             record_extent(tail);
@@ -226,23 +268,38 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes a durable frame visible to readers.
-    fn publish(&self, written: Written) {
+    /// Has the digests of a frame of many batches computed while it is written and flushed.
+    fn begin_digests(&self, sealed: &Sealed) -> Option<Arc<Digests>> {
+        let hasher = self.hasher.as_ref()?;
+        let digests = Digests::of_many(&sealed.entries, &sealed.slots)?;
+        hasher.begin(Arc::clone(&digests));
+        Some(digests)
+    }
+
+    /// Makes a durable frame visible to readers. The heads of its logs are complete once `digests` are.
+    fn publish(&self, written: Written, slots: &[usize], digests: Option<Arc<Digests>>) {
         let Written { frame, offset, begun } = written;
+        let mut wakers = Vec::new();
         let mut view = self.view_mut();
-        let sealed = begun.and_then(|segment| begin_active(&mut view, segment));
-        view.apply(&frame, offset);
-        let signals = view.signals_of(&frame);
+        let seal_job = begun.and_then(|segment| begin_active(&mut view, segment));
+        view.digests = digests;
+        if frame.header.kind == FrameKind::Commit {
+            view.publish(frame, slots, offset, &mut wakers);
+        } else {
+            view.apply(frame, offset);
+        }
+        let evicted = mem::take(&mut view.ring.evicted);
         drop(view);
-        if let Some(job) = sealed {
+        if let Some(hasher) = &self.hasher {
+            hasher.free(evicted);
+        }
+        if let Some(job) = seal_job {
             match &self.filler {
                 Some(filler) => filler.seal(job),
                 None => locked(&self.seals).push(job),
             }
         }
-        if frame.header.kind == FrameKind::Commit {
-            signals.iter().for_each(|signal| signal.raise());
-        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Without a background thread, footers are written by whoever leads.
@@ -265,7 +322,7 @@ impl Shared {
 
     /// Writes a mark whatever came before it, while nobody else can write.
     pub(crate) fn force_mark(&self) -> Result<(), WriteError> {
-        self.write(FrameKind::Mark, Vec::new())
+        self.write(FrameKind::Mark, Vec::new(), &OnceLock::new())
     }
 
     /// Writes a mark if the last frame is not proven durable by a later one.
@@ -281,12 +338,12 @@ impl Shared {
         }
         let (group, _) = queue.take();
         drop(queue);
-        let result = self.write(kind, Vec::new());
+        let result = self.write(kind, Vec::new(), &group.sealed);
         let mut queue = self.queue();
         let (outcome, wakers) = match result {
             // A mark that finds no space proves nothing and breaks nothing.
             Ok(()) | Err(WriteError::Full) => {
-                queue.in_flight = None;
+                queue.finish_in_flight();
                 let _ = group.outcome.set(Ok(()));
                 (Ok(()), queue.take_waiters(group.number))
             }
@@ -328,14 +385,21 @@ impl Shared {
             }
             self.queue().state = QueueState::Closed;
         }
-        let signals = self.view().all_signals();
-        signals.iter().for_each(|signal| signal.raise());
+        self.raise_all();
+    }
+
+    /// Wakes all who watch.
+    pub(crate) fn raise_all(&self) {
+        let mut wakers = Vec::new();
+        self.view_without_digests().raise_all(&mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Gives a large last segment its footer at a clean close, so that opening need not read it.
     fn seal_last(&self, tail: &Tail) {
         let large = self.options.segment_bytes_max / SEAL_AT_CLOSE_PART + FRAMES_OFFSET;
         let Some((number, _)) = tail.position().filter(|(_, end)| *end >= large) else { return };
+        self.finish_digests();
         let job = end_active(&mut self.view_mut(), SegmentNumber(number.0 + 1));
         if let Some(Err(error)) = job.map(|job| job.write_footer()) {
             tracing::warn!(segment = %number, %error, "writing a footer failed");

@@ -2,13 +2,17 @@
 //!
 //! Flushing into space that is filled with zeros already is faster than extending a file, since
 //! the file system has nothing to allocate and no length to record. The filling is paced: all at
-//! once, beside live commits, it would multiply their latency.
+//! once, beside live commits, it would multiply their latency. A bulk load that outruns it writes into
+//! space that is at least reserved, which is still faster than extending.
 
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -18,17 +22,25 @@ use super::{
     identity::{Extent, Raising},
     index::Footer,
     segment,
+    watch::now,
 };
 use crate::{
     ids::SegmentNumber,
     vfs::{OpenMode, Vfs, VfsFile, write_full},
 };
 
-/// Bytes filled between two pauses.
-const CHUNK_LEN: usize = 1 << 20;
+/// Bytes filled between two pauses: few, since a commit's flush may have to wait for the chunk's.
+const CHUNK_LEN: usize = 256 << 10;
 
-/// The pause after each chunk.
-const CHUNK_PAUSE: Duration = Duration::from_millis(10);
+/// The pause after each chunk: about 100 MB/s.
+const CHUNK_PAUSE: Duration = Duration::from_micros(2500);
+
+/// The pause while the segment in use fills faster than its spare.
+const CHUNK_PAUSE_BEHIND: Duration = Duration::from_micros(500);
+
+/// While commits write more than this, in bytes per second, filling would not keep up, and would only delay
+/// their flushes.
+const FILLING_RATE_MAX: f64 = 400e6;
 
 /// A sealed segment whose footer is to be written.
 #[derive(Debug)]
@@ -93,6 +105,10 @@ pub(crate) struct Filler {
     changed: Condvar,
     /// Told when a flush of the spare file has returned.
     flushed: Condvar,
+    /// Bytes written by commits.
+    written: AtomicU64,
+    /// How full the segment in use is, in thousandths.
+    used_per_mille: AtomicU64,
 }
 
 /// What the thread is to do next.
@@ -106,7 +122,16 @@ enum Task {
 impl Filler {
     pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: PathBuf, raising: Raising) -> Self {
         let (changed, flushed) = (Condvar::new(), Condvar::new());
-        Self { vfs, dir, raising, state: Mutex::default(), changed, flushed }
+        Self {
+            vfs,
+            dir,
+            raising,
+            state: Mutex::default(),
+            changed,
+            flushed,
+            written: AtomicU64::new(0),
+            used_per_mille: AtomicU64::new(0),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -161,9 +186,34 @@ impl Filler {
                     Err(error) => tracing::warn!(segment = %number, %error, "making a segment ahead failed"),
                 },
                 Task::Fill => match self.fill_chunk() {
-                    Ok(()) => thread::sleep(CHUNK_PAUSE),
+                    Ok(()) => self.pause(),
                     Err(error) => tracing::warn!(%error, "filling a segment ahead failed"),
                 },
+            }
+        }
+    }
+
+    /// Takes note of bytes written to the segment in use, which has room for `capacity`.
+    pub(crate) fn note_written(&self, bytes: u64, used: u64, capacity: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+        self.used_per_mille.store(used.saturating_mul(1000) / capacity.max(1), Ordering::Relaxed);
+    }
+
+    /// Waits for the time to fill a chunk.
+    fn pause(&self) {
+        loop {
+            let (written, began) = (self.written.load(Ordering::Relaxed), now());
+            let used = self.used_per_mille.load(Ordering::Relaxed);
+            let is_behind = |spare: &Spare| spare.filled.saturating_mul(1000) / spare.wanted.max(1) < used;
+            let is_behind = self.state().spare.as_ref().is_some_and(is_behind);
+            thread::sleep(if is_behind { CHUNK_PAUSE_BEHIND } else { CHUNK_PAUSE });
+            let state = self.state();
+            if state.stopping || state.request.is_some() || !state.seals.is_empty() {
+                return;
+            }
+            let rate = (self.written.load(Ordering::Relaxed) - written) as f64 / (now() - began).as_secs_f64();
+            if rate < FILLING_RATE_MAX {
+                return;
             }
         }
     }
@@ -200,6 +250,12 @@ impl Filler {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             opened => opened?,
         };
+        if let Err(error) = file.reserve(wanted) {
+            // Whoever needs the segment will meet this, and may get along with less.
+            drop(file);
+            self.vfs.remove(&path)?;
+            return Err(error);
+        }
         self.vfs.sync_dir(&self.dir)?;
         state.spare = Some(Spare { number, file, filled: 0, wanted });
         Ok(())
@@ -327,6 +383,9 @@ mod tests {
         }
         fn set_len(&self, len: u64) -> io::Result<()> {
             self.0.set_len(len)
+        }
+        fn reserve(&self, len: u64) -> io::Result<()> {
+            self.0.reserve(len)
         }
         fn identity(&self) -> io::Result<FileIdentity> {
             self.0.identity()

@@ -25,6 +25,8 @@
 //! | 8 | 4 | CRC-32 of bytes 0 to 8 and the genesis |
 //! | 12 | n | the genesis |
 //!
+//! An announcement is written twice, one right after the other: without it nothing of the log can be served.
+//!
 //! Frame n+1 is written only after the flush of frame n has returned, so a valid frame proves all
 //! frames before it durable. A mark is a frame without entries whose only purpose is that proof.
 
@@ -32,7 +34,7 @@ use bytes::Bytes;
 
 use super::segment::Salt;
 use crate::{
-    batch::{Batch, BatchHeader},
+    batch::{self, Batch, BatchHeader},
     field::Fields,
     genesis::{Genesis, MAX_GENESIS_LEN},
     ids::{Arrival, CommitNumber},
@@ -48,7 +50,7 @@ pub(crate) const MAX_FRAME_LEN: usize = 160 << 20;
 pub(crate) const FRAME_ALIGNMENT: u64 = 8;
 
 const MAGIC: [u8; 4] = *b"CFF1";
-const ANNOUNCEMENT_MAGIC: [u8; 4] = *b"CFA1";
+pub(crate) const ANNOUNCEMENT_MAGIC: [u8; 4] = *b"CFA1";
 const ANNOUNCEMENT_HEADER_LEN: usize = 12;
 const CRC_OFFSET: usize = 36;
 
@@ -116,8 +118,30 @@ fn announcement_crc(header: &[u8], genesis: &[u8]) -> u32 {
 /// One entry of a frame.
 #[derive(Debug, Clone)]
 pub(crate) enum FrameEntry {
-    Announcement(Announcement),
+    Announcement(Box<Announcement>),
     Batch(Batch),
+    Lost(Lost),
+}
+
+/// An entry that is damaged, in a frame of which the rest is whole.
+#[derive(Debug, Clone)]
+pub(crate) struct Lost {
+    pub(crate) bytes: Bytes,
+    /// It was a batch.
+    pub(crate) takes_arrival: bool,
+}
+
+impl Lost {
+    /// The checksums that it may have borne: the one that it says, and the one of what it is now.
+    fn possible_crcs(&self) -> [Option<u32>; 2] {
+        if self.takes_arrival {
+            batch::possible_crcs(&self.bytes)
+        } else {
+            let said = self.bytes.get(8..ANNOUNCEMENT_HEADER_LEN).and_then(|crc| crc.try_into().ok());
+            let parts = self.bytes.split_at_checked(ANNOUNCEMENT_HEADER_LEN);
+            [said.map(u32::from_le_bytes), parts.map(|(header, genesis)| announcement_crc(&header[..8], genesis))]
+        }
+    }
 }
 
 impl FrameEntry {
@@ -126,6 +150,16 @@ impl FrameEntry {
         match self {
             Self::Announcement(announcement) => &announcement.bytes,
             Self::Batch(batch) => batch.bytes(),
+            Self::Lost(lost) => &lost.bytes,
+        }
+    }
+
+    /// Whether it takes an arrival number.
+    pub(crate) fn takes_arrival(&self) -> bool {
+        match self {
+            Self::Announcement(_) => false,
+            Self::Batch(_) => true,
+            Self::Lost(lost) => lost.takes_arrival,
         }
     }
 
@@ -133,13 +167,14 @@ impl FrameEntry {
         match self {
             Self::Announcement(announcement) => announcement.crc(),
             Self::Batch(batch) => batch.crc(),
+            Self::Lost(lost) => lost.possible_crcs()[0].unwrap_or_default(),
         }
     }
 
     /// Splits an entry off the front of `bytes`, verifying its checksum.
-    fn split(bytes: &mut Bytes) -> Result<Self, &'static str> {
+    pub(crate) fn split(bytes: &mut Bytes) -> Result<Self, &'static str> {
         if bytes.starts_with(&ANNOUNCEMENT_MAGIC) {
-            return split_announcement(bytes).map(Self::Announcement);
+            return split_announcement(bytes).map(Box::new).map(Self::Announcement);
         }
         let len =
             BatchHeader::decode(bytes).map_err(|_| "an entry is neither a batch nor an announcement")?.batch_len();
@@ -192,18 +227,38 @@ impl FrameHeader {
         assert!(len <= MAX_FRAME_LEN, "the queue's bound keeps frames below their limit");
         let mut header =
             Self { kind, len: len as u32, entry_count: entries.len() as u32, commit, first_arrival, crc: 0 };
-        header.crc = header.crc_with(entries, salt);
+        let crcs: Vec<_> = entries.iter().map(FrameEntry::crc).collect();
+        header.crc = header.crc_of(&crcs, salt);
         header
     }
 
-    fn crc_with(&self, entries: &[FrameEntry], salt: &Salt) -> u32 {
+    fn crc_of(&self, entry_crcs: &[u32], salt: &Salt) -> u32 {
+        let mut bytes = Vec::with_capacity(entry_crcs.len() * 4);
+        entry_crcs.iter().for_each(|crc| bytes.extend_from_slice(&crc.to_le_bytes()));
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(salt);
         hasher.update(&self.encode()[..CRC_OFFSET]);
-        for entry in entries {
-            hasher.update(&entry.crc().to_le_bytes());
-        }
+        hasher.update(&bytes);
         hasher.finalize()
+    }
+
+    /// Whether the checksum covers these entries, of which one may be lost.
+    pub(crate) fn matches(&self, entries: &[FrameEntry], salt: &Salt) -> bool {
+        let lost = entries.iter().enumerate().find_map(|(index, entry)| match entry {
+            FrameEntry::Lost(lost) => Some((index, lost)),
+            _ => None,
+        });
+        if entries.len() != self.entry_count as usize {
+            return false;
+        }
+        let mut crcs: Vec<_> = entries.iter().map(FrameEntry::crc).collect();
+        match lost {
+            None => self.crc_of(&crcs, salt) == self.crc,
+            Some((index, lost)) => lost.possible_crcs().into_iter().flatten().any(|crc| {
+                crcs[index] = crc;
+                self.crc_of(&crcs, salt) == self.crc
+            }),
+        }
     }
 
     pub(crate) fn encode(&self) -> [u8; FRAME_HEADER_LEN] {
@@ -264,7 +319,7 @@ impl Frame {
         if entries.len() != header.entry_count as usize {
             return Err("a frame has another number of entries than its header says");
         }
-        if header.crc_with(&entries, salt) != header.crc {
+        if !header.matches(&entries, salt) {
             return Err("the checksum of a frame does not match");
         }
         Ok(Self { header, entries })
@@ -292,7 +347,7 @@ mod tests {
         let mut builder = BatchBuilder::with_capacity(16);
         builder.push(Hlc::from_bits(7), b"body");
         let batch = builder.seal(genesis.log_id(), genesis.head());
-        vec![FrameEntry::Announcement(Announcement::new(genesis)), FrameEntry::Batch(batch)]
+        vec![FrameEntry::Announcement(Box::new(Announcement::new(genesis))), FrameEntry::Batch(batch)]
     }
 
     fn frame_bytes() -> Vec<u8> {

@@ -27,6 +27,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
+
 use super::frame::{FRAME_HEADER_LEN, Frame, FrameEntry};
 use crate::{
     field::Fields,
@@ -119,7 +121,7 @@ pub(crate) enum Lookup {
 pub(crate) struct SegmentIndex {
     entries: Vec<Entry>,
     runs: Vec<Run>,
-    by_log: HashMap<LogId, u32>,
+    by_log: HashMap<LogId, u32, RandomState>,
 }
 
 impl SegmentIndex {
@@ -128,42 +130,30 @@ impl SegmentIndex {
         self.by_log.get(&log).map(|&run| &self.runs[run as usize].links)
     }
 
-    /// Begins a log's run.
-    pub(crate) fn begin_run(&mut self, log: LogId, links: RunLinks) {
-        debug_assert!(!self.by_log.contains_key(&log), "one run of a log in a segment");
-        self.by_log.insert(log, self.runs.len() as u32);
+    /// Begins a log's run; its number.
+    pub(crate) fn begin_run(&mut self, log: LogId, links: RunLinks) -> u32 {
+        let run = self.runs.len() as u32;
+        let known = self.by_log.insert(log, run);
+        debug_assert!(known.is_none(), "one run of a log in a segment");
         self.runs.push(Run { log, links, entries: Vec::new() });
+        run
     }
 
-    /// Adds a batch of a log whose run has begun; batches come in order of arrival.
+    /// Adds a batch to a run; batches come in order of arrival.
     pub(crate) fn push(
         &mut self,
-        log: LogId,
+        run: u32,
         first_seq: Seq,
         record_count: u32,
         arrival: Arrival,
         offset: u64,
         len: u32,
     ) {
-        let run = self.by_log[&log];
         self.runs[run as usize].entries.push(self.entries.len() as u32);
         self.entries.push(Entry { run, record_count, first_seq, arrival, offset, len });
     }
 
-    /// Begins runs without links for the logs of a frame that have none.
-    pub(crate) fn begin_unlinked_runs(&mut self, frame: &Frame) {
-        for entry in &frame.entries {
-            if let FrameEntry::Batch(batch) = entry
-                && !self.by_log.contains_key(&batch.log())
-            {
-                self.begin_run(batch.log(), RunLinks::default());
-            }
-        }
-    }
-
-    /// Adds the batches of a frame that lies at `offset`, as far as the runs of their logs have begun.
-    ///
-    /// A log without a run is one whose announcement was lost: in a footer it would have no row.
+    /// Adds the batches of a frame that lies at `offset`.
     pub(crate) fn add_frame(&mut self, frame: &Frame, offset: u64) {
         let mut arrival = frame.header.first_arrival;
         let mut offset = offset + FRAME_HEADER_LEN as u64;
@@ -171,12 +161,19 @@ impl SegmentIndex {
             let len = entry.bytes().len() as u32;
             if let FrameEntry::Batch(batch) = entry {
                 let header = batch.header();
-                if self.by_log.contains_key(&header.log) {
-                    self.push(header.log, header.first_seq, header.record_count, arrival, offset, len);
-                }
-                arrival.0 += 1;
+                let run = self.run_of(header.log);
+                self.push(run, header.first_seq, header.record_count, arrival, offset, len);
             }
+            arrival.0 += u64::from(entry.takes_arrival());
             offset += u64::from(len);
+        }
+    }
+
+    /// The run of a log; one without links is begun if there is none.
+    fn run_of(&mut self, log: LogId) -> u32 {
+        match self.by_log.get(&log) {
+            Some(run) => *run,
+            None => self.begin_run(log, RunLinks::default()),
         }
     }
 
@@ -193,7 +190,7 @@ impl SegmentIndex {
     pub(crate) fn find(&self, log: LogId, seq: Seq) -> Lookup {
         let Some(&run) = self.by_log.get(&log) else { return Lookup::Missing { resumes_at: None } };
         let entries = &self.runs[run as usize].entries;
-        let after = entries.partition_point(|&entry| self.entries[entry as usize].first_seq <= seq);
+        let after = self.entries_up_to(entries, seq);
         if let Some(before) = after.checked_sub(1) {
             let entry = self.entries[entries[before] as usize];
             if seq < entry.next_seq() {
@@ -203,11 +200,44 @@ impl SegmentIndex {
         Lookup::Missing { resumes_at: entries.get(after).map(|&entry| self.entries[entry as usize].first_seq) }
     }
 
+    /// How many entries of a run begin at or before `seq`.
+    ///
+    /// Sequence numbers grow about evenly, so the place is guessed and then searched around: in a large
+    /// index each look costs a cache miss.
+    fn entries_up_to(&self, entries: &[u32], seq: Seq) -> usize {
+        let first_seq = |index: usize| self.entries[entries[index] as usize].first_seq;
+        let Some(last) = entries.len().checked_sub(1).filter(|_| first_seq(0) <= seq) else { return 0 };
+        if first_seq(last) <= seq {
+            return entries.len();
+        }
+        let (begin, end) = (first_seq(0).0, first_seq(last).0);
+        let guess = (u128::from(seq.0 - begin) * last as u128 / u128::from(end - begin)) as usize;
+        let (mut low, mut high, mut step) = (0, last, 1);
+        if first_seq(guess) <= seq {
+            low = guess;
+            while low + step < high && first_seq(low + step) <= seq {
+                low += step;
+                step *= 2;
+            }
+            high = high.min(low + step);
+        } else {
+            high = guess;
+            while high > low + step && first_seq(high - step) > seq {
+                high -= step;
+                step *= 2;
+            }
+            low = low.max(high.saturating_sub(step));
+        }
+        low + entries[low..high].partition_point(|&entry| self.entries[entry as usize].first_seq <= seq)
+    }
+
     /// Up to `limit` batches of `log` from the one that holds `seq`.
     pub(crate) fn run_from(&self, log: LogId, seq: Seq, limit: usize) -> Vec<Entry> {
         let Some(&run) = self.by_log.get(&log) else { return Vec::new() };
         let entries = &self.runs[run as usize].entries;
-        let from = entries.partition_point(|&entry| self.entries[entry as usize].next_seq() <= seq);
+        let after = self.entries_up_to(entries, seq);
+        let holds = |before: &usize| self.entries[entries[*before] as usize].next_seq() > seq;
+        let from = after.checked_sub(1).filter(holds).unwrap_or(after);
         entries[from..].iter().take(limit).map(|&entry| self.entries[entry as usize]).collect()
     }
 
@@ -384,6 +414,8 @@ fn decode_entry(run: u32, fields: &mut Fields<'_>) -> Option<Entry> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::ids::{NodeName, SpaceName};
 
@@ -410,7 +442,7 @@ mod tests {
         }
         for number in 0..10_u64 {
             let log = genesis((number % 2) as u8).log_id();
-            index.push(log, Seq(number / 2 * 3), 3, Arrival(100 + number), 8192 + number * 400, 400);
+            index.push(index.by_log[&log], Seq(number / 2 * 3), 3, Arrival(100 + number), 8192 + number * 400, 400);
         }
         Footer { all_logs: true, rows, index: Arc::new(index) }
     }
@@ -456,6 +488,33 @@ mod tests {
             }
             assert_eq!(links.path.iter().map(|node| node.depth).collect::<Vec<_>>(), expected);
             assert_eq!(links.previous, depth.checked_sub(1).map(|depth| SegmentNumber(u64::from(depth))));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_guess_finds_what_a_plain_search_finds(
+            steps in proptest::collection::vec((1_u32..50, 0_u64..3, 0_u64..1000), 1..200),
+            seq in 0_u64..20_000,
+        ) {
+            let mut index = SegmentIndex::default();
+            let log = genesis(1).log_id();
+            let run = index.begin_run(log, RunLinks::default());
+            let mut next = 0;
+            for (number, (records, is_gap, gap)) in steps.iter().enumerate() {
+                next += if *is_gap == 0 { *gap } else { 0 };
+                index.push(run, Seq(next), *records, Arrival(number as u64), 0, 1);
+                next += u64::from(*records);
+            }
+            let expected = index.entries.iter().position(|entry| entry.next_seq().0 > seq);
+            let found = index.run_from(log, Seq(seq), 1).first().map(|entry| entry.arrival.0 as usize);
+            prop_assert_eq!(found, expected);
+            let holds = expected.filter(|entry| index.entries[*entry].first_seq.0 <= seq);
+            let found = match index.find(log, Seq(seq)) {
+                Lookup::Found(entry) => Some(entry.arrival.0 as usize),
+                Lookup::Missing { .. } => None,
+            };
+            prop_assert_eq!(found, holds);
         }
     }
 }

@@ -6,12 +6,15 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+
 use super::{
     commit::Shared,
     error::{Place, ReadError},
     frame::align,
     index::{Entry, Footer, Lookup, RunLinks, SegmentIndex},
-    scan::{FrameAt, Scanner},
+    scan::{FrameAt, Resumed, Scanner},
     segment::{self, HeaderState, SegmentHeader, Window},
     view::SealedSegment,
 };
@@ -38,7 +41,7 @@ pub(crate) struct LoadedSegment {
 /// Segments used of late, with their indexes; bounded in bytes.
 #[derive(Debug)]
 pub(crate) struct IndexCache {
-    segments: HashMap<SegmentNumber, (LoadedSegment, u64)>,
+    segments: HashMap<SegmentNumber, (LoadedSegment, u64), RandomState>,
     bytes: usize,
     bytes_max: usize,
     /// Counts uses, to tell which was longest ago.
@@ -47,7 +50,7 @@ pub(crate) struct IndexCache {
 
 impl IndexCache {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { segments: HashMap::new(), bytes: 0, bytes_max, uses: 0 }
+        Self { segments: HashMap::default(), bytes: 0, bytes_max, uses: 0 }
     }
 
     fn find(&mut self, number: SegmentNumber) -> Option<LoadedSegment> {
@@ -120,14 +123,17 @@ impl Shared {
     }
 
     fn load_number(&self, number: SegmentNumber) -> Result<Option<LoadedSegment>, ReadError> {
-        let sealed = self.view().sealed_segment(number).cloned();
+        if let Some(loaded) = self.cache().find(number) {
+            return Ok(Some(loaded));
+        }
+        let sealed = self.view_without_digests().sealed_segment(number).cloned();
         sealed.map(|sealed| self.load(&sealed)).transpose()
     }
 
     /// Up to `limit` batches of `log` from the one that holds `seq`.
     fn locate(&self, log: LogId, seq: Seq, limit: usize) -> Result<Located, ReadError> {
         let (links, mut resumes_at) = {
-            let view = self.view();
+            let view = self.view_without_digests();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
             if seq >= state.row.head.next_seq {
                 return Ok(Located::End);
@@ -187,7 +193,7 @@ impl Shared {
     /// The links of a log's run in a segment, which may be the active one.
     fn links_at(&self, log: LogId, number: SegmentNumber) -> Result<Option<RunLinks>, ReadError> {
         {
-            let view = self.view();
+            let view = self.view_without_digests();
             if let Some(active) = view.active.as_ref().filter(|active| active.number == number) {
                 return Ok(active.index.links(log).cloned());
             }
@@ -197,7 +203,7 @@ impl Shared {
 
     /// Looks at all sealed segments, newest first, for the last run that begins at or before `seq`.
     fn search(&self, log: LogId, seq: Seq) -> Result<Option<LoadedSegment>, ReadError> {
-        let sealed: Vec<_> = self.view().sealed.iter().rev().cloned().collect();
+        let sealed: Vec<_> = self.view_without_digests().sealed.iter().rev().cloned().collect();
         let mut failure = None;
         for segment in sealed {
             match self.load(&segment) {
@@ -217,7 +223,7 @@ impl Shared {
 
     /// Where the first run behind `seq` begins, among the sealed segments that can be read.
     fn run_after(&self, log: LogId, seq: Seq) -> Option<Seq> {
-        let sealed: Vec<_> = self.view().sealed.clone();
+        let sealed: Vec<_> = self.view_without_digests().sealed.clone();
         let firsts = sealed.iter().filter_map(|segment| {
             let loaded = self.load(segment).ok()?;
             loaded.index.run_from(log, seq, 1).first().map(|entry| entry.first_seq)
@@ -228,7 +234,7 @@ impl Shared {
     /// The batches from `arrival` on; `None` if none has arrived.
     fn locate_arrival(&self, arrival: Arrival) -> Result<Option<Extract>, ReadError> {
         let sealed = {
-            let view = self.view();
+            let view = self.view_without_digests();
             let first_behind = view.sealed.partition_point(|segment| segment.first_arrival <= arrival);
             let candidates: Vec<_> = view.sealed[first_behind.saturating_sub(1)..].to_vec();
             if let Some(active) = view.active.as_ref().filter(|active| active.first_arrival <= arrival) {
@@ -248,7 +254,7 @@ impl Shared {
                 return Ok(Some(Extract { segment: loaded.number, file: loaded.file, entries }));
             }
         }
-        let first_active = self.view().active.as_ref().map(|active| active.first_arrival);
+        let first_active = self.view_without_digests().active.as_ref().map(|active| active.first_arrival);
         match first_active {
             Some(first) if first > arrival => self.locate_arrival(first),
             _ => Ok(None),
@@ -257,23 +263,30 @@ impl Shared {
 
     /// The durable batch that holds `seq`.
     pub(crate) fn read_batch(self: &Arc<Self>, log: LogId, seq: Seq) -> Result<Option<Batch>, ReadError> {
-        let found = {
-            let view = self.view();
+        let (in_active, links) = {
+            let view = self.view_without_digests();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
             if seq >= state.row.head.next_seq {
                 return Ok(None);
             }
-            view.active.as_ref().and_then(|active| match active.index.find(log, seq) {
+            let found = view.active.as_ref().and_then(|active| match active.index.find(log, seq) {
                 Lookup::Found(entry) => {
                     Some((active.number, Arc::clone(&active.file), entry, view.ring.batch(entry.arrival).cloned()))
                 }
                 Lookup::Missing { .. } => None,
-            })
+            });
+            (found, state.row.links.clone())
         };
-        if let Some((segment, file, entry, batch)) = found {
-            return batch.map_or_else(|| read_entry(&mut Window::new(file), segment, log, &entry, 0), Ok).map(Some);
+        if let Some((segment, file, entry, batch)) = in_active {
+            return batch.map_or_else(|| read_one(&*file, segment, log, &entry), Ok).map(Some);
         }
-        LogReader::new(Arc::clone(self), log, seq).single().next().transpose()
+        if let Ok(Some(segment)) = self.walk(log, seq, links)
+            && let Lookup::Found(entry) = segment.index.find(log, seq)
+        {
+            return read_one(&*segment.file, segment.number, log, &entry).map(Some);
+        }
+        // There is a hole, or a segment on the way can't be read.
+        LogReader::new(Arc::clone(self), log, seq).next().transpose()
     }
 }
 
@@ -303,16 +316,20 @@ fn index_by_scan(file: &Arc<dyn VfsFile>, sealed: &SealedSegment, shared: &Share
     let mut index = SegmentIndex::default();
     loop {
         let offset = scanner.offset;
-        let (frame, offset) = match scanner.next_frame()? {
-            FrameAt::Frame(frame) => (frame, offset),
+        match scanner.next_frame()? {
+            FrameAt::Frame(frame) => index.add_frame(&frame, offset),
             FrameAt::Nothing => return Ok(index),
-            FrameAt::Invalid(_) => match scanner.resume()? {
-                Some(found) => found,
-                None => return Ok(index),
-            },
-        };
-        index.begin_unlinked_runs(&frame);
-        index.add_frame(&frame, offset);
+            FrameAt::Invalid(_) => {
+                let Resumed { salvaged, next } = scanner.resume()?;
+                if let Some(frame) = salvaged {
+                    index.add_frame(&frame, offset);
+                }
+                match next {
+                    Some((frame, offset)) => index.add_frame(&frame, offset),
+                    None => return Ok(index),
+                }
+            }
+        }
     }
 }
 
@@ -324,14 +341,26 @@ fn read_entry(
     entry: &Entry,
     ahead: usize,
 ) -> Result<Batch, ReadError> {
+    check_entry(window.slice(entry.offset, entry.len as usize, ahead), segment, log, entry)
+}
+
+/// The same for one batch alone.
+fn read_one(file: &dyn VfsFile, segment: SegmentNumber, log: LogId, entry: &Entry) -> Result<Batch, ReadError> {
+    let mut buffer = vec![0; entry.len as usize];
+    let read = read_full(file, &mut buffer, entry.offset).map(|count| {
+        buffer.truncate(count);
+        Bytes::from(buffer)
+    });
+    check_entry(read, segment, log, entry)
+}
+
+fn check_entry(read: io::Result<Bytes>, segment: SegmentNumber, log: LogId, entry: &Entry) -> Result<Batch, ReadError> {
     let place = Place { segment, offset: entry.offset };
     let damaged = |what: String| {
         let (first_seq, next_seq) = (entry.first_seq, entry.next_seq());
         ReadError::Damaged { log, first_seq, next_seq, place, what }
     };
-    let bytes = window
-        .slice(entry.offset, entry.len as usize, ahead)
-        .map_err(|error| ReadError::Disk { place, error: error.into() })?;
+    let bytes = read.map_err(|error| ReadError::Disk { place, error: error.into() })?;
     let batch = Batch::parse(bytes).map_err(|error| damaged(error.to_string()))?;
     if batch.log() == log && batch.first_seq() == entry.first_seq {
         Ok(batch)
@@ -388,18 +417,11 @@ pub struct LogReader {
     log: LogId,
     next: Seq,
     cursor: Cursor,
-    /// Only one batch is wanted: nothing is looked up or read ahead.
-    single: bool,
 }
 
 impl LogReader {
     pub(crate) fn new(shared: Arc<Shared>, log: LogId, from: Seq) -> Self {
-        Self { shared, log, next: from, cursor: Cursor::default(), single: false }
-    }
-
-    fn single(mut self) -> Self {
-        self.single = true;
-        self
+        Self { shared, log, next: from, cursor: Cursor::default() }
     }
 
     /// Sequence number of the next record that it has not returned.
@@ -418,8 +440,7 @@ impl Iterator for LogReader {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.cursor.entries.is_empty() {
-            let limit = if self.single { 1 } else { LOOKUP_BATCHES };
-            match self.shared.locate(self.log, self.next, limit) {
+            match self.shared.locate(self.log, self.next, LOOKUP_BATCHES) {
                 Err(error) => return Some(Err(error)),
                 Ok(Located::End) => return None,
                 Ok(Located::Hole { resumes_at }) => return Some(Err(self.hole_until(resumes_at))),

@@ -19,7 +19,7 @@
 //! | footer | outcome |
 //! |---|---|
 //! | valid | its rows are taken; the segment is not read |
-//! | missing or damaged | read frame by frame; a bad frame is damage: never cut, the scan goes on behind it; the footer is written anew |
+//! | missing or damaged | read frame by frame; a bad frame is damage: never cut, what is whole of it is taken, the scan goes on behind it; the footer is written anew |
 //!
 //! A last segment that ends, where the extent file says so, in a closing mark and a valid footer was closed
 //! cleanly when it was large: its rows are taken, and writing goes on in a new segment. Any other
@@ -30,7 +30,7 @@
 //! | zeros | closing mark | clean: an opening mark is written, then writing goes on there |
 //! | zeros | mark, or none | writing goes on in a new segment |
 //! | zeros | commit | the frame is unproven: copied to a new segment and flushed before it is served |
-//! | bytes, and a valid frame behind them | | damage: the scan goes on behind it; then as above |
+//! | bytes, and a valid frame behind them | | damage: what is whole of the frame is taken (see the module `salvage`), the scan goes on behind it; then as above |
 //! | bytes, and none behind | | torn tail: kept aside, reported; then as for zeros |
 //!
 //! Files shorter than the extent file records, or frames that end before: damage; writing goes on in a
@@ -55,7 +55,7 @@ use super::{
     index::Footer,
     read::read_footer,
     report::{Damage, Finding, Recovery},
-    scan::{FrameAt, Scanner},
+    scan::{FrameAt, Resumed, Scanner},
     segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader, Window},
     tail::{NewSegment, TailStart},
     view::{SealedSegment, View},
@@ -359,7 +359,7 @@ impl<'a> Opening<'a> {
                     self.view.bytes_since_all_logs += end.offset();
                 }
                 None if all_logs_at.is_some_and(|at| index < at) => self.push_sealed(found, end.offset()),
-                None => self.scan_sealed(found, end)?,
+                None => self.scan_sealed(found, end, sealed.get(index + 1).unwrap_or(last))?,
             }
         }
         if let Some(at) = all_logs_at {
@@ -382,7 +382,7 @@ impl<'a> Opening<'a> {
             loop {
                 match scanner.next_frame()? {
                     FrameAt::Frame(_) => {}
-                    FrameAt::Invalid(_) if scanner.resume()?.is_some() => {}
+                    FrameAt::Invalid(_) if scanner.resume()?.next.is_some() => {}
                     FrameAt::Invalid(_) | FrameAt::Nothing => return Ok(scanner.offset),
                 }
             }
@@ -390,16 +390,19 @@ impl<'a> Opening<'a> {
         search().map_err(failed("reading", &path))
     }
 
-    /// Reads a segment whose footer is missing.
-    fn scan_sealed(&mut self, found: &Found, end: End) -> Result<(), OpenError> {
+    /// Reads a segment whose footer is missing, and which is followed by `next`.
+    fn scan_sealed(&mut self, found: &Found, end: End, next: &Found) -> Result<(), OpenError> {
         let path = segment::path(self.dir, found.header.number);
-        let scanner = Scanner::new(Arc::clone(&found.file), found.header, Some(end.offset()))
+        let mut scanner = Scanner::new(Arc::clone(&found.file), found.header, Some(end.offset()))
             .map_err(failed("reading", &path))?;
+        if matches!(end, End::Recorded(_)) {
+            scanner = scanner.before(&next.header);
+        }
         self.begin_segment(found);
         let mut frontier = Frontier { scanner, unproven: None };
         let torn = self.scan(&mut frontier)?;
         if let Some((frame, offset)) = frontier.unproven.take() {
-            self.view.apply(&frame, offset);
+            self.view.apply(frame, offset);
         }
         let reached = frontier.scanner.offset;
         if torn || reached < end.offset() {
@@ -437,19 +440,43 @@ impl<'a> Opening<'a> {
             let (frame, offset) = match frontier.scanner.next_frame().map_err(failed("reading", &path))? {
                 FrameAt::Frame(frame) => (frame, offset),
                 FrameAt::Nothing => return Ok(false),
-                FrameAt::Invalid(what) => match frontier.scanner.resume().map_err(failed("reading", &path))? {
-                    None => return Ok(true),
-                    Some((frame, resumed)) => {
-                        self.damage(number, offset, format!("{what}; commits up to offset {resumed} are not served"));
-                        self.frames_lost = true;
-                        (frame, resumed)
+                FrameAt::Invalid(what) => {
+                    let Resumed { salvaged, next } = frontier.scanner.resume().map_err(failed("reading", &path))?;
+                    match (salvaged, &next) {
+                        (Some(frame), _) => {
+                            self.report_lost(&frame, Place { segment: number, offset }, what);
+                            if let Some((proven, at)) = frontier.unproven.take() {
+                                self.view.apply(proven, at);
+                            }
+                            self.view.apply(frame, offset);
+                        }
+                        (None, Some((_, resumed))) => {
+                            let what = format!("{what}; commits up to offset {resumed} are not served");
+                            self.damage(number, offset, what);
+                            self.frames_lost = true;
+                        }
+                        (None, None) => return Ok(true),
                     }
-                },
+                    match next {
+                        Some(next) => next,
+                        None => return Ok(false),
+                    }
+                }
             };
             if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
-                self.view.apply(&proven, at);
+                self.view.apply(proven, at);
             }
         }
+    }
+
+    /// Reports what is missing of a frame of which the rest is whole.
+    fn report_lost(&mut self, frame: &Frame, place: Place, what: &str) {
+        let damage = frame.damage(place, what);
+        for damage in damage {
+            tracing::warn!(dir = %self.dir.display(), %damage, "damage found while opening");
+            self.recovery.findings.push(Finding::Damage(damage));
+        }
+        self.frames_lost |= frame.entries.iter().any(|entry| matches!(entry, FrameEntry::Lost(_)));
     }
 
     fn finish_empty(mut self) -> Result<Opened, OpenError> {
@@ -517,7 +544,7 @@ impl<'a> Opening<'a> {
                 // No later frame will come to prove it, and it may have been acknowledged before a kill.
                 // Who opens for writing writes it anew, and it is then met again: see `refresh`.
                 if let Some((frame, offset)) = frontier.unproven.take() {
-                    self.view.apply(&frame, offset);
+                    self.view.apply(frame, offset);
                     let place = Place { segment: last.header.number, offset };
                     self.recovery.findings.push(Finding::UnprovenLastFrame { place });
                 }
@@ -599,7 +626,7 @@ impl<'a> Opening<'a> {
         if let Some(end) = lost_end {
             // Frames behind it were flushed, so the last one that is left is proven.
             if let Some((frame, offset)) = unproven {
-                self.view.apply(&frame, offset);
+                self.view.apply(frame, offset);
             }
             start.next_arrival = self.view.next_arrival;
             start.previous_end = end;
@@ -610,11 +637,11 @@ impl<'a> Opening<'a> {
         match frame.header.kind {
             // After damage a new segment is begun, so that this one gets a footer and is not judged again.
             FrameKind::ClosingMark if self.recovery.clean && !self.frames_lost => {
-                self.view.apply(&frame, offset);
+                self.view.apply(frame, offset);
                 let segment = NewSegment { header: last.header, file: Arc::clone(&last.file) };
                 start.current = Some((segment, start.previous_end));
             }
-            FrameKind::Mark | FrameKind::ClosingMark => self.view.apply(&frame, offset),
+            FrameKind::Mark | FrameKind::ClosingMark => self.view.apply(frame, offset),
             FrameKind::Commit => {
                 let (segment, end) = self.copy_unproven(&frame, offset)?;
                 let place = Place { segment: last.header.number, offset };
@@ -622,7 +649,7 @@ impl<'a> Opening<'a> {
                 if let Some(job) = begin_active(&mut self.view, segment.clone()) {
                     self.seals.push(job);
                 }
-                self.view.apply(&frame, FRAMES_OFFSET);
+                self.view.apply(frame, FRAMES_OFFSET);
                 start.next_arrival = self.view.next_arrival;
                 start.next_segment = SegmentNumber(segment.header.number.0 + 1);
                 start.current = Some((segment, end));
@@ -782,7 +809,7 @@ pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Resul
             // What was written between the look at the last segment and at this one; then all of it counts.
             read_on(shared, frontier)?;
             if let Some((frame, offset)) = frontier.unproven.take().filter(|(_, at)| *at < header.previous_end) {
-                shared.view_mut().apply(&frame, offset);
+                shared.view_mut().apply(frame, offset);
             }
         }
         let scanner = Scanner::new(Arc::clone(&file), header, None).map_err(failed("reading", &path))?;
@@ -798,9 +825,10 @@ pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Resul
     }
     let view = shared.view();
     let grown = view.next_arrival != arrivals;
-    let signals = if grown { view.all_signals() } else { Vec::new() };
     drop(view);
-    signals.iter().for_each(|signal| signal.raise());
+    if grown {
+        shared.raise_all();
+    }
     Ok(grown)
 }
 
@@ -816,7 +844,7 @@ fn read_on(shared: &Shared, frontier: &mut Frontier) -> Result<(), OpenError> {
             return Ok(());
         };
         if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
-            shared.view_mut().apply(&proven, at);
+            shared.view_mut().apply(proven, at);
         }
     }
 }

@@ -2,8 +2,14 @@
 
 use std::fmt;
 
-use super::error::Place;
-use crate::ids::{LogId, SegmentNumber, Seq};
+use super::{
+    error::Place,
+    frame::{FRAME_HEADER_LEN, Frame, FrameEntry},
+};
+use crate::{
+    batch::BatchHeader,
+    ids::{LogId, SegmentNumber, Seq},
+};
 
 /// Bytes that are not as they were written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +43,28 @@ impl Damage {
     pub(crate) fn of_records(place: Place, log: LogId, first_seq: Seq, next_seq: Seq, what: impl Into<String>) -> Self {
         let last_seq = Some(Seq(next_seq.0.saturating_sub(1).max(first_seq.0)));
         Self { log: Some(log), first_seq: Some(first_seq), last_seq, ..Self::new(place, what) }
+    }
+}
+
+impl Frame {
+    /// The damage to a frame at `place` of which the rest is whole.
+    pub(crate) fn damage(&self, place: Place, what: &str) -> Vec<Damage> {
+        let mut offset = place.offset + FRAME_HEADER_LEN as u64;
+        let mut damage = Vec::new();
+        for entry in &self.entries {
+            if let FrameEntry::Lost(lost) = entry {
+                let place = Place { offset, ..place };
+                damage.push(match BatchHeader::decode(&lost.bytes) {
+                    Ok(header) => Damage::of_records(place, header.log, header.first_seq, header.next_seq(), what),
+                    Err(_) => Damage::new(place, what),
+                });
+            }
+            offset += entry.bytes().len() as u64;
+        }
+        if damage.is_empty() {
+            damage.push(Damage::new(place, format!("{what}; nothing in the commit is missing")));
+        }
+        damage
     }
 }
 

@@ -3,10 +3,14 @@
 use std::{io, sync::Arc};
 
 use super::{
-    frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, Frame, FrameHeader, align},
+    frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, Frame, FrameHeader, MAX_FRAME_LEN, align},
+    salvage::{Between, salvage},
     segment::{FRAMES_OFFSET, SegmentHeader, Window},
 };
-use crate::{ids::CommitNumber, vfs::VfsFile};
+use crate::{
+    ids::{Arrival, CommitNumber},
+    vfs::VfsFile,
+};
 
 /// Bytes read at a time.
 const READ_AHEAD: usize = 1 << 20;
@@ -33,6 +37,19 @@ pub(crate) struct Scanner {
     pub(crate) limit: u64,
     /// Commit number that the next frame must bear, if none is missing.
     pub(crate) next_commit: CommitNumber,
+    /// Arrival number of the batch that comes next, if no frame is missing.
+    next_arrival: Arrival,
+    /// First commit and first arrival number of the segment after this one, if `limit` is where the frames end.
+    successor: Option<(CommitNumber, Arrival)>,
+}
+
+/// What comes behind a place where there is no valid frame.
+#[derive(Debug)]
+pub(crate) struct Resumed {
+    /// What is whole of the frame that was there, if later frames prove that it was one.
+    pub(crate) salvaged: Option<Frame>,
+    /// The next valid frame, and its offset.
+    pub(crate) next: Option<(Frame, u64)>,
 }
 
 impl Scanner {
@@ -45,7 +62,15 @@ impl Scanner {
             offset: FRAMES_OFFSET,
             limit: limit.map_or(len, |limit| limit.min(len)),
             next_commit: header.first_commit,
+            next_arrival: header.first_arrival,
+            successor: None,
         })
+    }
+
+    /// Tells what the segment after this one begins with.
+    pub(crate) fn before(mut self, next: &SegmentHeader) -> Self {
+        self.successor = Some((next.first_commit, next.first_arrival));
+        self
     }
 
     /// Forgets what was read ahead, and takes the file's present length for the limit.
@@ -67,22 +92,48 @@ impl Scanner {
     fn advance(&mut self, frame: &Frame) {
         self.offset = align(self.offset + u64::from(frame.header.len));
         self.next_commit = CommitNumber(frame.header.commit.0 + 1);
+        self.next_arrival = Arrival(frame.header.first_arrival.0 + frame.batch_count());
     }
 
-    /// The next valid frame behind an invalid one, with its offset; the scan goes on behind it.
-    pub(crate) fn resume(&mut self) -> io::Result<Option<(Frame, u64)>> {
+    /// Finds what comes behind an invalid frame; the scan goes on behind that.
+    pub(crate) fn resume(&mut self) -> io::Result<Resumed> {
         let mut offset = self.offset + FRAME_ALIGNMENT;
         while let Some(candidate) = self.find_magic(offset)? {
             if let FrameAt::Frame(frame) = self.frame_at(candidate, None)?
                 && frame.header.commit >= self.next_commit
             {
+                let salvaged = self.salvage(candidate, (frame.header.commit, frame.header.first_arrival))?;
                 self.offset = candidate;
                 self.advance(&frame);
-                return Ok(Some((frame, candidate)));
+                return Ok(Resumed { salvaged, next: Some((frame, candidate)) });
             }
             offset = candidate + FRAME_ALIGNMENT;
         }
-        Ok(None)
+        let salvaged = match self.successor {
+            Some(next) => self.salvage(self.limit, next)?,
+            None => None,
+        };
+        if let Some(frame) = &salvaged {
+            self.offset = self.limit;
+            self.next_commit = CommitNumber(frame.header.commit.0 + 1);
+        }
+        Ok(Resumed { salvaged, next: None })
+    }
+
+    /// What is whole of the frame between the current offset and `end`, where the next one begins.
+    fn salvage(&mut self, end: u64, next: (CommitNumber, Arrival)) -> io::Result<Option<Frame>> {
+        let len = end - self.offset;
+        if len > MAX_FRAME_LEN as u64 + FRAME_ALIGNMENT {
+            return Ok(None);
+        }
+        let between = Between {
+            commit: self.next_commit,
+            first_arrival: self.next_arrival,
+            next_commit: next.0,
+            next_arrival: next.1,
+        };
+        let bytes = self.window.slice(self.offset, len as usize, 0)?;
+        Ok(salvage(&bytes, between, &self.header.salt))
     }
 
     fn frame_at(&mut self, offset: u64, commit: Option<CommitNumber>) -> io::Result<FrameAt> {

@@ -3,11 +3,7 @@
 use std::{
     io::{self, IoSlice},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -17,15 +13,13 @@ use super::{
     fill::Filler,
     frame::{Frame, FrameEntry, FrameHeader, FrameKind, align},
     identity::Raising,
+    seal::Sealer,
     segment::{self, FRAMES_OFFSET, Salt, SegmentHeader},
 };
 use crate::{
     ids::{Arrival, CommitNumber, SegmentNumber, StoreId, random_bytes},
     vfs::{OpenMode, Vfs, VfsFile, write_full},
 };
-
-/// From so many batches on, digests are computed on another core while the flush runs.
-const PARALLEL_HASH_MIN: usize = 64;
 
 /// A frame could not be made durable.
 #[derive(Debug, Clone)]
@@ -87,6 +81,7 @@ pub(crate) struct Tail {
     pub(crate) next_arrival: Arrival,
     /// The last frame is not yet proven durable by a later one.
     pub(crate) uncovered: bool,
+    pub(crate) sealer: Sealer,
     current: Option<Current>,
     /// Where the frames of the segment before the first one begun here end.
     previous_end: u64,
@@ -131,6 +126,7 @@ impl Tail {
             next_commit: start.next_commit,
             next_arrival: start.next_arrival,
             uncovered: false,
+            sealer: Sealer::default(),
             current: None,
             previous_end: start.previous_end,
             next_segment: start.next_segment,
@@ -177,13 +173,16 @@ impl Tail {
         let frame = Frame { header, entries };
         let current = self.current.as_mut().expect("a segment was just found or made");
         write_frame(&*current.segment.file, offset, header_block.as_ref(), &frame).map_err(WriteError::of)?;
-        flush(&*current.segment.file, &frame.entries).map_err(|error| WriteError::Disk(error.into()))?;
+        current.segment.file.sync_data().map_err(|error| WriteError::Disk(error.into()))?;
         if current.entry_unsynced {
             self.vfs.sync_dir(&self.dir).map_err(|error| WriteError::Disk(error.into()))?;
             current.entry_unsynced = false;
         }
         let begun = current.header_block.take().map(|_| current.segment.clone());
         current.offset = offset + len as u64;
+        if let Some(filler) = &self.filler {
+            filler.note_written(len as u64, current.offset, current.capacity);
+        }
         self.next_commit.0 += 1;
         self.next_arrival.0 += frame.batch_count();
         self.uncovered = kind == FrameKind::Commit;
@@ -200,14 +199,15 @@ impl Tail {
             start == FRAMES_OFFSET || start + len <= current.capacity
         };
         if !self.current.as_ref().is_some_and(fits) {
-            let next = self.begin_segment().map_err(WriteError::of)?;
+            let next = self.begin_segment(len).map_err(WriteError::of)?;
             self.current = Some(next);
             self.request_spare();
         }
         Ok(self.current.as_mut().expect("was just set"))
     }
 
-    fn begin_segment(&mut self) -> io::Result<Current> {
+    /// Begins a segment that has room for a frame of `len` bytes.
+    fn begin_segment(&mut self, len: u64) -> io::Result<Current> {
         let number = self.next_segment;
         let salt: Salt = random_bytes()?;
         let spare = self.filler.as_ref().and_then(|filler| filler.take_spare(number));
@@ -223,7 +223,8 @@ impl Tail {
                     }
                     opened => opened?,
                 };
-                (file, 0)
+                let capacity = reserve(&*file, self.segment_bytes(), FRAMES_OFFSET + len)?;
+                (file, capacity)
             }
         };
         let previous_end = self.current.as_ref().map_or(self.previous_end, |current| current.offset);
@@ -240,7 +241,7 @@ impl Tail {
         Ok(Current {
             segment: NewSegment { header, file },
             offset: FRAMES_OFFSET,
-            capacity: capacity.max(self.segment_bytes()),
+            capacity,
             header_block: Some(header.encode_block()),
             entry_unsynced,
         })
@@ -250,7 +251,19 @@ impl Tail {
 impl Frame {
     /// How many arrival numbers it takes.
     pub(crate) fn batch_count(&self) -> u64 {
-        self.entries.iter().filter(|entry| matches!(entry, FrameEntry::Batch(_))).count() as u64
+        self.entries.iter().filter(|entry| entry.takes_arrival()).count() as u64
+    }
+}
+
+/// Reserves `wanted` bytes for a segment, or less where the disk is nearly full, but at least `needed`.
+fn reserve(file: &dyn VfsFile, wanted: u64, needed: u64) -> io::Result<u64> {
+    let mut len = wanted.max(needed);
+    loop {
+        match file.reserve(len) {
+            Ok(()) => return Ok(len),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && len > needed => len = (len / 2).max(needed),
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -267,26 +280,4 @@ fn write_frame(file: &dyn VfsFile, offset: u64, header_block: Option<&Bytes>, fr
     slices.push(IoSlice::new(&header));
     slices.extend(frame.entries.iter().map(|entry| IoSlice::new(entry.bytes())));
     write_full(file, &mut slices, start)
-}
-
-/// Flushes while the digests of many batches are computed beside it; once the flush has returned, this
-/// thread helps with those that are left.
-fn flush(file: &dyn VfsFile, entries: &[FrameEntry]) -> io::Result<()> {
-    if entries.len() < PARALLEL_HASH_MIN {
-        return file.sync_data();
-    }
-    let next = AtomicUsize::new(0);
-    let hash = || {
-        while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let FrameEntry::Batch(batch) = entry {
-                batch.digest();
-            }
-        }
-    };
-    thread::scope(|scope| {
-        scope.spawn(hash);
-        let flushed = file.sync_data();
-        hash();
-        flushed
-    })
 }

@@ -1,6 +1,11 @@
 //! Reading everything and checking every checksum and chain.
 
-use std::{collections::HashMap, io, path::Path, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     Options,
@@ -10,12 +15,12 @@ use super::{
     read::read_footer,
     recovery::{read_identity, writer_at_work},
     report::{Damage, VerifyReport},
-    scan::{FrameAt, Scanner},
+    scan::{FrameAt, Resumed, Scanner},
     segment::{self, HeaderState, SegmentHeader},
 };
 use crate::{
-    batch::Batch,
-    ids::{Head, LogId, SegmentNumber, StoreId},
+    batch::{Batch, BatchHeader},
+    ids::{Head, LogId, SegmentNumber, Seq, StoreId},
     vfs::{OpenMode, Vfs, VfsFile, read_full},
 };
 
@@ -37,7 +42,8 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         IdentityState::Unreadable => return Err(OpenError::Identity { path }),
         IdentityState::Format(found) => return Err(OpenError::Format { path, found, known: 1 }),
     };
-    let verification = Verification { dir, vfs, store, heads: HashMap::new(), report, progress, bytes_total: 0 };
+    let verification =
+        Verification { dir, vfs, store, heads: HashMap::new(), lost: HashSet::new(), report, progress, bytes_total: 0 };
     verification.run()
 }
 
@@ -46,6 +52,8 @@ struct Verification<'a, P> {
     vfs: &'a dyn Vfs,
     store: StoreId,
     heads: HashMap<LogId, Head>,
+    /// Logs with the ends of their batches that are lost.
+    lost: HashSet<(LogId, Seq)>,
     report: VerifyReport,
     progress: P,
     bytes_total: u64,
@@ -79,12 +87,14 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
             self.damage(number, 0, what);
         }
         for (index, segment) in used.iter().enumerate() {
-            let end = used.get(index + 1).and_then(|next| header_of(next.state)).map(|next| next.previous_end);
+            let next = used.get(index + 1).and_then(|next| header_of(next.state));
+            let end = next.map(|next| next.previous_end);
             let known_end = extent.filter(|extent| extent.segment == segment.number).map(|extent| extent.end);
             // The last segment has a footer if the store was closed when it was large.
             let has_footer = |end: &u64| read_footer(&*segment.file, *end).is_ok_and(|footer| footer.is_some());
             let end = end.or(known_end.filter(has_footer));
-            self.segment(segment, end, known_end).map_err(|error| OpenError::Disk {
+            let next = next.filter(|next| next.number.0 == segment.number.0 + 1);
+            self.segment(segment, end, known_end, next).map_err(|error| OpenError::Disk {
                 operation: "reading",
                 path: segment::path(self.dir, segment.number),
                 error,
@@ -111,12 +121,21 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
     }
 
     /// Reads one segment; `end` is where its frames end, if a later segment says so; they are known to
-    /// have ended at `known_end` or later.
-    fn segment(&mut self, segment: &Segment, end: Option<u64>, known_end: Option<u64>) -> io::Result<()> {
+    /// have ended at `known_end` or later. `next` is the segment right after it.
+    fn segment(
+        &mut self,
+        segment: &Segment,
+        end: Option<u64>,
+        known_end: Option<u64>,
+        next: Option<SegmentHeader>,
+    ) -> io::Result<()> {
         let Some(header) = header_of(segment.state) else { return Ok(()) };
         let number = segment.number;
         let bytes_before = self.report.bytes;
         let mut scanner = Scanner::new(Arc::clone(&segment.file), header, end)?;
+        if let Some(next) = next {
+            scanner = scanner.before(&next);
+        }
         let mut last_kind = None;
         let mut torn_at = None;
         loop {
@@ -127,23 +146,29 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                     self.frame(number, offset, &frame);
                 }
                 FrameAt::Nothing => break,
-                FrameAt::Invalid(what) => match scanner.resume()? {
-                    Some((frame, resumed)) => {
-                        self.bad_frame(number, offset, resumed, what, &*segment.file)?;
-                        last_kind = Some(frame.header.kind);
-                        self.frame(number, resumed, &frame);
+                FrameAt::Invalid(what) => {
+                    let Resumed { salvaged, next } = scanner.resume()?;
+                    match (salvaged, &next) {
+                        (Some(frame), _) => {
+                            let place = Place { segment: number, offset };
+                            self.report.damage.extend(frame.damage(place, what));
+                            self.frame(number, offset, &frame);
+                        }
+                        (None, Some((_, resumed))) => self.bad_frame(number, offset, *resumed, what, &*segment.file)?,
+                        // What a writer beside is writing at this moment.
+                        (None, None) if end.is_none() && writer_at_work(self.vfs, self.dir) => break,
+                        (None, None) => {
+                            let what = format!("{what}: an unfinished commit, or damage to the last one");
+                            let reached = end.unwrap_or(scanner.limit);
+                            self.bad_frame(number, offset, reached, &what, &*segment.file)?;
+                            scanner.offset = reached;
+                            torn_at = Some(offset);
+                        }
                     }
-                    // What a writer beside is writing at this moment.
-                    None if end.is_none() && writer_at_work(self.vfs, self.dir) => break,
-                    None => {
-                        let what = format!("{what}: an unfinished commit, or damage to the last one");
-                        let reached = end.unwrap_or(scanner.limit);
-                        self.bad_frame(number, offset, reached, &what, &*segment.file)?;
-                        scanner.offset = reached;
-                        torn_at = Some(offset);
-                        break;
-                    }
-                },
+                    let Some((frame, resumed)) = next else { break };
+                    last_kind = Some(frame.header.kind);
+                    self.frame(number, resumed, &frame);
+                }
             }
             self.report.bytes = bytes_before + scanner.offset;
             (self.progress)(self.report.bytes, self.bytes_total);
@@ -185,6 +210,11 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                     self.heads.entry(genesis.log_id()).or_insert_with(|| genesis.head());
                 }
                 FrameEntry::Batch(batch) => self.batch(number, offset, batch),
+                FrameEntry::Lost(lost) => {
+                    // That what follows does not continue the log here is no further damage.
+                    let header = BatchHeader::decode(&lost.bytes).ok();
+                    self.lost.extend(header.map(|header| (header.log, header.next_seq())));
+                }
             }
             offset += entry.bytes().len() as u64;
         }
@@ -197,6 +227,9 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         let (log, first, next) = (batch.log(), batch.first_seq(), batch.next_seq());
         let what = match self.heads.get(&log) {
             None => Some((first, next, "the log was never announced".to_owned())),
+            Some(head) if first > head.next_seq && self.lost.contains(&(log, first)) => {
+                batch.check_records().err().map(|error| (first, next, error.to_string()))
+            }
             Some(head) if first > head.next_seq => {
                 Some((head.next_seq, first, "records are missing before this batch".to_owned()))
             }
@@ -226,7 +259,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         let count = read_full(file, &mut bytes, offset)?;
         let bytes = bytes::Bytes::from(bytes).slice(..count);
         let mut at = FRAME_HEADER_LEN.min(count);
-        while let Ok(header) = crate::batch::BatchHeader::decode(&bytes[at..]) {
+        while let Ok(header) = BatchHeader::decode(&bytes[at..]) {
             let stop = at.saturating_add(header.batch_len());
             if stop > count {
                 break;

@@ -3,10 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
+    task::Waker,
 };
 
+use foldhash::fast::RandomState;
+
 use super::{
-    frame::{Frame, FrameEntry},
+    digests::Digests,
+    frame::{FRAME_HEADER_LEN, Frame, FrameEntry},
     index::{Footer, LogRow, RunLinks, SegmentIndex},
     watch::Signal,
 };
@@ -30,6 +34,8 @@ pub(crate) struct LogState {
     pub(crate) id: LogId,
     pub(crate) row: LogRow,
     signal: Arc<Signal>,
+    /// Its run in the segment that grows, if it was begun there.
+    run: Option<(SegmentNumber, u32)>,
 }
 
 /// The logs of one space.
@@ -69,11 +75,13 @@ pub(crate) struct Ring {
     batches: VecDeque<(Arrival, Batch)>,
     bytes: usize,
     bytes_max: usize,
+    /// Those that had to make room: freeing hundreds takes long enough to be left to others.
+    pub(crate) evicted: Vec<Batch>,
 }
 
 impl Ring {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, bytes_max }
+        Self { batches: VecDeque::new(), bytes: 0, bytes_max, evicted: Vec::new() }
     }
 
     fn push(&mut self, arrival: Arrival, batch: Batch) {
@@ -82,6 +90,7 @@ impl Ring {
         while self.bytes > self.bytes_max {
             let Some((_, oldest)) = self.batches.pop_front() else { break };
             self.bytes -= oldest.bytes().len();
+            self.evicted.push(oldest);
         }
     }
 
@@ -95,7 +104,11 @@ impl Ring {
 /// What readers see. Everything in it is durable.
 #[derive(Debug)]
 pub(crate) struct View {
-    logs: HashMap<LogId, LogState>,
+    /// By slot; none where a log has been queued but is not durable.
+    logs: Vec<Option<LogState>>,
+    slots: HashMap<LogId, usize, RandomState>,
+    /// Digests being computed of the last frame. While there are, the heads of its logs are not complete.
+    pub(crate) digests: Option<Arc<Digests>>,
     pub(crate) spaces: BTreeMap<SpaceName, SpaceState>,
     /// Raised by every change.
     pub(crate) signal: Arc<Signal>,
@@ -114,7 +127,9 @@ pub(crate) struct View {
 impl View {
     pub(crate) fn new(ring_bytes: usize) -> Self {
         Self {
-            logs: HashMap::new(),
+            logs: Vec::new(),
+            slots: HashMap::default(),
+            digests: None,
             spaces: BTreeMap::new(),
             signal: Arc::default(),
             sealed: Vec::new(),
@@ -126,16 +141,27 @@ impl View {
         }
     }
 
+    /// A log by its name.
     pub(crate) fn log(&self, log: LogId) -> Option<&LogState> {
-        self.logs.get(&log)
+        self.log_at(*self.slots.get(&log)?)
     }
 
+    fn log_at(&self, slot: usize) -> Option<&LogState> {
+        self.logs.get(slot)?.as_ref()
+    }
+
+    /// All logs, ascending by slot.
     pub(crate) fn logs(&self) -> impl Iterator<Item = &LogState> {
-        self.logs.values()
+        self.logs.iter().flatten()
     }
 
     pub(crate) fn log_count(&self) -> usize {
-        self.logs.len()
+        self.slots.len()
+    }
+
+    /// The head of a log; `None` if nothing of it is durable.
+    pub(crate) fn head_at(&self, slot: usize) -> Option<Head> {
+        self.log_at(slot).map(|state| state.row.head)
     }
 
     pub(crate) fn sealed_segment(&self, number: SegmentNumber) -> Option<&SealedSegment> {
@@ -155,24 +181,33 @@ impl View {
 
     /// Adds or replaces a log as a footer describes it.
     pub(crate) fn restore_log(&mut self, id: LogId, row: LogRow) {
-        if let Some(state) = self.logs.get_mut(&id) {
-            self.bytes = self.bytes - state.row.bytes + row.bytes;
-            state.row = row;
-            return;
+        match self.slots.get(&id).and_then(|slot| self.logs[*slot].as_mut()) {
+            Some(state) => {
+                self.bytes = self.bytes - state.row.bytes + row.bytes;
+                state.row = row;
+            }
+            None => self.insert_log(id, row, self.logs.len()),
         }
+    }
+
+    fn insert_log(&mut self, id: LogId, row: LogRow, slot: usize) {
         self.bytes += row.bytes;
         let space = self.spaces.entry(row.genesis.space.clone()).or_default();
         space.logs.push(id);
         let signal = Arc::clone(&space.signal);
-        self.logs.insert(id, LogState { id, row, signal });
+        if self.logs.len() <= slot {
+            self.logs.resize_with(slot + 1, || None);
+        }
+        self.logs[slot] = Some(LogState { id, row, signal, run: None });
+        self.slots.insert(id, slot);
     }
 
-    fn add_log(&mut self, genesis: &Genesis) {
+    fn add_log(&mut self, genesis: &Genesis, slot: Option<usize>) {
         let id = genesis.log_id();
         if let Some(active) = &mut self.active {
             active.announced.insert(id);
         }
-        if !self.logs.contains_key(&id) {
+        if !self.slots.contains_key(&id) {
             let row = LogRow {
                 head: genesis.head(),
                 genesis: Arc::new(genesis.clone()),
@@ -180,7 +215,7 @@ impl View {
                 bytes: 0,
                 links: RunLinks::default(),
             };
-            self.restore_log(id, row);
+            self.insert_log(id, row, slot.unwrap_or(self.logs.len()));
         }
     }
 
@@ -192,10 +227,10 @@ impl View {
         let active = self.active.take()?;
         let number = active.number;
         self.bytes_since_all_logs += active.end;
-        let all_logs = self.logs.len() as u64 * LOG_ROW_BYTES * ALL_LOGS_RATIO <= self.bytes_since_all_logs;
+        let all_logs = self.log_count() as u64 * LOG_ROW_BYTES * ALL_LOGS_RATIO <= self.bytes_since_all_logs;
         let index = Arc::new(active.index);
         let touched = |state: &LogState| index.links(state.id).is_some() || active.announced.contains(&state.id);
-        let chosen = self.logs.values().filter(|state| all_logs || touched(state));
+        let chosen = self.logs().filter(|state| all_logs || touched(state));
         let mut rows: Vec<_> = chosen.map(|state| (state.id, state.row.clone())).collect();
         rows.sort_unstable_by_key(|(log, _)| *log);
         if all_logs {
@@ -210,74 +245,117 @@ impl View {
         Some((number, Footer { all_logs, rows, index }))
     }
 
-    /// Adds a durable frame that lies at `offset` of the active segment.
+    /// Adds a durable frame that lies at `offset` of the active segment, as it was read from there.
     ///
     /// Batches that don't continue their log here (a hole before them) are added all the same: the
     /// lookup finds the hole.
-    pub(crate) fn apply(&mut self, frame: &Frame, offset: u64) {
-        for entry in &frame.entries {
-            if let FrameEntry::Announcement(announcement) = entry {
-                self.add_log(&announcement.genesis);
+    pub(crate) fn apply(&mut self, frame: Frame, offset: u64) {
+        self.apply_entries(frame, None, offset, |_| {});
+        self.ring.evicted.clear();
+    }
+
+    /// The same for a frame that was written here, with the slots of its entries' logs. Raises the signals
+    /// of those whom it concerns; who is to be woken is added to `wakers`.
+    pub(crate) fn publish(&mut self, frame: Frame, slots: &[usize], offset: u64, wakers: &mut Vec<Waker>) {
+        let mut last: Option<*const Signal> = None;
+        self.apply_entries(frame, Some(slots), offset, |state| {
+            let signal = Arc::as_ptr(&state.signal);
+            if last != Some(signal) {
+                last = Some(signal);
+                state.signal.raise(wakers);
+            }
+        });
+        self.signal.raise(wakers);
+    }
+
+    fn apply_entries(
+        &mut self,
+        frame: Frame,
+        slots: Option<&[usize]>,
+        offset: u64,
+        mut touched: impl FnMut(&LogState),
+    ) {
+        let end = offset + u64::from(frame.header.len);
+        let mut place = (frame.header.first_arrival, offset + FRAME_HEADER_LEN as u64);
+        for (index, entry) in frame.entries.into_iter().enumerate() {
+            let slot = slots.map(|slots| slots[index]);
+            let len = entry.bytes().len() as u64;
+            let slot = match entry {
+                FrameEntry::Announcement(announcement) => {
+                    self.add_log(&announcement.genesis, slot);
+                    slot.or_else(|| self.slots.get(&announcement.genesis.log_id()).copied())
+                }
+                FrameEntry::Batch(batch) => {
+                    let slot = slot.or_else(|| self.slots.get(&batch.log()).copied());
+                    self.apply_batch(batch, slot, place);
+                    place.0.0 += 1;
+                    slot
+                }
+                FrameEntry::Lost(lost) => {
+                    place.0.0 += u64::from(lost.takes_arrival);
+                    None
+                }
+            };
+            place.1 += len;
+            if let Some(state) = slot.and_then(|slot| self.log_at(slot)) {
+                touched(state);
             }
         }
-        let mut arrival = frame.header.first_arrival;
-        for entry in &frame.entries {
-            if let FrameEntry::Batch(batch) = entry {
-                self.apply_batch(batch, arrival);
-                arrival.0 += 1;
-            }
-        }
-        self.next_arrival = self.next_arrival.max(arrival);
+        self.next_arrival = self.next_arrival.max(place.0);
         if let Some(active) = &mut self.active {
-            active.index.add_frame(frame, offset);
-            active.end = offset + u64::from(frame.header.len);
+            active.end = end;
         }
     }
 
-    fn apply_batch(&mut self, batch: &Batch, arrival: Arrival) {
-        let (Some(state), Some(active)) = (self.logs.get_mut(&batch.log()), &mut self.active) else {
+    fn apply_batch(&mut self, batch: Batch, slot: Option<usize>, (arrival, offset): (Arrival, u64)) {
+        let state = slot.and_then(|slot| self.logs.get_mut(slot)?.as_mut());
+        let (Some(state), Some(active)) = (state, &mut self.active) else {
             // Its announcement is in a range that was lost; without a genesis it belongs to nobody.
             tracing::warn!(log = %batch.log(), "a batch of a log that was never announced is not served");
             return;
         };
-        if active.index.links(batch.log()).is_none() {
-            state.row.links = state.row.links.next(active.number, batch.first_seq());
-            active.index.begin_run(batch.log(), state.row.links.clone());
+        let header = batch.header();
+        let len = batch.bytes().len();
+        let run = match state.run.filter(|(segment, _)| *segment == active.number) {
+            Some((_, run)) => run,
+            None => {
+                state.row.links = state.row.links.next(active.number, header.first_seq);
+                let run = active.index.begin_run(batch.log(), state.row.links.clone());
+                state.run = Some((active.number, run));
+                run
+            }
+        };
+        active.index.push(run, header.first_seq, header.record_count, arrival, offset, len as u32);
+        state.row.head.next_seq = header.next_seq();
+        // Those that are not known yet while digests are being computed are among them.
+        if self.digests.is_none() {
+            state.row.head.digest = batch.digest();
+        } else if let Some(digest) = batch.known_digest() {
+            state.row.head.digest = digest;
         }
-        let len = batch.bytes().len() as u64;
-        state.row.head = batch.head();
-        state.row.last_time = state.row.last_time.max(batch.header().time);
-        state.row.bytes += len;
-        self.bytes += len;
-        self.ring.push(arrival, batch.clone());
+        state.row.last_time = state.row.last_time.max(header.time);
+        state.row.bytes += len as u64;
+        self.bytes += len as u64;
+        self.ring.push(arrival, batch);
     }
 
-    /// Raises the signals of those whom a frame concerns.
-    pub(crate) fn signals_of(&self, frame: &Frame) -> Vec<Arc<Signal>> {
-        let mut signals: Vec<Arc<Signal>> = Vec::new();
-        for entry in &frame.entries {
-            let log = match entry {
-                FrameEntry::Announcement(announcement) => announcement.genesis.log_id(),
-                FrameEntry::Batch(batch) => batch.log(),
-            };
-            if let Some(state) = self.logs.get(&log)
-                && !signals.last().is_some_and(|last| Arc::ptr_eq(last, &state.signal))
+    /// Takes the digests of the last frame, which are all computed.
+    pub(crate) fn take_digests(&mut self, digests: &Arc<Digests>) {
+        if self.digests.take_if(|known| Arc::ptr_eq(known, digests)).is_none() {
+            return;
+        }
+        for (slot, batch) in digests.finish() {
+            if let Some(Some(state)) = self.logs.get_mut(*slot)
+                && state.row.head.next_seq == batch.next_seq()
             {
-                signals.push(Arc::clone(&state.signal));
+                state.row.head.digest = batch.digest();
             }
         }
-        signals.push(Arc::clone(&self.signal));
-        signals
     }
 
-    /// All signals there are.
-    pub(crate) fn all_signals(&self) -> Vec<Arc<Signal>> {
-        let spaces = self.spaces.values().map(|space| Arc::clone(&space.signal));
-        spaces.chain([Arc::clone(&self.signal)]).collect()
-    }
-
-    /// The head of a log; `None` if it is not known.
-    pub(crate) fn head(&self, log: LogId) -> Option<Head> {
-        self.logs.get(&log).map(|state| state.row.head)
+    /// Raises all signals there are.
+    pub(crate) fn raise_all(&self, wakers: &mut Vec<Waker>) {
+        self.spaces.values().for_each(|space| space.signal.raise(wakers));
+        self.signal.raise(wakers);
     }
 }

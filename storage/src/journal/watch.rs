@@ -1,7 +1,6 @@
 //! Telling those who wait that something has become durable.
 
 use std::{
-    mem,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -60,8 +59,8 @@ pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
     now().checked_add(timeout)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a blocking wait with a time limit needs the clock")]
-fn now() -> Instant {
+#[expect(clippy::disallowed_methods, reason = "a blocking wait with a time limit, and pacing, need the clock")]
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
@@ -69,15 +68,22 @@ fn now() -> Instant {
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     version: AtomicU64,
+    /// There may be someone in `wakers`: most spaces have nobody who waits, and are told so by one load.
+    is_awaited: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
 }
 
 impl Signal {
-    /// Counts a change and wakes all who wait.
-    pub(crate) fn raise(&self) {
-        self.version.fetch_add(1, Ordering::Release);
-        let wakers = mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
-        wakers.into_iter().for_each(Waker::wake);
+    /// Counts a change; those to be woken are added to `woken`.
+    pub(crate) fn raise(&self, woken: &mut Vec<Waker>) {
+        // Either this sees that someone is registered, or whoever registers sees the new version: both
+        // sides write first and then read, in one order for all.
+        self.version.fetch_add(1, Ordering::SeqCst);
+        if self.is_awaited.load(Ordering::SeqCst) {
+            let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+            self.is_awaited.store(false, Ordering::SeqCst);
+            woken.append(&mut wakers);
+        }
     }
 
     fn register(&self, waker: &Waker) {
@@ -85,6 +91,7 @@ impl Signal {
         if !wakers.iter().any(|known| known.will_wake(waker)) {
             wakers.push(waker.clone());
         }
+        self.is_awaited.store(true, Ordering::SeqCst);
     }
 }
 
@@ -105,7 +112,7 @@ impl Watch {
     }
 
     fn take_change(&mut self) -> bool {
-        let version = self.signal.version.load(Ordering::Acquire);
+        let version = self.signal.version.load(Ordering::SeqCst);
         let changed = version != self.seen;
         self.seen = version;
         changed
@@ -143,16 +150,22 @@ impl Watch {
 mod tests {
     use super::*;
 
+    fn raise(signal: &Signal) {
+        let mut woken = Vec::new();
+        signal.raise(&mut woken);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
     #[test]
     fn a_change_is_told_once_and_wakes_a_waiting_thread() {
         let signal = Arc::new(Signal::default());
         let mut watch = Watch::new(Arc::clone(&signal));
         assert!(!watch.wait_timeout(Duration::ZERO));
-        signal.raise();
-        signal.raise();
+        raise(&signal);
+        raise(&signal);
         assert!(watch.wait_timeout(Duration::ZERO));
         assert!(!watch.wait_timeout(Duration::ZERO));
-        let raiser = thread::spawn(move || signal.raise());
+        let raiser = thread::spawn(move || raise(&signal));
         assert!(watch.wait_timeout(Duration::from_secs(60)));
         raiser.join().unwrap();
     }

@@ -97,9 +97,29 @@ impl VfsFile for DiskFile {
         self.0.set_len(len)
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        loop {
+            match reserve(&self.0, len) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+                outcome => return outcome,
+            }
+        }
+    }
+
     fn identity(&self) -> io::Result<FileIdentity> {
         let metadata = self.0.metadata()?;
         let birth = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         Ok(FileIdentity { inode: metadata.ino(), birth_ns: birth.map_or(0, |since| since.as_nanos() as u64) })
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn reserve(file: &File, len: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn reserve(_file: &File, _len: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }

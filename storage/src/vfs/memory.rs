@@ -134,6 +134,10 @@ impl VfsFile for MemoryFile {
         Ok(())
     }
 
+    fn reserve(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn identity(&self) -> io::Result<FileIdentity> {
         Ok(FileIdentity { inode: self.inode, birth_ns: 0 })
     }

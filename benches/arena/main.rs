@@ -1,0 +1,117 @@
+//! Counterfoil, what a hand-written program reaches, and what one could choose instead, at the same work.
+//!
+//! `cargo bench -p counterfoil-benches --features peers --bench arena`; without the feature there are no peers.
+//! The options are in [`arguments::USAGE`]. Besides the table it leaves `arena/report.json` and a chart for each
+//! workload in the target folder.
+
+mod arguments;
+mod chart;
+mod effort;
+mod machine;
+#[cfg(feature = "peers")]
+mod peers;
+mod progress;
+mod report;
+mod run;
+mod table;
+mod turn;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use counterfoil_benches::{Contender, Counterfoil, Limit};
+
+use arguments::{Arguments, USAGE};
+use machine::Machine;
+use report::{Chapter, Row};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(env::args().skip(1)) {
+        Ok(arguments) if arguments.wants_help => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("arena: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("arena: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn lineup() -> Vec<&'static dyn Contender> {
+    let both: [&dyn Contender; 2] = [&Counterfoil, &Limit];
+    #[cfg(feature = "peers")]
+    return both.into_iter().chain(peers::ALL).collect();
+    #[cfg(not(feature = "peers"))]
+    both.to_vec()
+}
+
+/// Whether every system did what it can do.
+fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
+    let lineup = lineup();
+    let mut arena = run::Arena {
+        lineup: &lineup,
+        effort: arguments.effort,
+        bodies: turn::Bodies::new(),
+        progress: progress::Progress::new(),
+        archives: BTreeMap::new(),
+    };
+    let mut chapters = Vec::new();
+    for workload in &arguments.workloads {
+        let chapter = Chapter::new(*workload, arena.run(*workload));
+        arena.progress.print(&table::terminal(&chapter));
+        chapters.push(chapter);
+    }
+    arena.progress.finish();
+    let folder = target_folder()?.join("arena");
+    save(&chapters, &folder)?;
+    println!("{}", folder.join("report.json").display());
+    if let Some(kept) = &arguments.save {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the package is not in a workspace")?;
+        let kept = workspace.join(kept);
+        save(&chapters, &kept)?;
+        let machine = Machine::describe(&folder);
+        fs::write(kept.join("README.md"), table::markdown(&chapters, &lineup, &machine, &command()))?;
+        println!("{}", kept.join("README.md").display());
+    }
+    Ok(chapters.iter().all(|chapter| chapter.absent.iter().all(|(_, reason)| !reason.starts_with("failed"))))
+}
+
+fn save(chapters: &[Chapter], folder: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
+    let rows: Vec<&Row> = chapters.iter().flat_map(|chapter| &chapter.rows).collect();
+    fs::write(folder.join("report.json"), serde_json::to_string_pretty(&rows)? + "\n")?;
+    for chapter in chapters.iter().filter(|chapter| !chapter.rows.is_empty()) {
+        chart::draw(chapter, &folder.join(format!("{}.svg", chapter.workload.letter())))?;
+    }
+    Ok(())
+}
+
+/// Cargo's target folder: this program is in `<target>/<profile>/deps`.
+fn target_folder() -> Result<PathBuf, Box<dyn Error>> {
+    let program = env::current_exe()?;
+    Ok(program.ancestors().nth(3).ok_or("the program is not in a target folder")?.to_owned())
+}
+
+/// The command that this run was started with.
+fn command() -> String {
+    let peers = if cfg!(feature = "peers") { " --features peers" } else { "" };
+    let options: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let options = if options.is_empty() { String::new() } else { format!(" -- {}", options.join(" ")) };
+    format!("cargo bench -p counterfoil-benches{peers} --bench arena{options}")
+}

@@ -1,0 +1,180 @@
+//! Rounds in which every system takes its turn, in an order that rotates, so that a noisy moment hits all.
+
+use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _, path::Path, thread};
+
+use counterfoil_benches::{Contender, Outcome, System, Workload, folder};
+use tempfile::TempDir;
+
+use crate::{
+    effort::Effort,
+    progress::Progress,
+    report::Series,
+    turn::{self, Bodies, Turn, now},
+};
+
+pub(crate) struct Arena<'a> {
+    pub(crate) lineup: &'a [&'a dyn Contender],
+    pub(crate) effort: Effort,
+    pub(crate) bodies: Bodies,
+    pub(crate) progress: Progress,
+    /// Stores that several workloads read, by the place of their system in the lineup.
+    pub(crate) archives: BTreeMap<usize, Stand>,
+}
+
+/// A system's store and, while it is open, the system.
+pub(crate) struct Stand {
+    system: Option<Box<dyn System>>,
+    folder: TempDir,
+}
+
+/// What came out of a workload: what each system did, and why others did nothing.
+pub(crate) struct Results {
+    pub(crate) series: Vec<Series>,
+    pub(crate) absent: Vec<(&'static str, String)>,
+}
+
+impl Stand {
+    fn create(contender: &dyn Contender, logs: u32) -> Outcome<Self> {
+        let folder = folder()?;
+        let system = contender.create(folder.path(), logs)?;
+        Ok(Self { system: Some(system), folder })
+    }
+
+    fn system(&self) -> Outcome<&dyn System> {
+        Ok(self.system.as_deref().ok_or("it is closed")?)
+    }
+
+    fn close(&mut self) -> Outcome<()> {
+        self.system.take().map_or(Ok(()), System::close)
+    }
+}
+
+impl Arena<'_> {
+    pub(crate) fn run(&mut self, workload: Workload) -> Results {
+        let mut results = Results { series: Vec::new(), absent: Vec::new() };
+        let mut stands = BTreeMap::new();
+        for (place, contender) in self.lineup.iter().enumerate() {
+            self.progress.say(workload, contender.name(), "made ready");
+            if let Some(reason) = contender.cannot(workload) {
+                results.absent.push((contender.name(), reason.to_owned()));
+                continue;
+            }
+            match self.make_ready(place, *contender, workload) {
+                Ok(stand) => drop(stands.insert(place, stand)),
+                Err(error) => results.absent.push((contender.name(), format!("failed: {error}"))),
+            }
+        }
+        let mut turns: BTreeMap<usize, Vec<Turn>> = BTreeMap::new();
+        for round in 0..self.effort.rounds(workload) {
+            let mut order: Vec<usize> = stands.keys().copied().collect();
+            let start = round % order.len().max(1);
+            order.rotate_left(start);
+            for place in order {
+                let contender = self.lineup[place];
+                self.progress.say(workload, contender.name(), &format!("round {}", round + 1));
+                thread::sleep(self.effort.pause);
+                let stand = stands.get_mut(&place).expect("it is of the order");
+                match self.take_turn(contender, stand, workload) {
+                    Ok(turn) => turns.entry(place).or_default().push(turn),
+                    Err(error) => {
+                        results.absent.push((contender.name(), format!("failed: {error}")));
+                        stands.remove(&place);
+                        turns.remove(&place);
+                    }
+                }
+            }
+        }
+        for (place, turns) in turns {
+            results.series.push(Series::new(self.lineup[place], workload, turns));
+        }
+        if workload.is_of_archive() {
+            self.archives.append(&mut stands);
+        }
+        results
+    }
+
+    fn make_ready(&mut self, place: usize, contender: &dyn Contender, workload: Workload) -> Outcome<Stand> {
+        if let Some(stand) = self.archives.remove(&place).filter(|_| workload.is_of_archive()) {
+            return Ok(stand);
+        }
+        let mut stand = Stand::create(contender, workload.logs())?;
+        turn::load(stand.system()?, workload, &self.effort, &self.bodies)?;
+        if matches!(workload, Workload::F | Workload::G) {
+            // So that all is in the page cache.
+            stand.system()?.reader(0)?.scan()?;
+        }
+        if is_fresh_each_turn(workload) {
+            stand.close()?;
+        }
+        Ok(stand)
+    }
+
+    fn take_turn(&self, contender: &dyn Contender, stand: &mut Stand, workload: Workload) -> Outcome<Turn> {
+        match workload {
+            Workload::H => reopen(contender, stand),
+            Workload::Disk => measure(stand, self.effort.archive_records),
+            _ if is_fresh_each_turn(workload) => {
+                let mut fresh = Stand::create(contender, workload.logs())?;
+                turn::load(fresh.system()?, workload, &self.effort, &self.bodies)?;
+                let turn = turn::take(fresh.system()?, workload, &self.effort, &self.bodies)?;
+                fresh.close()?;
+                Ok(turn)
+            }
+            _ => {
+                let system = stand.system()?;
+                let turn = turn::take(system, workload, &self.effort, &self.bodies)?;
+                if !workload.is_of_archive() {
+                    system.flush()?;
+                }
+                Ok(turn)
+            }
+        }
+    }
+}
+
+/// Those that write much begin anew, or the last rounds would find another store than the first.
+fn is_fresh_each_turn(workload: Workload) -> bool {
+    matches!(workload, Workload::At | Workload::C | Workload::D)
+}
+
+fn reopen(contender: &dyn Contender, stand: &mut Stand) -> Outcome<Turn> {
+    stand.close()?;
+    let start = now();
+    let system = contender.reopen(stand.folder.path())?;
+    system.reader(0)?.read(0)?;
+    let figure = start.elapsed().as_secs_f64() * 1e3;
+    system.close()?;
+    Ok(Turn { figure, latencies: Vec::new() })
+}
+
+fn measure(stand: &mut Stand, records: usize) -> Outcome<Turn> {
+    stand.close()?;
+    let payload = records * counterfoil_benches::RECORD_BYTES;
+    Ok(Turn { figure: used_bytes(stand.folder.path())? as f64 / payload as f64, latencies: Vec::new() })
+}
+
+/// Bytes of all files below a folder, each up to its last byte that is not zero: what is preallocated does not count.
+fn used_bytes(folder: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in folder.read_dir()? {
+        let entry = entry?;
+        sum += if entry.file_type()?.is_dir() { used_bytes(&entry.path())? } else { used_len(&entry.path())? };
+    }
+    Ok(sum)
+}
+
+fn used_len(path: &Path) -> io::Result<u64> {
+    let file = File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut end = file.metadata()?.len();
+    while end > 0 {
+        let start = end.saturating_sub(buffer.len() as u64);
+        let part = &mut buffer[..(end - start) as usize];
+        file.read_exact_at(part, start)?;
+        if let Some(last) = part.iter().rposition(|byte| *byte != 0) {
+            return Ok(start + last as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}

@@ -1,0 +1,83 @@
+//! The result as text: a table for the terminal, and Markdown to be kept.
+
+use std::fmt::Write as _;
+
+use counterfoil_benches::{Contender, Workload};
+
+use crate::{
+    machine::Machine,
+    report::{Chapter, Row, figure},
+};
+
+fn ratio(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
+fn p99(row: &Row) -> String {
+    row.p99.map_or_else(String::new, |p99| format!("{p99:.1} us"))
+}
+
+/// A row's cells: system, median, spread, p99, ratios.
+fn cells(workload: Workload, row: &Row) -> [String; 6] {
+    let unit = workload.unit();
+    let [median, min, max] = [row.median, row.min, row.max].map(|value| figure(value, unit));
+    let system = format!("{}{}", row.system, if row.is_less { "*" } else { "" });
+    let spread = if row.rounds > 1 { format!("{min} to {max}") } else { String::new() };
+    let [limit, peer] = [row.ratio_to_limit, row.ratio_to_best_peer].map(ratio);
+    [system, format!("{median} {unit}"), spread, p99(row), limit, peer]
+}
+
+const HEADINGS: [&str; 6] = ["system", "median", "spread of rounds", "p99", "of limit", "of best peer"];
+
+/// One workload on the terminal.
+pub(crate) fn terminal(chapter: &Chapter) -> String {
+    let mut text = format!("{}. {}\n", chapter.workload.letter(), chapter.workload.title());
+    let mut line = |cells: [&str; 6]| {
+        let [system, median, spread, p99, limit, peer] = cells;
+        let _ = writeln!(text, "   {system:<13} {median:>14} {spread:>22} {p99:>12} {limit:>9} {peer:>13}");
+    };
+    line(HEADINGS);
+    for row in &chapter.rows {
+        let cells = cells(chapter.workload, row);
+        line(cells.each_ref().map(String::as_str));
+    }
+    for note in notes(chapter) {
+        let _ = writeln!(text, "   {note}");
+    }
+    text
+}
+
+/// What is to be known of who does otherwise or nothing.
+fn notes(chapter: &Chapter) -> Vec<String> {
+    let remarks = chapter.rows.iter().filter_map(|row| {
+        let star = if row.is_less { "*" } else { "" };
+        row.remark.map(|remark| format!("{}{star}: {remark}", row.system))
+    });
+    let absent = chapter.absent.iter().map(|(system, reason)| format!("without {system}: {reason}"));
+    remarks.chain(absent).collect()
+}
+
+/// All workloads, to be committed.
+pub(crate) fn markdown(chapters: &[Chapter], lineup: &[&dyn Contender], machine: &Machine, command: &str) -> String {
+    let mut text = format!("# The arena, {}\n\nMade by `{command}` on {}.\n", machine.date, machine.description);
+    text += "\nMedians of rounds in which all systems took turns. A ratio is a system's figure divided by the limit's or the \
+             best peer's of the same run: more is better for rec/s, less for us, ms and x. \
+             A system with * promises less than was asked for and is not a best peer.\n";
+    text += "\n| system | what durable means |\n|---|---|\n";
+    for contender in lineup {
+        let _ = writeln!(text, "| {} | {} |", contender.name(), contender.durability());
+    }
+    for chapter in chapters {
+        let letter = chapter.workload.letter();
+        let _ = write!(text, "\n## {letter}. {}\n\n![{letter}]({letter}.svg)\n\n", chapter.workload.title());
+        let _ = writeln!(text, "| {} |\n|---|---:|---:|---:|---:|---:|", HEADINGS.join(" | "));
+        for row in &chapter.rows {
+            let _ = writeln!(text, "| {} |", cells(chapter.workload, row).join(" | "));
+        }
+        let _ = writeln!(text);
+        for note in notes(chapter) {
+            let _ = writeln!(text, "- {note}");
+        }
+    }
+    text
+}

@@ -1,0 +1,166 @@
+//! What is measured: DESIGN.md section 11 and the table of issue 3.
+
+use std::fmt;
+
+/// A workload, by its letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Workload {
+    /// One writer, durable each.
+    A,
+    /// A beside a reader, while segments roll over.
+    At,
+    /// 32 writers, durable each.
+    B,
+    /// 256 receipts in flight.
+    B2,
+    /// Not waiting.
+    C,
+    /// 1000 records a call.
+    D,
+    /// 600 logs a commit.
+    E,
+    /// 600 of 10,000 logs a commit.
+    E10k,
+    /// Scan of one log out of 600.
+    F2,
+    /// Scan.
+    F,
+    /// Random read.
+    G,
+    /// Read of what was just read.
+    Gc,
+    /// Reopening.
+    H,
+    /// Space taken on disk.
+    Disk,
+}
+
+/// In what a workload's figures are reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// `rec/s`
+    RecordsPerSecond,
+    /// `us`
+    Microseconds,
+    /// `ms`
+    Milliseconds,
+    /// `x`
+    Times,
+}
+
+impl Unit {
+    /// Whether more is better than less.
+    pub fn is_more_better(self) -> bool {
+        self == Self::RecordsPerSecond
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RecordsPerSecond => "rec/s",
+            Self::Microseconds => "us",
+            Self::Milliseconds => "ms",
+            Self::Times => "x",
+        })
+    }
+}
+
+/// Threads of B.
+pub const WRITERS: u32 = 32;
+/// Receipts of B2.
+pub const IN_FLIGHT: usize = 256;
+/// Records that E commits together, each of another log.
+pub const LOGS_A_COMMIT: usize = 600;
+/// Records of one call in D.
+pub const RECORDS_A_CALL: usize = 1000;
+
+impl Workload {
+    /// In the order in which they run: those that share a store follow each other, and the store is closed for H.
+    pub const ALL: [Self; 14] = [
+        Self::A,
+        Self::At,
+        Self::B,
+        Self::B2,
+        Self::C,
+        Self::D,
+        Self::E,
+        Self::E10k,
+        Self::F2,
+        Self::F,
+        Self::G,
+        Self::Gc,
+        Self::H,
+        Self::Disk,
+    ];
+
+    /// As in the report.
+    pub fn letter(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::At => "At",
+            Self::B => "B",
+            Self::B2 => "B2",
+            Self::C => "C",
+            Self::D => "D",
+            Self::E => "E",
+            Self::E10k => "E10k",
+            Self::F2 => "F2",
+            Self::F => "F",
+            Self::G => "G",
+            Self::Gc => "Gc",
+            Self::H => "H",
+            Self::Disk => "disk",
+        }
+    }
+
+    /// By its letter, in either case.
+    pub fn parse(letter: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|workload| workload.letter().eq_ignore_ascii_case(letter))
+    }
+
+    /// In words.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::A => "one writer, durable each",
+            Self::At => "the same while a reader scans and segments roll over: latency (ratios: 99th percentile)",
+            Self::B => "32 writers, durable each",
+            Self::B2 => "one thread with 256 receipts in flight",
+            Self::C => "one record a call, not waiting",
+            Self::D => "1000 records a call, one flush at the end",
+            Self::E => "600 records of 600 logs per durable commit",
+            Self::E10k => "the same, 600 of 10,000 logs in turn",
+            Self::F2 => "scan of one log out of 600 that are interleaved in lone batches",
+            Self::F => "sequential scan, every checksum verified",
+            Self::G => "random read of one record, checksum verified",
+            Self::Gc => "read of one record whose neighbours were just read",
+            Self::H => "reopen and read one record",
+            Self::Disk => "bytes on disk after closing for each byte of payload, zeros at the end of a file aside",
+        }
+    }
+
+    /// Of its figures.
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::At | Self::G | Self::Gc => Unit::Microseconds,
+            Self::H => Unit::Milliseconds,
+            Self::Disk => Unit::Times,
+            _ => Unit::RecordsPerSecond,
+        }
+    }
+
+    /// Logs of the store that it works on.
+    pub fn logs(self) -> u32 {
+        match self {
+            Self::E | Self::F2 => LOGS_A_COMMIT as u32,
+            Self::E10k => 10_200,
+            Self::B => WRITERS,
+            _ => 1,
+        }
+    }
+
+    /// Whether it reads the store that is filled once for all of these.
+    pub fn is_of_archive(self) -> bool {
+        matches!(self, Self::F | Self::G | Self::Gc | Self::H | Self::Disk)
+    }
+}
