@@ -126,7 +126,7 @@ impl Tail {
             next_commit: start.next_commit,
             next_arrival: start.next_arrival,
             uncovered: false,
-            sealer: Sealer::default(),
+            sealer: Sealer::new(crate::compression::Compression::None),
             current: None,
             previous_end: start.previous_end,
             next_segment: start.next_segment,
