@@ -318,12 +318,6 @@ fn stored_crc(bytes: &[u8]) -> u32 {
     bytes.get(CRC_OFFSET..HEADER_LEN).and_then(|crc| crc.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
-/// The checksums that the bytes of a damaged batch may have borne: the one that they say, and the one of
-/// what they are now.
-pub(crate) fn possible_crcs(bytes: &[u8]) -> [Option<u32>; 2] {
-    if bytes.len() < HEADER_LEN { [None; 2] } else { [Some(stored_crc(bytes)), Some(crc_of(bytes))] }
-}
-
 fn crc_of(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[..CRC_OFFSET]);
