@@ -66,7 +66,8 @@ fn forge(hostile: &Genesis, victim: LogId, victim_head: Head) -> (Vec<u8>, Vec<u
     f_body.extend_from_slice(said);
     let rest = (88 + h2_len) as u8;
     f_body.extend_from_slice(&[rest, 0]); // record two: what is left, which is H2
-    let mut f = header(victim, victim_head.next_seq.0, 2000, 2, (f_body.len() + 88 + h2_len) as u32, victim_head.digest);
+    let mut f =
+        header(victim, victim_head.next_seq.0, 2000, 2, (f_body.len() + 88 + h2_len) as u32, victim_head.digest);
     f.extend_from_slice(&C.to_le_bytes());
     f.extend_from_slice(&f_body);
     let mut h1_body = vec![];
@@ -156,7 +157,12 @@ fn one_flipped_bit_does_not_turn_a_hostile_nodes_bytes_into_another_nodes_batch(
             .collect();
         println!("flip byte {byte} bit {bit}: findings {:?}", recovery.findings);
         println!("  verify: {:?}", verify(dir, &options(&vfs), |_, _| {}).unwrap().damage);
-        println!("  victim's head {} (was {}); bodies {:?}", head.next_seq, honest.next_seq(), bodies.iter().map(|b| String::from_utf8_lossy(b)).collect::<Vec<_>>());
+        println!(
+            "  victim's head {} (was {}); bodies {:?}",
+            head.next_seq,
+            honest.next_seq(),
+            bodies.iter().map(|b| String::from_utf8_lossy(b)).collect::<Vec<_>>()
+        );
         if head != honest.head() {
             broken.push((byte, bit));
             let next = batch(victim_log, honest.head(), &[b"the victim's own second record"]);
@@ -227,7 +233,12 @@ fn opening_takes_bounded_time_whatever_the_records_say() {
         #[allow(clippy::disallowed_methods)]
         let began = Instant::now();
         let (journal, recovery) = Journal::open(&dir, o).unwrap();
-        println!("{count} fake headers ({} bytes): open took {:?}; {:?}", count * 40, began.elapsed(), recovery.findings.len());
+        println!(
+            "{count} fake headers ({} bytes): open took {:?}; {:?}",
+            count * 40,
+            began.elapsed(),
+            recovery.findings.len()
+        );
         drop(journal);
     }
 }
