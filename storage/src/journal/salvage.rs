@@ -189,6 +189,18 @@ mod tests {
     }
 
     #[test]
+    fn only_zeros_up_to_where_the_next_frame_begins_may_follow_a_frame() {
+        // Whole but for its header, so that it is known by its entries and its end alone.
+        let mut bytes = encode(&entries());
+        bytes[17] ^= 1;
+        let end = FRAME_HEADER_LEN + entries().iter().map(|entry| entry.bytes().len()).sum::<usize>();
+        let with_tail = |tail: &[u8]| Bytes::from([&bytes[..end], tail].concat());
+        assert!(salvage(&with_tail(&[0; 7]), between(3), &SALT).is_some());
+        assert!(salvage(&with_tail(&[0, 0, 1]), between(3), &SALT).is_none(), "bytes that nobody wrote");
+        assert!(salvage(&with_tail(&[0; 8]), between(3), &SALT).is_none(), "another frame could stand there");
+    }
+
+    #[test]
     fn nothing_is_made_of_two_missing_frames_or_of_more_damage_than_can_be_told() {
         let entries = entries();
         let bytes = encode(&entries);
