@@ -111,7 +111,7 @@ impl Reader for Log<'_> {
     fn scan(&mut self) -> Outcome<u64> {
         let mut count = 0;
         for batch in self.journal.read(self.id, Seq::ZERO) {
-            for record in batch?.record_refs() {
+            for record in batch?.body()?.record_refs() {
                 std::hint::black_box(record?.body);
                 count += 1;
             }

@@ -236,7 +236,7 @@ fn open_kind(error: &OpenError) -> ErrorKind {
         OpenError::NoStore { .. } => ErrorKind::NoStore,
         OpenError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
         OpenError::Identity { .. } | OpenError::IdentityMissing { .. } => ErrorKind::Damaged,
-        OpenError::Format { .. } => ErrorKind::Format,
+        OpenError::Format { .. } | OpenError::Compression { .. } => ErrorKind::Format,
         _ => ErrorKind::Disk,
     }
 }

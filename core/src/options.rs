@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use counterfoil_storage::{Journal, NodeName, Options, Recovery, WallClock, vfs};
+use counterfoil_storage::{Compression, Journal, NodeName, Options, Recovery, WallClock, vfs};
 
 use crate::{
     error::{Error, Result},
@@ -37,6 +37,15 @@ impl Builder {
     #[must_use]
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
         self.options.batch_bytes = bytes;
+        self
+    }
+
+    /// How this node's batches are stored, and sent. Default: as they are. Each batch says how it is stored, so
+    /// this may change from one opening to the next; whoever reads needs the feature of the same name,
+    /// whoever only stores and passes on does not.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.options.compression = compression;
         self
     }
 

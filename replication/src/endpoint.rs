@@ -145,7 +145,6 @@ impl Endpoint {
     #[must_use]
     pub fn with_acks(mut self, board: &Arc<AckBoard>) -> Self {
         self.acks = Some(board.subscribe());
-        self.pass_on();
         self
     }
 
@@ -159,7 +158,7 @@ impl Endpoint {
     pub fn handle_message(&mut self, now: Instant, message: Message) -> Result<(), SessionError> {
         self.session.handle_message(now, message)?;
         self.load(now);
-        self.pass_on();
+        self.note_opened();
         self.store(now)
     }
 
@@ -178,6 +177,7 @@ impl Endpoint {
             Changed::Spaces(spaces) => spaces.iter().for_each(|space| self.update(now, space)),
             Changed::Logs(logs) => logs.into_iter().for_each(|log| self.update_log(now, log)),
         }
+        self.note_opened();
         self.pass_on();
         self.check_receipts(now)?;
         self.store(now)
@@ -215,7 +215,12 @@ impl Endpoint {
 
     /// The next message to send. Call only when the connection takes one: what can be sent later may be better.
     pub fn poll_transmit(&mut self) -> Option<Message> {
-        self.session.poll_transmit()
+        let message = self.session.poll_transmit();
+        if matches!(message, Some(Message::Heads(_))) {
+            // With the answer to an offer, the flows of the logs that it names are open.
+            self.note_opened();
+        }
+        message
     }
 
     /// The next range to be read. Several may be run at once.
@@ -247,11 +252,21 @@ impl Endpoint {
         self.session.status()
     }
 
-    /// Gives the session the acks that it is to pass on.
-    fn pass_on(&mut self) {
+    /// Has acks passed on of the logs whose flow towards this end has opened.
+    fn note_opened(&mut self) {
+        let mut has_any = false;
         while let Some(log) = self.session.poll_opened() {
             self.acks.iter().for_each(|acks| acks.add(log));
+            has_any = true;
         }
+        // The board is asked only when it has something: it is shared, and messages are many.
+        if has_any {
+            self.pass_on();
+        }
+    }
+
+    /// Gives the session the acks that it is to pass on.
+    fn pass_on(&mut self) {
         let Some(acks) = &self.acks else { return };
         for ack in acks.take(&self.session.config().peer) {
             self.session.handle_acked_elsewhere(&ack);

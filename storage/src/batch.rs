@@ -10,18 +10,18 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | magic and version, `CFB1` |
-//! | 4 | 2 | flags; all reserved (compression, seal, encryption) and zero in this version |
+//! | 4 | 2 | flags: 0 stored as it is, 1 LZ4 (block format), 2 Zstandard; the others are reserved (seal, encryption) |
 //! | 6 | 2 | zero |
 //! | 8 | 16 | log id |
 //! | 24 | 8 | sequence number of the first record |
 //! | 32 | 8 | time of the first record (hybrid logical clock) |
 //! | 40 | 4 | number of records, at least 1 |
 //! | 44 | 4 | stored length of the body |
-//! | 48 | 4 | raw length of the body: the stored length while nothing is compressed |
+//! | 48 | 4 | raw length of the body: before it was compressed |
 //! | 52 | 32 | digest of the predecessor; of the genesis for the first batch |
 //! | 84 | 4 | CRC-32 of bytes 0 to 84 and the body |
 //!
-//! The body is the records, each: length of its bytes (varint), time since the record before it in
+//! The body, decompressed, is the records, each: length of its bytes (varint), time since the record before it in
 //! clock steps (varint; 0 for the first), its bytes.
 
 use std::{
@@ -34,6 +34,7 @@ use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use crate::{
+    compression::Compression,
     field::Fields,
     ids::{Digest, Head, LogId, Seq},
     time::Hlc,
@@ -67,6 +68,10 @@ pub struct BatchHeader {
     pub record_count: u32,
     /// Length of the body as stored, in bytes.
     pub stored_len: u32,
+    /// Length of the body once decompressed, in bytes.
+    pub raw_len: u32,
+    /// How the body is stored.
+    pub compression: Compression,
     /// Digest of the batch before; of the genesis for the first batch.
     pub previous: Digest,
 }
@@ -93,6 +98,18 @@ pub enum BatchError {
         log: LogId,
         /// The sequence number that the header names.
         first_seq: Seq,
+    },
+    /// The body is compressed in a way that this build can't read: it lacks a feature.
+    #[error(
+        "the batch at sequence number {first_seq} of log {log} is compressed with {compression}, which this build lacks"
+    )]
+    Compression {
+        /// The log.
+        log: LogId,
+        /// Sequence number of the first record of the batch.
+        first_seq: Seq,
+        /// How it is compressed.
+        compression: Compression,
     },
     /// The checksum matches but the records don't fit the header: a faulty or hostile writer.
     #[error("the records of the batch at sequence number {first_seq} of log {log} don't fit its header")]
@@ -128,9 +145,10 @@ impl BatchHeader {
         if fields.array()? != BATCH_MAGIC {
             return Some(Err(BatchError::Header("no magic number")));
         }
-        if fields.u32()? != 0 {
+        let (flags, zero) = (fields.u16()?, fields.u16()?);
+        let Some(compression) = Compression::from_flags(flags).filter(|_| zero == 0) else {
             return Some(Err(BatchError::Header("flags that this version does not know")));
-        }
+        };
         let log = LogId::from_bytes(fields.array()?);
         let first_seq = Seq(fields.u64()?);
         let time = Hlc::from_bits(fields.u64()?);
@@ -139,24 +157,27 @@ impl BatchHeader {
         let raw_len = fields.u32()?;
         let previous = Digest::from_bytes(fields.array()?);
         // Each record takes at least two bytes: one of length, one of time.
-        if stored_len != raw_len || stored_len as usize > MAX_BODY_LEN || record_count > stored_len / 2 {
+        let is_plain = compression == Compression::None;
+        let is_bounded = if is_plain { stored_len == raw_len } else { stored_len < raw_len };
+        if !is_bounded || raw_len as usize > MAX_BODY_LEN || record_count > raw_len / 2 {
             return Some(Err(BatchError::Header("a length is out of bounds")));
         }
         if record_count == 0 || first_seq.0.checked_add(record_count.into()).is_none() {
             return Some(Err(BatchError::Header("a sequence number is out of bounds")));
         }
-        Some(Ok(Self { log, first_seq, time, record_count, stored_len, previous }))
+        Some(Ok(Self { log, first_seq, time, record_count, stored_len, raw_len, compression, previous }))
     }
 
     fn encode(&self) -> [u8; CRC_OFFSET] {
         let mut out = [0; CRC_OFFSET];
         out[0..4].copy_from_slice(&BATCH_MAGIC);
+        out[4..6].copy_from_slice(&self.compression.flags().to_le_bytes());
         out[8..24].copy_from_slice(self.log.as_bytes());
         out[24..32].copy_from_slice(&self.first_seq.0.to_le_bytes());
         out[32..40].copy_from_slice(&self.time.to_bits().to_le_bytes());
         out[40..44].copy_from_slice(&self.record_count.to_le_bytes());
         out[44..48].copy_from_slice(&self.stored_len.to_le_bytes());
-        out[48..52].copy_from_slice(&self.stored_len.to_le_bytes());
+        out[48..52].copy_from_slice(&self.raw_len.to_le_bytes());
         out[52..84].copy_from_slice(self.previous.as_bytes());
         out
     }
@@ -235,34 +256,47 @@ impl Batch {
         stored_crc(&self.0.bytes)
     }
 
-    /// Its records in order. Bodies share the batch's buffer.
+    /// Its body, decompressed if need be.
+    pub fn body(&self) -> Result<Body, BatchError> {
+        let Content { header, bytes, .. } = &*self.0;
+        let stored = bytes.slice(HEADER_LEN..);
+        let BatchHeader { log, first_seq, compression, raw_len, .. } = *header;
+        let bytes = match compression {
+            Compression::None => stored,
+            _ if !compression.is_available() => return Err(BatchError::Compression { log, first_seq, compression }),
+            _ => {
+                let raw = compression.decompress(&stored, raw_len as usize);
+                raw.ok_or(BatchError::Records { log, first_seq })?.into()
+            }
+        };
+        Ok(Body { header: *header, bytes })
+    }
+
+    /// Its records in order. Bodies share one buffer: the batch's, if it is not compressed.
     ///
     /// An item is an error where the writer's records don't fit the header; nothing follows it.
     pub fn records(&self) -> Records {
-        Records { walk: Walk::new(&self.0.header), body: self.0.bytes.slice(HEADER_LEN..) }
-    }
-
-    /// The same, borrowed: for scans that keep no record.
-    pub fn record_refs(&self) -> RecordRefs<'_> {
-        RecordRefs { walk: Walk::new(&self.0.header), body: &self.0.bytes[HEADER_LEN..] }
+        match self.body() {
+            Ok(body) => body.records(),
+            Err(error) => Records { walk: Walk::new(&self.0.header), body: Bytes::new(), failure: Some(error) },
+        }
     }
 
     /// The record with this sequence number; `None` if it is not in this batch, or the records don't fit the header.
     pub fn record(&self, seq: Seq) -> Option<Record> {
-        let body = &self.0.bytes[HEADER_LEN..];
-        let mut walk = Walk::new(&self.0.header);
-        for _ in self.first_seq().0..seq.0 {
-            walk.next(body)?.ok()?;
-        }
-        let (found, time, range) = walk.next(body)?.ok()?;
-        let start = HEADER_LEN + range.start;
-        let body = self.0.bytes.slice(start..start + range.len());
-        (found == seq).then_some(Record { seq, time, body })
+        self.body().ok()?.record(seq)
     }
 
     /// Checks that the records fit the header, which the checksum alone does not say of a foreign writer.
+    ///
+    /// Of a body that this build can't decompress nothing is known, and nothing is said: it can be stored
+    /// and passed on all the same.
     pub fn check_records(&self) -> Result<(), BatchError> {
-        self.record_refs().try_for_each(|record| record.map(drop))
+        match self.body() {
+            Ok(body) => body.record_refs().try_for_each(|record| record.map(drop)),
+            Err(BatchError::Compression { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -282,12 +316,6 @@ impl Eq for Batch {}
 
 fn stored_crc(bytes: &[u8]) -> u32 {
     bytes.get(CRC_OFFSET..HEADER_LEN).and_then(|crc| crc.try_into().ok()).map_or(0, u32::from_le_bytes)
-}
-
-/// The checksums that the bytes of a damaged batch may have borne: the one that they say, and the one of
-/// what they are now.
-pub(crate) fn possible_crcs(bytes: &[u8]) -> [Option<u32>; 2] {
-    if bytes.len() < HEADER_LEN { [None; 2] } else { [Some(stored_crc(bytes)), Some(crc_of(bytes))] }
 }
 
 fn crc_of(bytes: &[u8]) -> u32 {
@@ -374,17 +402,53 @@ impl Walk {
     }
 }
 
+/// The body of a batch, decompressed. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Body {
+    header: BatchHeader,
+    bytes: Bytes,
+}
+
+impl Body {
+    /// The records in order, which share its buffer.
+    pub fn records(&self) -> Records {
+        Records { walk: Walk::new(&self.header), body: self.bytes.clone(), failure: None }
+    }
+
+    /// The same, borrowed: for scans that keep no record.
+    pub fn record_refs(&self) -> RecordRefs<'_> {
+        RecordRefs { walk: Walk::new(&self.header), body: &self.bytes }
+    }
+
+    /// The record with this sequence number; `None` if it is not here, or the records don't fit the header.
+    pub fn record(&self, seq: Seq) -> Option<Record> {
+        let mut walk = Walk::new(&self.header);
+        for _ in self.header.first_seq.0..seq.0 {
+            walk.next(&self.bytes)?.ok()?;
+        }
+        let (found, time, range) = walk.next(&self.bytes)?.ok()?;
+        (found == seq).then(|| Record { seq, time, body: self.bytes.slice(range) })
+    }
+}
+
 /// The records of one batch, in order.
 #[derive(Debug, Clone)]
 pub struct Records {
     walk: Walk,
     body: Bytes,
+    /// The body can't be read.
+    failure: Option<BatchError>,
 }
 
 impl Iterator for Records {
     type Item = Result<Record, BatchError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(failure) = self.failure.take() {
+            // Nothing follows it.
+            self.walk.fail(&self.body);
+            return Some(Err(failure));
+        }
         let next = self.walk.next(&self.body)?;
         Some(next.map(|(seq, time, range)| Record { seq, time, body: self.body.slice(range) }))
     }
@@ -416,6 +480,9 @@ pub struct BatchBuilder {
     first_time: Hlc,
     last_time: Hlc,
     record_count: u32,
+    /// Of the body, once it is compressed; else the buffer tells.
+    raw_len: u32,
+    compression: Compression,
 }
 
 impl BatchBuilder {
@@ -473,6 +540,7 @@ impl BatchBuilder {
         arena.extend_from_slice(&self.buffer);
         self.buffer.clear();
         self.record_count = 0;
+        self.compression = Compression::None;
         Batch::new(header, arena.split().freeze())
     }
 
@@ -481,14 +549,31 @@ impl BatchBuilder {
         self.buffer.capacity()
     }
 
+    /// Compresses the records, if that makes them shorter. Nothing can be appended afterwards.
+    pub(crate) fn compress(&mut self, compression: Compression) {
+        if self.buffer.len() > HEADER_LEN
+            && let Some(compressed) = compression.compress(&self.buffer[HEADER_LEN..])
+        {
+            self.raw_len = self.body_len() as u32;
+            self.compression = compression;
+            self.buffer.truncate(HEADER_LEN);
+            self.buffer.extend_from_slice(&compressed);
+        }
+    }
+
     fn finish(&mut self, log: LogId, head: Head) -> BatchHeader {
         assert!(self.record_count > 0, "a batch has at least one record");
+        if self.compression == Compression::None {
+            self.raw_len = self.body_len() as u32;
+        }
         let header = BatchHeader {
             log,
             first_seq: head.next_seq,
             time: self.first_time,
             record_count: self.record_count,
             stored_len: self.body_len() as u32,
+            raw_len: self.raw_len,
+            compression: self.compression,
             previous: head.digest,
         };
         self.buffer[..CRC_OFFSET].copy_from_slice(&header.encode());
@@ -544,9 +629,24 @@ mod tests {
             for (index, record) in batch.records().enumerate() {
                 prop_assert_eq!(batch.record(Seq(5 + index as u64)), Some(record.unwrap()));
             }
-            let borrowed: Vec<_> = batch.record_refs().map(|record| record.unwrap().body.to_vec()).collect();
+            let body = batch.body().unwrap();
+            let borrowed: Vec<_> = body.record_refs().map(|record| record.unwrap().body.to_vec()).collect();
             prop_assert_eq!(&borrowed, &bodies);
             prop_assert_eq!(batch.record(Seq(4)).or(batch.record(batch.next_seq())), None);
+        }
+
+        #[test]
+        fn a_compressed_batch_is_verified_and_read_like_any_other(bodies in vec(vec(0_u8..9, 0..300), 1..40)) {
+            for compression in [Compression::Lz4, Compression::Zstd] {
+                let mut builder = BatchBuilder::with_capacity(0);
+                bodies.iter().for_each(|body| builder.push(Hlc::from_bits(1000), body));
+                builder.compress(compression);
+                let batch = Batch::parse(builder.seal(log(), head()).bytes().clone()).unwrap();
+                let read: Vec<_> = batch.records().map(|record| record.unwrap().body.to_vec()).collect();
+                prop_assert_eq!(&read, &bodies);
+                prop_assert!(batch.bytes().len() <= batch_of(&bodies).bytes().len());
+                prop_assert!(batch.check_records().is_ok());
+            }
         }
 
         #[test]

@@ -49,6 +49,7 @@ use self::{
     queue::{Queue, QueueState},
     read::{BatchCache, IndexCache},
     recovery::Frontier,
+    seal::Sealer,
     tail::{Tail, WriteError},
     view::LogState,
 };
@@ -201,6 +202,9 @@ impl Journal {
         lock: Option<Box<dyn VfsLock>>,
     ) -> Result<(Self, Recovery), OpenError> {
         let options = options.bounded();
+        if !options.compression.is_available() {
+            return Err(OpenError::Compression { compression: options.compression });
+        }
         let disk = |operation| move |error| OpenError::Disk { operation, path: dir.to_owned(), error };
         let opened = recovery::open(dir, &options)?;
         let threads = options.background && !options.read_only;
@@ -209,7 +213,7 @@ impl Journal {
         let filler = threads.then(new_filler);
         let store = opened.identity.store;
         let clean = opened.recovery.clean;
-        let tail = opened
+        let mut tail = opened
             .tail
             .map(|start| {
                 let sizes = (options.segment_bytes_min, options.segment_bytes_max);
@@ -225,9 +229,12 @@ impl Journal {
             })
             .transpose()
             .map_err(disk("reading the last segment"))?;
+        if let Some(tail) = &mut tail {
+            tail.sealer = Sealer::new(options.compression);
+        }
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
-            queue: Mutex::new(Queue::new(options.batch_bytes, Hlc::ZERO)),
+            queue: Mutex::new(Queue::new(options.batch_bytes, options.compression, Hlc::ZERO)),
             room: Condvar::new(),
             work: Condvar::new(),
             tail: Mutex::new(tail),

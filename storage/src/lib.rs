@@ -1,6 +1,7 @@
 //! An append-only journal of hash-chained logs, with group commit, for Counterfoil.
 
 mod batch;
+mod compression;
 mod field;
 mod genesis;
 mod ids;
@@ -10,9 +11,10 @@ mod varint;
 pub mod vfs;
 
 pub use batch::{
-    Batch, BatchBuilder, BatchError, BatchHeader, HEADER_LEN, MAX_BATCH_LEN, MAX_RECORD_LEN, Record, RecordRef,
+    Batch, BatchBuilder, BatchError, BatchHeader, Body, HEADER_LEN, MAX_BATCH_LEN, MAX_RECORD_LEN, Record, RecordRef,
     RecordRefs, Records, split_batch,
 };
+pub use compression::Compression;
 pub use genesis::{Genesis, GenesisError, MAX_GENESIS_LEN, Parent};
 pub use ids::{
     Arrival, CommitNumber, Digest, Head, Incarnation, LogId, MAX_NAME_LEN, NameError, NodeName, ParseIdError,

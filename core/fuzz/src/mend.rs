@@ -7,6 +7,8 @@
 const COPIES: [usize; 2] = [0, 4096];
 /// Where frames begin.
 pub const FRAMES_OFFSET: usize = 8192;
+/// Length of a frame's header.
+const FRAME_HEADER_LEN: usize = 40;
 /// Length of a batch's header.
 const BATCH_HEADER_LEN: usize = 88;
 
@@ -75,27 +77,40 @@ fn segment(bytes: &mut [u8]) {
     }
 }
 
-/// Makes the checksums of the frame at the front of `bytes` match; its length.
+/// Makes the checksums of the frame at the front of `bytes` match, as far as its entries are where its table says;
+/// its length.
 pub fn frame(bytes: &mut [u8], salt: &[u8]) -> Option<usize> {
     let len = u32_at(bytes, 8)? as usize;
-    let frame = bytes.get_mut(..len)?;
-    let mut crcs = Vec::new();
-    let mut offset = 40;
-    while let Some(magic) = frame.get(offset..offset + 4) {
-        if magic == b"CFA1" {
-            let end = offset + 12 + u32_at(frame, offset + 4)? as usize;
-            let crc = crc_of(&[&frame[offset..offset + 8], frame.get(offset + 12..end)?]);
-            put(frame, offset + 8, crc);
-            crcs.extend_from_slice(&crc.to_le_bytes());
-            offset = end;
-        } else {
-            let end = offset + BATCH_HEADER_LEN + u32_at(frame, offset + 44)? as usize;
-            batch(frame.get_mut(offset..end)?);
-            crcs.extend_from_slice(&frame[offset + 84..offset + 88]);
-            offset = end;
-        }
+    let frame = bytes.get_mut(..len).filter(|frame| frame.len() >= FRAME_HEADER_LEN)?;
+    put(frame, 32, 0);
+    let crc = crc_of(&[salt, &frame[..36]]);
+    put(frame, 32, crc);
+    let count = u32_at(frame, 12)? as usize;
+    let rows_end = FRAME_HEADER_LEN.checked_add(count.checked_mul(4)?)?;
+    let table_end = if count == 0 { rows_end } else { rows_end.checked_add(4)? };
+    frame.get(..table_end)?;
+    if count > 0 {
+        let crc = crc_of(&[salt, &frame[FRAME_HEADER_LEN..rows_end]]);
+        put(frame, rows_end, crc);
     }
-    let crc = crc_of(&[salt, frame.get(..36)?, &crcs]);
+    let mut crcs = Vec::new();
+    let mut offset = table_end;
+    for row in 0..count {
+        let row = u32_at(frame, FRAME_HEADER_LEN + row * 4)?;
+        let is_announcement = row >> 31 == 1;
+        let end = offset + (row & !(1 << 31)) as usize;
+        let entry = frame.get_mut(offset..end)?;
+        let crc_at = if is_announcement { 8 } else { 84 };
+        if is_announcement && entry.len() > 12 {
+            let crc = crc_of(&[&entry[..8], &entry[12..]]);
+            put(entry, 8, crc);
+        } else {
+            batch(entry);
+        }
+        crcs.extend_from_slice(entry.get(crc_at..crc_at + 4)?);
+        offset = end;
+    }
+    let crc = crc_of(&[salt, &frame[..36], &frame[FRAME_HEADER_LEN..table_end], &crcs]);
     put(frame, 36, crc);
     Some(len)
 }

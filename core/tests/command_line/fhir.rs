@@ -65,3 +65,28 @@ fn practices_that_mirror_at_the_same_time_are_byte_for_byte_equal_at_both_ends()
     }
     println!("{} practices, each at both ends", files.len());
 }
+
+#[test]
+fn compressed_batches_take_a_third_or_a_quarter_of_real_records_and_read_back_byte_for_byte() {
+    let files = files();
+    if files.is_empty() {
+        return;
+    }
+    for (compression, most) in [("lz4", 0.33), ("zstd", 0.25)] {
+        let sandbox = Sandbox::new();
+        let (mut raw, mut stored) = (0, 0);
+        for (practice, path) in &files {
+            let content = fs::read(path).unwrap();
+            let store = format!("{practice}.store");
+            sandbox.run(&format!("init {store} --node {practice}")).expect_status(0);
+            sandbox.run_with(&format!("append {store} --compression {compression}"), &content).expect_status(0);
+            assert!(sandbox.cat(&store) == content, "{}", path.display());
+            sandbox.run(&format!("verify {store}")).expect_status(0);
+            raw += content.len() as u64;
+            stored += sandbox.status(&store)["logs"][0]["bytes"].as_u64().unwrap();
+        }
+        let ratio = stored as f64 / raw as f64;
+        println!("{compression}: {ratio:.3} of {raw} bytes");
+        assert!(ratio <= most, "{compression}: {ratio:.3}");
+    }
+}

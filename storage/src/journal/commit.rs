@@ -138,7 +138,10 @@ impl Shared {
                 drop(queue);
                 self.queue()
             } else {
-                self.room.wait(queue).unwrap_or_else(PoisonError::into_inner)
+                queue.waiting_for_room += 1;
+                let mut queue = self.room.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.waiting_for_room -= 1;
+                queue
             };
         }
     }
@@ -189,8 +192,12 @@ impl Shared {
     /// Commits what is queued. Nobody else may be leading.
     pub(crate) fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
         let (group, items) = queue.take();
+        let is_awaited = queue.waiting_for_room > 0;
         drop(queue);
-        self.room.notify_all();
+        if is_awaited {
+            // A system call, also where nobody waits.
+            self.room.notify_all();
+        }
         let result = if items.is_empty() { Ok(()) } else { self.write(FrameKind::Commit, items, &group.sealed) };
         let mut queue = self.queue();
         let wakers = match result {

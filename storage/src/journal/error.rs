@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::{
     batch::BatchError,
+    compression::Compression,
     ids::{Arrival, Head, LogId, SegmentNumber, Seq},
 };
 
@@ -56,6 +57,12 @@ pub enum OpenError {
     AlreadyExists {
         /// The store's folder.
         path: PathBuf,
+    },
+    /// Batches are to be compressed in a way that this build lacks.
+    #[error("this build can't compress with {compression}: it lacks the feature `{compression}`")]
+    Compression {
+        /// What was asked for.
+        compression: Compression,
     },
     /// There are segments of a store, but not the file that says whose they are.
     #[error("{path} is missing beside the segments of a store; restore this file from a backup of the same store")]

@@ -12,8 +12,13 @@
 //! | 12 | 4 | number of entries |
 //! | 16 | 8 | commit number |
 //! | 24 | 8 | arrival number of the first batch |
-//! | 32 | 4 | zero |
-//! | 36 | 4 | CRC-32 of the segment's salt, bytes 0 to 36, and the entries' own CRCs |
+//! | 32 | 4 | CRC-32 of the segment's salt and bytes 0 to 36, these four zero |
+//! | 36 | 4 | CRC-32 of the salt, bytes 0 to 36, the table, and the entries' own CRCs |
+//!
+//! Then, unless there are no entries, a table: for each entry its length (4; the highest bit is set for an
+//! announcement), and a CRC-32 (4) of the salt and the table. So where entries begin is told by bytes that no
+//! writer of records has a say in, and the salt, which nobody but this store knows, keeps what is written in
+//! records from passing for a frame.
 //!
 //! Then the entries, each with a checksum of its own so that nothing is summed twice: batches
 //! (see the batch module) and announcements of logs:
@@ -34,7 +39,7 @@ use bytes::Bytes;
 
 use super::segment::Salt;
 use crate::{
-    batch::{self, Batch, BatchHeader},
+    batch::{Batch, BatchHeader},
     field::Fields,
     genesis::{Genesis, MAX_GENESIS_LEN},
     ids::{Arrival, CommitNumber},
@@ -52,7 +57,11 @@ pub(crate) const FRAME_ALIGNMENT: u64 = 8;
 const MAGIC: [u8; 4] = *b"CFF1";
 pub(crate) const ANNOUNCEMENT_MAGIC: [u8; 4] = *b"CFA1";
 const ANNOUNCEMENT_HEADER_LEN: usize = 12;
+const HEADER_CRC_OFFSET: usize = 32;
 const CRC_OFFSET: usize = 36;
+
+/// In the table of lengths: the entry is an announcement.
+const ANNOUNCEMENT_BIT: u32 = 1 << 31;
 
 /// What a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,19 +140,6 @@ pub(crate) struct Lost {
     pub(crate) takes_arrival: bool,
 }
 
-impl Lost {
-    /// The checksums that it may have borne: the one that it says, and the one of what it is now.
-    fn possible_crcs(&self) -> [Option<u32>; 2] {
-        if self.takes_arrival {
-            batch::possible_crcs(&self.bytes)
-        } else {
-            let said = self.bytes.get(8..ANNOUNCEMENT_HEADER_LEN).and_then(|crc| crc.try_into().ok());
-            let parts = self.bytes.split_at_checked(ANNOUNCEMENT_HEADER_LEN);
-            [said.map(u32::from_le_bytes), parts.map(|(header, genesis)| announcement_crc(&header[..8], genesis))]
-        }
-    }
-}
-
 impl FrameEntry {
     /// Its stored bytes.
     pub(crate) fn bytes(&self) -> &Bytes {
@@ -167,7 +163,8 @@ impl FrameEntry {
         match self {
             Self::Announcement(announcement) => announcement.crc(),
             Self::Batch(batch) => batch.crc(),
-            Self::Lost(lost) => lost.possible_crcs()[0].unwrap_or_default(),
+            // Frames with lost entries are never written.
+            Self::Lost(_) => 0,
         }
     }
 
@@ -202,6 +199,65 @@ fn split_announcement(bytes: &mut Bytes) -> Result<Announcement, &'static str> {
     Ok(Announcement { genesis, bytes })
 }
 
+/// What the table says of one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TableRow {
+    pub(crate) len: usize,
+    pub(crate) is_announcement: bool,
+}
+
+impl TableRow {
+    fn of(entry: &FrameEntry) -> Self {
+        Self { len: entry.bytes().len(), is_announcement: !entry.takes_arrival() }
+    }
+
+    fn encode(self) -> [u8; 4] {
+        (self.len as u32 | if self.is_announcement { ANNOUNCEMENT_BIT } else { 0 }).to_le_bytes()
+    }
+
+    fn decode(bytes: [u8; 4]) -> Self {
+        let word = u32::from_le_bytes(bytes);
+        Self { len: (word & !ANNOUNCEMENT_BIT) as usize, is_announcement: word & ANNOUNCEMENT_BIT != 0 }
+    }
+}
+
+/// Where the entries begin in a frame that has `count`.
+pub(crate) fn entries_offset(count: usize) -> usize {
+    FRAME_HEADER_LEN + if count == 0 { 0 } else { 4 * count + 4 }
+}
+
+/// The table at the front of a frame's bytes that has `count` rows; `None` if it is damaged.
+pub(crate) fn read_table(bytes: &[u8], count: usize, salt: &Salt) -> Option<Vec<TableRow>> {
+    let table = bytes.get(FRAME_HEADER_LEN..entries_offset(count))?;
+    let Some((rows, crc)) = table.split_last_chunk::<4>() else { return Some(Vec::new()) };
+    (salted_crc(salt, &[rows]) == u32::from_le_bytes(*crc)).then(|| rows_of(rows))
+}
+
+/// The same where the header, which says how many rows there are, is damaged.
+pub(crate) fn find_table(bytes: &[u8], salt: &Salt) -> Option<Vec<TableRow>> {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(salt);
+    let words = bytes.get(FRAME_HEADER_LEN..)?;
+    for count in 1..words.len() / 4 {
+        hasher.update(&words[4 * count - 4..4 * count]);
+        if hasher.clone().finalize().to_le_bytes() == words[4 * count..4 * count + 4] {
+            return Some(rows_of(&words[..4 * count]));
+        }
+    }
+    None
+}
+
+fn rows_of(bytes: &[u8]) -> Vec<TableRow> {
+    bytes.as_chunks().0.iter().map(|word| TableRow::decode(*word)).collect()
+}
+
+fn salted_crc(salt: &Salt, parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(salt);
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
+}
+
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
@@ -211,57 +267,44 @@ pub(crate) struct FrameHeader {
     pub(crate) entry_count: u32,
     pub(crate) commit: CommitNumber,
     pub(crate) first_arrival: Arrival,
+    /// Of the fields before.
+    header_crc: u32,
     crc: u32,
 }
 
 impl FrameHeader {
-    /// The header of a frame with these entries.
+    /// The header of a frame with these entries, and all that stands before them: it and the table.
     pub(crate) fn new(
         kind: FrameKind,
         commit: CommitNumber,
         first_arrival: Arrival,
         entries: &[FrameEntry],
         salt: &Salt,
-    ) -> Self {
-        let len = FRAME_HEADER_LEN + entries.iter().map(|entry| entry.bytes().len()).sum::<usize>();
+    ) -> (Self, Vec<u8>) {
+        let len = frame_len(entries);
         assert!(len <= MAX_FRAME_LEN, "the queue's bound keeps frames below their limit");
-        let mut header =
-            Self { kind, len: len as u32, entry_count: entries.len() as u32, commit, first_arrival, crc: 0 };
-        let crcs: Vec<_> = entries.iter().map(FrameEntry::crc).collect();
-        header.crc = header.crc_of(&crcs, salt);
-        header
-    }
-
-    fn crc_of(&self, entry_crcs: &[u32], salt: &Salt) -> u32 {
-        let mut bytes = Vec::with_capacity(entry_crcs.len() * 4);
-        entry_crcs.iter().for_each(|crc| bytes.extend_from_slice(&crc.to_le_bytes()));
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(salt);
-        hasher.update(&self.encode()[..CRC_OFFSET]);
-        hasher.update(&bytes);
-        hasher.finalize()
-    }
-
-    /// Whether the checksum covers these entries, of which one may be lost.
-    pub(crate) fn matches(&self, entries: &[FrameEntry], salt: &Salt) -> bool {
-        let lost = entries.iter().enumerate().find_map(|(index, entry)| match entry {
-            FrameEntry::Lost(lost) => Some((index, lost)),
-            _ => None,
-        });
-        if entries.len() != self.entry_count as usize {
-            return false;
+        let entry_count = entries.len() as u32;
+        let mut header = Self { kind, len: len as u32, entry_count, commit, first_arrival, header_crc: 0, crc: 0 };
+        header.header_crc = salted_crc(salt, &[&header.encode()[..CRC_OFFSET]]);
+        let mut front = Vec::with_capacity(entries_offset(entries.len()));
+        front.extend_from_slice(&[0; FRAME_HEADER_LEN]);
+        entries.iter().for_each(|entry| front.extend_from_slice(&TableRow::of(entry).encode()));
+        if !entries.is_empty() {
+            let crc = salted_crc(salt, &[&front[FRAME_HEADER_LEN..]]);
+            front.extend_from_slice(&crc.to_le_bytes());
         }
-        let mut crcs: Vec<_> = entries.iter().map(FrameEntry::crc).collect();
-        match lost {
-            None => self.crc_of(&crcs, salt) == self.crc,
-            Some((index, lost)) => lost.possible_crcs().into_iter().flatten().any(|crc| {
-                crcs[index] = crc;
-                self.crc_of(&crcs, salt) == self.crc
-            }),
-        }
+        header.crc = header.crc_of(&front[FRAME_HEADER_LEN..], entries, salt);
+        front[..FRAME_HEADER_LEN].copy_from_slice(&header.encode());
+        (header, front)
     }
 
-    pub(crate) fn encode(&self) -> [u8; FRAME_HEADER_LEN] {
+    fn crc_of(&self, table: &[u8], entries: &[FrameEntry], salt: &Salt) -> u32 {
+        let mut crcs = Vec::with_capacity(entries.len() * 4);
+        entries.iter().for_each(|entry| crcs.extend_from_slice(&entry.crc().to_le_bytes()));
+        salted_crc(salt, &[&self.encode()[..CRC_OFFSET], table, &crcs])
+    }
+
+    fn encode(&self) -> [u8; FRAME_HEADER_LEN] {
         let mut out = [0; FRAME_HEADER_LEN];
         out[0..4].copy_from_slice(&MAGIC);
         out[4..8].copy_from_slice(&self.kind.code().to_le_bytes());
@@ -269,6 +312,7 @@ impl FrameHeader {
         out[12..16].copy_from_slice(&self.entry_count.to_le_bytes());
         out[16..24].copy_from_slice(&self.commit.0.to_le_bytes());
         out[24..32].copy_from_slice(&self.first_arrival.0.to_le_bytes());
+        out[HEADER_CRC_OFFSET..CRC_OFFSET].copy_from_slice(&self.header_crc.to_le_bytes());
         out[CRC_OFFSET..].copy_from_slice(&self.crc.to_le_bytes());
         out
     }
@@ -278,8 +322,8 @@ impl FrameHeader {
         bytes.starts_with(&MAGIC) || bytes.get(16..24) == Some(&commit.0.to_le_bytes()[..])
     }
 
-    /// Reads a header; `None` if these bytes can't be one. The length is bounded, nothing else is believed yet.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    /// Reads a header; `None` if these bytes are none of this segment's. The lengths are bounded.
+    pub(crate) fn decode(bytes: &[u8], salt: &Salt) -> Option<Self> {
         let mut fields = Fields(bytes);
         if fields.array()? != MAGIC {
             return None;
@@ -289,16 +333,31 @@ impl FrameHeader {
         let entry_count = fields.u32()?;
         let commit = CommitNumber(fields.u64()?);
         let first_arrival = Arrival(fields.u64()?);
-        let zero = fields.u32()?;
+        let header_crc = fields.u32()?;
         let crc = fields.u32()?;
-        let bounded = (FRAME_HEADER_LEN..=MAX_FRAME_LEN).contains(&(len as usize));
-        let empty = len as usize == FRAME_HEADER_LEN && entry_count == 0;
-        let plausible = bounded && zero == 0 && (kind == FrameKind::Commit) != empty;
-        plausible.then_some(Self { kind, len, entry_count, commit, first_arrival, crc })
+        let header = Self { kind, len, entry_count, commit, first_arrival, header_crc, crc };
+        let unsummed = Self { header_crc: 0, ..header };
+        let is_whole = salted_crc(salt, &[&unsummed.encode()[..CRC_OFFSET]]) == header_crc;
+        let bounded = len as usize <= MAX_FRAME_LEN
+            && commit.0 < u64::MAX
+            && first_arrival.0.checked_add(entry_count.into()).is_some()
+            && u64::from(len) >= FRAME_HEADER_LEN as u64 + 4 * u64::from(entry_count);
+        let is_empty = len as usize == FRAME_HEADER_LEN && entry_count == 0;
+        (is_whole && bounded && (kind == FrameKind::Commit) != is_empty).then_some(header)
+    }
+
+    /// Where the entries begin, in bytes from the start of the frame.
+    pub(crate) fn entries_offset(&self) -> usize {
+        entries_offset(self.entry_count as usize)
     }
 }
 
-/// A frame whose checksums have all been verified.
+/// The length of a frame with these entries, in bytes.
+pub(crate) fn frame_len(entries: &[FrameEntry]) -> usize {
+    entries_offset(entries.len()) + entries.iter().map(|entry| entry.bytes().len()).sum::<usize>()
+}
+
+/// A frame whose checksums have all been verified, apart from entries that are lost.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) header: FrameHeader,
@@ -307,19 +366,26 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// Takes exactly the bytes of one frame.
-    pub(crate) fn parse(header: FrameHeader, mut bytes: Bytes, salt: &Salt) -> Result<Self, &'static str> {
+    pub(crate) fn parse(header: FrameHeader, bytes: &Bytes, salt: &Salt) -> Result<Self, &'static str> {
         if bytes.len() != header.len as usize {
             return Err("a frame is cut short");
         }
-        let mut entries = Vec::new();
-        bytes = bytes.slice(FRAME_HEADER_LEN..);
-        while !bytes.is_empty() {
-            entries.push(FrameEntry::split(&mut bytes)?);
+        let count = header.entry_count as usize;
+        let table = read_table(bytes, count, salt).ok_or("the checksum of a frame's table does not match")?;
+        let mut rest = bytes.slice(header.entries_offset()..);
+        let mut entries = Vec::with_capacity(count);
+        for row in table {
+            let entry = FrameEntry::split(&mut rest)?;
+            if TableRow::of(&entry) != row {
+                return Err("an entry has another length than its frame says");
+            }
+            entries.push(entry);
         }
-        if entries.len() != header.entry_count as usize {
-            return Err("a frame has another number of entries than its header says");
+        if !rest.is_empty() {
+            return Err("a frame is longer than its entries");
         }
-        if !header.matches(&entries, salt) {
+        let table = &bytes[FRAME_HEADER_LEN..header.entries_offset()];
+        if header.crc_of(table, &entries, salt) != header.crc {
             return Err("the checksum of a frame does not match");
         }
         Ok(Self { header, entries })
@@ -352,14 +418,13 @@ mod tests {
 
     fn frame_bytes() -> Vec<u8> {
         let entries = entries();
-        let header = FrameHeader::new(FrameKind::Commit, CommitNumber(3), Arrival(9), &entries, &SALT);
-        let mut bytes = header.encode().to_vec();
+        let (_, mut bytes) = FrameHeader::new(FrameKind::Commit, CommitNumber(3), Arrival(9), &entries, &SALT);
         entries.iter().for_each(|entry| bytes.extend_from_slice(entry.bytes()));
         bytes
     }
 
     fn parse(bytes: &[u8], salt: &Salt) -> Option<Frame> {
-        Frame::parse(FrameHeader::decode(bytes)?, Bytes::copy_from_slice(bytes), salt).ok()
+        Frame::parse(FrameHeader::decode(bytes, salt)?, &Bytes::copy_from_slice(bytes), salt).ok()
     }
 
     #[test]
@@ -383,15 +448,13 @@ mod tests {
     #[test]
     fn the_bytes_of_a_frame_are_fixed_for_ever() {
         let bytes = frame_bytes();
-        let golden = [
-            &b"CFF1\0\0\0\0"[..],
-            &[0xb6, 0, 0, 0, 2, 0, 0, 0],
-            &[3, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        ]
-        .concat();
-        assert_eq!(bytes[..CRC_OFFSET], golden);
-        assert_eq!(bytes[FRAME_HEADER_LEN..][..8], *b"CFA1\x24\0\0\0");
-        assert_eq!(Digest::of(&bytes).to_string(), "d929ed488724525de27b3758e5bbcd09897d66628d5d0cb085c17d4e0ce41f4e");
+        let golden =
+            [&b"CFF1\0\0\0\0"[..], &[0xc2, 0, 0, 0, 2, 0, 0, 0], &[3, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]]
+                .concat();
+        assert_eq!(bytes[..HEADER_CRC_OFFSET], golden);
+        assert_eq!(bytes[FRAME_HEADER_LEN..][..8], *b"\x30\0\0\x80\x5e\0\0\0");
+        assert_eq!(bytes[FRAME_HEADER_LEN + 12..][..8], *b"CFA1\x24\0\0\0");
+        assert_eq!(Digest::of(&bytes).to_string(), "fea594cf2624f1b2a286fad6899e83fd9d112b214eaefae01fcff0810e94becf");
     }
 
     use crate::ids::Digest;

@@ -29,7 +29,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 
-use super::frame::{FRAME_HEADER_LEN, Frame, FrameEntry};
+use super::frame::{Frame, FrameEntry};
 use crate::{
     batch::{HEADER_LEN, MAX_BATCH_LEN},
     field::Fields,
@@ -157,7 +157,7 @@ impl SegmentIndex {
     /// Adds the batches of a frame that lies at `offset`.
     pub(crate) fn add_frame(&mut self, frame: &Frame, offset: u64) {
         let mut arrival = frame.header.first_arrival;
-        let mut offset = offset + FRAME_HEADER_LEN as u64;
+        let mut offset = offset + frame.header.entries_offset() as u64;
         for entry in &frame.entries {
             let len = entry.bytes().len() as u32;
             if let FrameEntry::Batch(batch) = entry {

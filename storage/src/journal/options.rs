@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     batch::MAX_RECORD_LEN,
+    compression::Compression,
     time::{SystemClock, WallClock},
     vfs::{Disk, Vfs},
 };
@@ -23,6 +24,8 @@ pub struct Options {
     pub background: bool,
     /// A batch is cut when its records reach this many bytes; 1 KiB to 1 MiB. Default: 8 KiB.
     pub batch_bytes: usize,
+    /// How the bodies of own batches are stored. Default: as they are.
+    pub compression: Compression,
     /// The longest record, in bytes; at most [`MAX_RECORD_LEN`]. Default: that.
     pub record_bytes_max: usize,
     /// Bytes that may wait to be committed; when more do, appenders wait. At most 64 MiB. Default: 16 MiB.
@@ -49,6 +52,7 @@ impl Default for Options {
             read_only: false,
             background: true,
             batch_bytes: 8 << 10,
+            compression: Compression::None,
             record_bytes_max: MAX_RECORD_LEN,
             queue_bytes: 16 << 20,
             ring_bytes: 8 << 20,

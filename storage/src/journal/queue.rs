@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, BatchBuilder, HEADER_LEN},
+    compression::Compression,
     genesis::Genesis,
     ids::{Head, LogId, Seq},
     time::Hlc,
@@ -123,13 +124,16 @@ pub(crate) struct Queue {
     pub(crate) nudged: bool,
     /// The background committer sleeps until it is told.
     pub(crate) committer_sleeps: bool,
+    /// How many appenders wait until there is room.
+    pub(crate) waiting_for_room: usize,
     batch_bytes: usize,
+    compression: Compression,
     /// Empty, for the next batches.
     builders: Vec<BatchBuilder>,
 }
 
 impl Queue {
-    pub(crate) fn new(batch_bytes: usize, clock: Hlc) -> Self {
+    pub(crate) fn new(batch_bytes: usize, compression: Compression, clock: Hlc) -> Self {
         Self {
             logs: Vec::new(),
             slots: HashMap::default(),
@@ -145,7 +149,9 @@ impl Queue {
             full: false,
             nudged: false,
             committer_sleeps: false,
+            waiting_for_room: 0,
             batch_bytes,
+            compression,
             builders: Vec::new(),
         }
     }
@@ -252,6 +258,7 @@ impl Queue {
             let Some(head) = log.sealed else { return };
             let Some(index) = log.unsealed.pop_front() else { return };
             if let Item::Open { builder, .. } = &mut self.items[index] {
+                builder.compress(self.compression);
                 let batch = mem::take(builder).seal(log.id, head);
                 log.sealed = Some(batch.head());
                 self.items[index] = Item::Batch { slot, batch };

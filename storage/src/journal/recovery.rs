@@ -370,8 +370,8 @@ impl<'a> Opening<'a> {
         let Some(footer) = read_footer(&*last.file, extent.end)? else { return Ok(None) };
         let offset = extent.end.saturating_sub(FRAME_HEADER_LEN as u64);
         let bytes = Window::new(Arc::clone(&last.file)).slice(offset, FRAME_HEADER_LEN, 0)?;
-        let mark = FrameHeader::decode(&bytes).filter(|mark| {
-            mark.kind == FrameKind::ClosingMark && Frame::parse(*mark, bytes, &last.header.salt).is_ok()
+        let mark = FrameHeader::decode(&bytes, &last.header.salt).filter(|mark| {
+            mark.kind == FrameKind::ClosingMark && Frame::parse(*mark, &bytes, &last.header.salt).is_ok()
         });
         Ok(mark.map(|mark| (footer, mark, extent.end)))
     }

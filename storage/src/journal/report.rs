@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     error::Place,
-    frame::{FRAME_HEADER_LEN, Frame, FrameEntry},
+    frame::{Frame, FrameEntry},
 };
 use crate::{
     batch::BatchHeader,
@@ -49,7 +49,7 @@ impl Damage {
 impl Frame {
     /// The damage to a frame at `place` of which the rest is whole.
     pub(crate) fn damage(&self, place: Place, what: &str) -> Vec<Damage> {
-        let mut offset = place.offset + FRAME_HEADER_LEN as u64;
+        let mut offset = place.offset + self.header.entries_offset() as u64;
         let mut damage = Vec::new();
         for entry in &self.entries {
             if let FrameEntry::Lost(lost) = entry {

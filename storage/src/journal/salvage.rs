@@ -1,23 +1,22 @@
 //! Saving what is whole of a damaged frame that a later frame proves to have been durable.
 //!
 //! One flipped bit must cost one batch, not the commit of hundreds of practices around it. Each entry
-//! has a checksum of its own, the frame's covers those, and the later frame says how many batches came
-//! before it. So a frame is believed without one of its entries if its own checksum, over what the
-//! entries' checksums are or say, still matches; and without its header if all its entries match.
+//! has a checksum of its own, and the frame's table says where each begins. So a frame is believed without
+//! those of its entries that don't match; without its header if the table is whole; and without its table
+//! if all entries match. The later frame says how many batches there must be.
+//!
+//! Nothing is searched for in what entries hold: a record may contain whatever its writer likes.
 
 use bytes::Bytes;
 
 use super::{
-    frame::{ANNOUNCEMENT_MAGIC, FRAME_ALIGNMENT, FRAME_HEADER_LEN, Frame, FrameEntry, FrameHeader, FrameKind, Lost},
+    frame::{
+        FRAME_ALIGNMENT, FRAME_HEADER_LEN, Frame, FrameEntry, FrameHeader, FrameKind, Lost, TableRow, entries_offset,
+        find_table, read_table,
+    },
     segment::Salt,
 };
-use crate::{
-    batch::{BATCH_MAGIC, BatchHeader},
-    ids::{Arrival, CommitNumber},
-};
-
-/// In how many places the entry after a damaged one is looked for.
-const CANDIDATES_MAX: usize = 1000;
+use crate::ids::{Arrival, CommitNumber};
 
 /// Where a damaged frame stood.
 #[derive(Debug, Clone, Copy)]
@@ -36,80 +35,59 @@ pub(crate) fn salvage(bytes: &Bytes, between: Between, salt: &Salt) -> Option<Fr
     if between.next_commit.0 != between.commit.0 + 1 || bytes.len() < FRAME_HEADER_LEN {
         return None;
     }
-    let whole = whole_entries(bytes, FRAME_HEADER_LEN);
-    if is_end(bytes, whole.end) {
-        return without_header(whole.entries, batches, between, salt);
+    let header = FrameHeader::decode(bytes, salt)
+        .filter(|header| header.commit == between.commit && header.first_arrival == between.first_arrival);
+    let table = match header {
+        Some(header) => read_table(bytes, header.entry_count as usize, salt),
+        None if is_end(bytes, FRAME_HEADER_LEN) => Some(Vec::new()),
+        None => find_table(bytes, salt),
+    };
+    let entries = match (table, header) {
+        (Some(table), _) => by_table(bytes, &table)?,
+        (None, Some(header)) => one_by_one(bytes, header.entry_count as usize)?,
+        (None, None) => return None,
+    };
+    if batch_count(&entries) != batches {
+        return None;
     }
-    let header = FrameHeader::decode(bytes)
-        .filter(|header| header.commit == between.commit && header.first_arrival == between.first_arrival)?;
-    let frame_end = header.len as usize;
-    candidates(bytes, whole.end).find_map(|resumed| {
-        let behind = whole_entries(bytes, resumed);
-        let lost = bytes.slice(whole.end..resumed);
-        let mut entries = whole.entries.clone();
-        let known_batches = batch_count(&entries) + batch_count(&behind.entries);
-        let takes_arrival = match batches.checked_sub(known_batches)? {
-            0 => false,
-            1 => true,
-            _ => return None,
-        };
-        entries.push(FrameEntry::Lost(Lost { bytes: lost, takes_arrival }));
-        entries.extend(behind.entries);
-        let is_whole = behind.end == frame_end && is_end(bytes, behind.end);
-        (is_whole && header.matches(&entries, salt)).then_some(Frame { header, entries })
-    })
+    let header = header.unwrap_or_else(|| {
+        let kind = if entries.is_empty() { FrameKind::Mark } else { FrameKind::Commit };
+        FrameHeader::new(kind, between.commit, between.first_arrival, &entries, salt).0
+    });
+    Some(Frame { header, entries })
 }
 
-/// The entries all match: only the header is damaged.
-fn without_header(entries: Vec<FrameEntry>, batches: u64, between: Between, salt: &Salt) -> Option<Frame> {
-    let kind = if entries.is_empty() { FrameKind::Mark } else { FrameKind::Commit };
-    (batch_count(&entries) == batches).then(|| {
-        let header = FrameHeader::new(kind, between.commit, between.first_arrival, &entries, salt);
-        Frame { header, entries }
-    })
+/// The entries where the table says that they are.
+fn by_table(bytes: &Bytes, table: &[TableRow]) -> Option<Vec<FrameEntry>> {
+    let mut at = entries_offset(table.len());
+    let mut entries = Vec::with_capacity(table.len());
+    for row in table {
+        let end = at.checked_add(row.len).filter(|end| *end <= bytes.len())?;
+        let stored = bytes.slice(at..end);
+        let mut rest = stored.clone();
+        let whole = FrameEntry::split(&mut rest).ok().filter(|entry| entry.takes_arrival() != row.is_announcement);
+        let lost = FrameEntry::Lost(Lost { bytes: stored, takes_arrival: !row.is_announcement });
+        entries.push(whole.filter(|_| rest.is_empty()).unwrap_or(lost));
+        at = end;
+    }
+    is_end(bytes, at).then_some(entries)
+}
+
+/// The entries, of which all must match.
+fn one_by_one(bytes: &Bytes, count: usize) -> Option<Vec<FrameEntry>> {
+    let mut rest = bytes.get(entries_offset(count)..).map(|_| bytes.slice(entries_offset(count)..))?;
+    let entries: Result<Vec<_>, _> = (0..count).map(|_| FrameEntry::split(&mut rest)).collect();
+    entries.ok().filter(|_| is_end(bytes, bytes.len() - rest.len()))
 }
 
 fn batch_count(entries: &[FrameEntry]) -> u64 {
     entries.iter().filter(|entry| entry.takes_arrival()).count() as u64
 }
 
-struct Whole {
-    entries: Vec<FrameEntry>,
-    /// Where they end.
-    end: usize,
-}
-
-/// The entries from `at` on whose checksums match.
-fn whole_entries(bytes: &Bytes, at: usize) -> Whole {
-    let mut rest = bytes.slice(at..);
-    let mut entries = Vec::new();
-    loop {
-        let end = bytes.len() - rest.len();
-        let mut attempt = rest.clone();
-        match FrameEntry::split(&mut attempt) {
-            Ok(entry) => entries.push(entry),
-            Err(_) => return Whole { entries, end },
-        }
-        rest = attempt;
-    }
-}
-
 /// Whether a frame may end at `at`: only zeros up to where the next begins.
 fn is_end(bytes: &Bytes, at: usize) -> bool {
     let rest = &bytes[at..];
     rest.len() < FRAME_ALIGNMENT as usize && rest.iter().all(|byte| *byte == 0)
-}
-
-/// Where the entry behind the damaged one at `at` may begin: where its header says, else wherever one could.
-fn candidates(bytes: &Bytes, at: usize) -> impl Iterator<Item = usize> + '_ {
-    let said = BatchHeader::decode(&bytes[at..]).ok().map(|header| at + header.batch_len());
-    let magic = move |index: &usize| {
-        bytes[*index..].starts_with(&BATCH_MAGIC) || bytes[*index..].starts_with(&ANNOUNCEMENT_MAGIC)
-    };
-    let searched = (at + 1..bytes.len()).filter(magic).take(CANDIDATES_MAX);
-    // The damaged entry may be the last.
-    let last = (bytes.len().saturating_sub(FRAME_ALIGNMENT as usize - 1)..=bytes.len()).filter(move |end| *end > at);
-    said.into_iter().filter(|end| *end <= bytes.len()).chain(searched).chain(last)
 }
 
 #[cfg(test)]
@@ -153,8 +131,7 @@ mod tests {
     }
 
     fn encode(entries: &[FrameEntry]) -> Vec<u8> {
-        let header = FrameHeader::new(FrameKind::Commit, CommitNumber(3), Arrival(9), entries, &SALT);
-        let mut bytes = header.encode().to_vec();
+        let (_, mut bytes) = FrameHeader::new(FrameKind::Commit, CommitNumber(3), Arrival(9), entries, &SALT);
         entries.iter().for_each(|entry| bytes.extend_from_slice(entry.bytes()));
         bytes.resize(bytes.len().next_multiple_of(FRAME_ALIGNMENT as usize), 0);
         bytes
@@ -164,7 +141,7 @@ mod tests {
     fn every_flipped_bit_costs_at_most_the_entry_that_it_hit() {
         let entries = entries();
         let bytes = encode(&entries);
-        let mut starts = vec![FRAME_HEADER_LEN];
+        let mut starts = vec![entries_offset(entries.len())];
         entries.iter().for_each(|entry| starts.push(starts[starts.len() - 1] + entry.bytes().len()));
         for bit in 0..starts[entries.len()] * 8 {
             let mut damaged = bytes.clone();
@@ -182,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_known_by_where_it_stands() {
-        let mut bytes = FrameHeader::new(FrameKind::Mark, CommitNumber(3), Arrival(9), &[], &SALT).encode().to_vec();
+        let mut bytes = FrameHeader::new(FrameKind::Mark, CommitNumber(3), Arrival(9), &[], &SALT).1;
         bytes[17] ^= 1;
         let frame = salvage(&bytes.into(), between(0), &SALT).unwrap();
         assert_eq!((frame.header.kind, frame.entries.len()), (FrameKind::Mark, 0));
@@ -190,26 +167,35 @@ mod tests {
 
     #[test]
     fn only_zeros_up_to_where_the_next_frame_begins_may_follow_a_frame() {
-        // Whole but for its header, so that it is known by its entries and its end alone.
-        let mut bytes = encode(&entries());
-        bytes[17] ^= 1;
-        let end = FRAME_HEADER_LEN + entries().iter().map(|entry| entry.bytes().len()).sum::<usize>();
-        let with_tail = |tail: &[u8]| Bytes::from([&bytes[..end], tail].concat());
-        assert!(salvage(&with_tail(&[0; 7]), between(3), &SALT).is_some());
-        assert!(salvage(&with_tail(&[0, 0, 1]), between(3), &SALT).is_none(), "bytes that nobody wrote");
-        assert!(salvage(&with_tail(&[0; 8]), between(3), &SALT).is_none(), "another frame could stand there");
+        let bytes = encode(&entries());
+        let end = entries_offset(4) + entries().iter().map(|entry| entry.bytes().len()).sum::<usize>();
+        // Its header damaged, so that it is known by its table; then its table, so that it is known by its entries.
+        for damaged in [17, FRAME_HEADER_LEN] {
+            let with_tail = |tail: &[u8]| {
+                let mut bytes = [&bytes[..end], tail].concat();
+                bytes[damaged] ^= 1;
+                salvage(&bytes.into(), between(3), &SALT)
+            };
+            assert!(with_tail(&[0; 7]).is_some());
+            assert!(with_tail(&[0, 0, 1]).is_none(), "bytes that nobody wrote");
+            assert!(with_tail(&[0; 8]).is_none(), "another frame could stand there");
+        }
     }
 
     #[test]
-    fn nothing_is_made_of_two_missing_frames_or_of_more_damage_than_can_be_told() {
+    fn damage_to_several_entries_costs_those_and_nothing_is_made_of_two_missing_frames() {
         let entries = entries();
         let bytes = encode(&entries);
         let two_missing = Between { next_commit: CommitNumber(5), ..between(3) };
         assert!(salvage(&bytes.clone().into(), two_missing, &SALT).is_none());
         let mut damaged = bytes;
-        let first = FRAME_HEADER_LEN + entries[0].bytes().len();
+        let first = entries_offset(entries.len()) + entries[0].bytes().len();
         damaged[first] ^= 1;
         damaged[first + entries[1].bytes().len() + 90] ^= 1;
-        assert!(salvage(&damaged.into(), between(3), &SALT).is_none());
+        let frame = salvage(&damaged.clone().into(), between(3), &SALT).unwrap();
+        let lost: Vec<_> = frame.entries.iter().map(|entry| matches!(entry, FrameEntry::Lost(_))).collect();
+        assert_eq!(lost, [false, true, true, false]);
+        damaged[FRAME_HEADER_LEN] ^= 1;
+        assert!(salvage(&damaged.into(), between(3), &SALT).is_none(), "neither table nor entries are whole");
     }
 }

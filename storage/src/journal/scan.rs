@@ -145,7 +145,7 @@ impl Scanner {
         if bytes.len() < FRAME_HEADER_LEN {
             return Ok(FrameAt::Invalid("a frame is cut short"));
         }
-        let Some(header) = FrameHeader::decode(&bytes) else {
+        let Some(header) = FrameHeader::decode(&bytes, &self.header.salt) else {
             return Ok(FrameAt::Invalid("there are bytes that are no frame"));
         };
         if commit.is_some_and(|commit| commit != header.commit) {
@@ -155,7 +155,7 @@ impl Scanner {
             return Ok(FrameAt::Invalid("a frame is cut short"));
         }
         let bytes = self.window.slice(offset, header.len as usize, READ_AHEAD)?;
-        Ok(match Frame::parse(header, bytes, &self.header.salt) {
+        Ok(match Frame::parse(header, &bytes, &self.header.salt) {
             Ok(frame) => FrameAt::Frame(frame),
             Err(what) => FrameAt::Invalid(what),
         })

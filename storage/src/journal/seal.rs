@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     batch::{BatchBuilder, HEADER_LEN},
+    compression::Compression,
     ids::Head,
 };
 
@@ -42,14 +43,19 @@ impl Sealed {
 }
 
 /// Seals one group after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sealer {
+    compression: Compression,
     arena: BytesMut,
     /// By slot, while a group is sealed: its last entry + 1, or 0.
     last_entry: Vec<u32>,
 }
 
 impl Sealer {
+    pub(crate) fn new(compression: Compression) -> Self {
+        Self { compression, arena: BytesMut::new(), last_entry: Vec::new() }
+    }
+
     /// Seals what was queued. `heads` says for each item where its log durably ends, if it is known.
     pub(crate) fn seal(&mut self, items: Vec<Item>, heads: &[Option<Head>]) -> Sealed {
         let mut sealed = Sealed {
@@ -71,6 +77,7 @@ impl Sealer {
                 Item::Open { log, mut builder, .. } => {
                     let head = head.expect("a log is announced before its first batch");
                     sealed.last.push((slot, sealed.entries.len()));
+                    builder.compress(self.compression);
                     FrameEntry::Batch(if HEADER_LEN + builder.body_len() > SMALL_BATCH_LEN {
                         builder.seal(log, head)
                     } else {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{
     error::DiskError,
     fill::Filler,
-    frame::{Frame, FrameEntry, FrameHeader, FrameKind, align},
+    frame::{Frame, FrameEntry, FrameHeader, FrameKind, align, frame_len},
     identity::Raising,
     seal::Sealer,
     segment::{self, FRAMES_OFFSET, Salt, SegmentHeader},
@@ -126,7 +126,7 @@ impl Tail {
             next_commit: start.next_commit,
             next_arrival: start.next_arrival,
             uncovered: false,
-            sealer: Sealer::default(),
+            sealer: Sealer::new(crate::compression::Compression::None),
             current: None,
             previous_end: start.previous_end,
             next_segment: start.next_segment,
@@ -164,15 +164,16 @@ impl Tail {
     ///
     /// **Durability**: on `Ok` the frame, and all that is needed to find it, survives power loss.
     pub(crate) fn write(&mut self, kind: FrameKind, entries: Vec<FrameEntry>) -> Result<Written, WriteError> {
-        let len = super::frame::FRAME_HEADER_LEN + entries.iter().map(|entry| entry.bytes().len()).sum::<usize>();
+        let len = frame_len(&entries);
         let current = self.current_with_room(len as u64)?;
         let offset = align(current.offset);
         let salt = current.segment.header.salt;
         let header_block = current.header_block.clone();
-        let header = FrameHeader::new(kind, self.next_commit, self.next_arrival, &entries, &salt);
+        let (header, front) = FrameHeader::new(kind, self.next_commit, self.next_arrival, &entries, &salt);
         let frame = Frame { header, entries };
         let current = self.current.as_mut().expect("a segment was just found or made");
-        write_frame(&*current.segment.file, offset, header_block.as_ref(), &frame).map_err(WriteError::of)?;
+        write_frame(&*current.segment.file, offset, header_block.as_ref(), &front, &frame.entries)
+            .map_err(WriteError::of)?;
         current.segment.file.sync_data().map_err(|error| WriteError::Disk(error.into()))?;
         if current.entry_unsynced {
             self.vfs.sync_dir(&self.dir).map_err(|error| WriteError::Disk(error.into()))?;
@@ -268,16 +269,21 @@ fn reserve(file: &dyn VfsFile, wanted: u64, needed: u64) -> io::Result<u64> {
 }
 
 /// Writes a frame, behind the header of its segment if that is not written yet.
-fn write_frame(file: &dyn VfsFile, offset: u64, header_block: Option<&Bytes>, frame: &Frame) -> io::Result<()> {
-    let header = frame.header.encode();
-    let mut slices = Vec::with_capacity(frame.entries.len() + 2);
+fn write_frame(
+    file: &dyn VfsFile,
+    offset: u64,
+    header_block: Option<&Bytes>,
+    front: &[u8],
+    entries: &[FrameEntry],
+) -> io::Result<()> {
+    let mut slices = Vec::with_capacity(entries.len() + 2);
     let mut start = offset;
     if let Some(block) = header_block {
         debug_assert_eq!(offset, block.len() as u64, "the first frame follows the header");
         slices.push(IoSlice::new(block));
         start = 0;
     }
-    slices.push(IoSlice::new(&header));
-    slices.extend(frame.entries.iter().map(|entry| IoSlice::new(entry.bytes())));
+    slices.push(IoSlice::new(front));
+    slices.extend(entries.iter().map(|entry| IoSlice::new(entry.bytes())));
     write_full(file, &mut slices, start)
 }

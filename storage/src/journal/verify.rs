@@ -19,7 +19,7 @@ use super::{
     segment::{self, HeaderState, SegmentHeader},
 };
 use crate::{
-    batch::{Batch, BatchHeader},
+    batch::{BATCH_MAGIC, Batch, BatchHeader},
     ids::{Head, LogId, SegmentNumber, Seq, StoreId},
     vfs::{OpenMode, Vfs, VfsFile, read_full},
 };
@@ -202,7 +202,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
 
     fn frame(&mut self, number: SegmentNumber, offset: u64, frame: &Frame) {
         self.report.commits += 1;
-        let mut offset = offset + FRAME_HEADER_LEN as u64;
+        let mut offset = offset + frame.header.entries_offset() as u64;
         for entry in &frame.entries {
             match entry {
                 FrameEntry::Announcement(announcement) => {
@@ -258,7 +258,8 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         let mut bytes = vec![0; len];
         let count = read_full(file, &mut bytes, offset)?;
         let bytes = bytes::Bytes::from(bytes).slice(..count);
-        let mut at = FRAME_HEADER_LEN.min(count);
+        let begins = |at: &usize| bytes[*at..].starts_with(&BATCH_MAGIC);
+        let mut at = (FRAME_HEADER_LEN.min(count)..count).find(begins).unwrap_or(count);
         while let Ok(header) = BatchHeader::decode(&bytes[at..]) {
             let stop = at.saturating_add(header.batch_len());
             if stop > count {

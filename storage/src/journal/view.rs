@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 
 use super::{
     digests::Digests,
-    frame::{FRAME_HEADER_LEN, Frame, FrameEntry},
+    frame::{Frame, FrameEntry},
     index::{Footer, LogRow, RunLinks, SegmentIndex},
     watch::Signal,
 };
@@ -276,7 +276,7 @@ impl View {
         mut touched: impl FnMut(&LogState),
     ) {
         let end = offset + u64::from(frame.header.len);
-        let mut place = (frame.header.first_arrival, offset + FRAME_HEADER_LEN as u64);
+        let mut place = (frame.header.first_arrival, offset + frame.header.entries_offset() as u64);
         for (index, entry) in frame.entries.into_iter().enumerate() {
             let slot = slots.map(|slots| slots[index]);
             let len = entry.bytes().len() as u64;

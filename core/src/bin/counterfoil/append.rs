@@ -19,15 +19,33 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use counterfoil::{Durability, Error, LogId, MAX_RECORD_LEN, Receipt, Seq, Space};
+use counterfoil::{Compression, Durability, Error, LogId, MAX_RECORD_LEN, Receipt, Seq, Space, Store};
 
 use crate::{
     failure::{Answer, Failure},
     lines::{Group, Lines},
     mirror::Target,
-    open::{open_to_write, space_of},
+    open::{open_with, space_of},
     signals::{self, Signal},
 };
+
+/// How batches are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Packed {
+    None,
+    Lz4,
+    Zstd,
+}
+
+impl From<Packed> for Compression {
+    fn from(packed: Packed) -> Self {
+        match packed {
+            Packed::None => Self::None,
+            Packed::Lz4 => Self::Lz4,
+            Packed::Zstd => Self::Zstd,
+        }
+    }
+}
 
 /// Append records, one a line of standard input
 #[derive(Debug, Args)]
@@ -46,6 +64,9 @@ pub(crate) struct Append {
     /// Commit every N lines; without it, whatever is waiting is committed together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
+    /// How what is appended now is stored and sent
+    #[arg(long, value_enum, default_value_t = Packed::None)]
+    compression: Packed,
     /// Mirror the space to this node meanwhile
     #[arg(long, value_name = "NODE@ADDR", requires = "tls")]
     mirror_to: Option<String>,
@@ -142,7 +163,7 @@ impl Append {
         }
         let target = self.mirror_to.as_deref().zip(self.tls.as_deref()).map(|(to, tls)| Target::new(to, tls));
         let target = target.transpose()?;
-        let store = open_to_write(&self.store)?;
+        let store = open_with(Store::builder().compression(self.compression.into()), &self.store)?;
         let space = space_of(&store, self.space.as_deref())?;
         if let Some(target) = target {
             target.mirror(&store, &space)?;

@@ -2,14 +2,19 @@
 
 use std::path::Path;
 
-use counterfoil::{LogInfo, Space, Store};
+use counterfoil::{Builder, LogInfo, Space, Store};
 use counterfoil_storage::Finding;
 
 use crate::failure::Failure;
 
 /// Opens for writing, as the only process that does; what recovery found is logged.
 pub(crate) fn open_to_write(path: &Path) -> Result<Store, Failure> {
-    let store = Store::open(path)?;
+    open_with(Store::builder(), path)
+}
+
+/// The same with options.
+pub(crate) fn open_with(builder: Builder, path: &Path) -> Result<Store, Failure> {
+    let store = builder.open(path)?;
     for finding in &store.recovery().findings {
         // Damage has been logged by the store itself.
         if !matches!(finding, Finding::Damage(_)) {

@@ -88,14 +88,13 @@ impl Opening<'_> {
             first_arrival,
             previous_end: offset,
         };
-        let copy = FrameHeader::new(kind, commit, first_arrival, &frame.entries, &salt);
+        let (copy, front) = FrameHeader::new(kind, commit, first_arrival, &frame.entries, &salt);
         let file = match self.vfs.open(&path, OpenMode::Create) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.vfs.open(&path, OpenMode::Write),
             opened => opened,
         };
         let file = file.map_err(failed("creating", &path))?;
-        let encoded = copy.encode();
-        let mut slices = vec![IoSlice::new(&encoded)];
+        let mut slices = vec![IoSlice::new(&front)];
         slices.extend(frame.entries.iter().map(FrameEntry::bytes).map(|bytes| IoSlice::new(bytes)));
         write_full(&*file, &mut slices, FRAMES_OFFSET).map_err(failed("writing", &path))?;
         file.sync_data().map_err(failed("flushing", &path))?;
