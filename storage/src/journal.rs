@@ -171,6 +171,7 @@ impl Journal {
         let vfs = &*options.vfs;
         let disk = |operation| move |error| OpenError::Disk { operation, path: dir.to_owned(), error };
         vfs.create_dir(dir).map_err(disk("creating the folder"))?;
+        sync_folders_above(vfs, dir).map_err(disk("flushing the folders above"))?;
         let lock = lock(vfs, dir)?;
         match recovery::store_id_of(vfs, dir) {
             Err(OpenError::NoStore { .. }) => {}
@@ -568,6 +569,20 @@ fn unless_unreadable(error: OpenError) -> Result<(), OpenError> {
         OpenError::Identity { .. } => Ok(()),
         error => Err(error),
     }
+}
+
+/// Makes durable the entries of `dir` and of all folders above it, of which any may just have been made, now or by
+/// an attempt that was cut short. Called before there is an identity, so that a store that is found has them.
+fn sync_folders_above(vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+    for above in dir.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        match vfs.sync_dir(above) {
+            // A folder that may not be read was not made here.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
 }
 
 fn lock(vfs: &dyn Vfs, dir: &Path) -> Result<Box<dyn VfsLock>, OpenError> {

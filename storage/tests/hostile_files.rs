@@ -1,5 +1,11 @@
 //! More attacks.
-#![allow(missing_docs, clippy::all, clippy::pedantic, clippy::disallowed_methods)]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::disallowed_methods,
+    reason = "an attacker's program, kept as it was"
+)]
 use std::{
     fs,
     io::{self, IoSlice},

@@ -1,5 +1,11 @@
 //! Attacks on salvage.
-#![allow(missing_docs, clippy::pedantic)]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::disallowed_methods,
+    reason = "an attacker's program, kept as it was"
+)]
 use std::{io::IoSlice, path::Path, sync::Arc, time::Instant};
 
 use counterfoil_storage::{

@@ -4,6 +4,7 @@ use std::{
     path::Path,
     sync::{Arc, Barrier},
     thread,
+    time::Duration,
 };
 
 use counterfoil_storage::{
@@ -489,4 +490,39 @@ fn damage_to_the_segment_that_grows_costs_one_new_incarnation() {
         journal.close().unwrap();
     }
     assert_eq!(incarnations.len(), 1);
+}
+
+#[test]
+fn an_append_waits_for_room_in_a_full_queue_and_one_that_may_not_wait_is_told_so() {
+    let vfs = Memory::default();
+    let mut options = small(&vfs);
+    options.queue_bytes = 2_000;
+    let journal = Journal::create(Path::new("store"), node(), options).unwrap();
+    let writer = own_log(&journal);
+    let refused = (0..100).find_map(|_| writer.try_append_all(&[[1; 100]]).err());
+    assert!(matches!(refused, Some(AppendError::WouldBlock { queue_bytes: 2_000 })), "{refused:?}");
+    // Nobody else commits here: whoever waits for room makes it.
+    let receipt = writer.append(b"waits").unwrap();
+    assert!(writer.try_append_all(&[b"there is room again"]).is_ok());
+    receipt.wait().unwrap();
+    journal.commit().unwrap();
+    let all = bodies(&journal, writer.log(), 0);
+    assert_eq!(all[receipt.first_seq().0 as usize], b"waits");
+}
+
+#[test]
+fn each_commit_is_told_to_those_who_watch_its_space_or_any_and_to_no_others() {
+    let vfs = Memory::default();
+    let journal = Journal::create(Path::new("store"), node(), small(&vfs)).unwrap();
+    let writer = own_log(&journal);
+    journal.commit().unwrap();
+    let other = SpaceName::new("other").unwrap();
+    let [mut any, mut its, mut others] = [None, Some(&space()), Some(&other)].map(|space| journal.watch(space));
+    for number in 0..3 {
+        writer.append(&body(number)).unwrap();
+        assert!(!its.wait_timeout(Duration::ZERO), "nothing is durable yet");
+        journal.commit().unwrap();
+        assert!(any.wait_timeout(Duration::ZERO) && its.wait_timeout(Duration::ZERO), "commit {number}");
+        assert!(!others.wait_timeout(Duration::ZERO));
+    }
 }

@@ -1,15 +1,18 @@
 //! Processes killed with SIGKILL at random moments: what was acknowledged is there, in order, once.
 //!
-//! `COUNTERFOIL_KILLS` sets how often, for longer exploration.
+//! `COUNTERFOIL_KILLS` sets how often in each test, for longer exploration.
 
 use std::{
+    fs,
     io::{BufRead as _, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::sandbox::{Running, Sandbox, count_from_env, eventually};
@@ -20,8 +23,16 @@ fn pause(round: usize, bound_ms: u64) {
     thread::sleep(Duration::from_micros(micros));
 }
 
+/// A record by its number, with its LF.
+type Line = fn(u64) -> String;
+
 fn line(number: u64) -> String {
     format!("record {number} {}\n", "x".repeat(number as usize % 97))
+}
+
+/// Long enough that some dozens fill a segment.
+fn long_line(number: u64) -> String {
+    format!("record {number} {}\n", "x".repeat(9_000 + (number as usize * 7919) % 30_000))
 }
 
 /// Feeds lines from `first` on, and counts the acks that come back.
@@ -33,7 +44,7 @@ struct Feed {
 }
 
 impl Feed {
-    fn begin(append: &mut Running, first: u64, pause: Duration) -> Self {
+    fn begin(append: &mut Running, line: Line, first: u64, pause: Duration) -> Self {
         let is_ended = Arc::new(AtomicBool::new(false));
         let mut stdin = append.stdin.take().unwrap();
         let feeding = Arc::clone(&is_ended);
@@ -78,6 +89,10 @@ impl Feed {
 
 /// How many records a store holds of a space, each checked.
 fn check(sandbox: &Sandbox, words: &str) -> u64 {
+    check_lines(sandbox, words, line)
+}
+
+fn check_lines(sandbox: &Sandbox, words: &str, line: Line) -> u64 {
     let printed = String::from_utf8(sandbox.cat(words)).unwrap();
     let mut count = 0;
     for record in printed.lines() {
@@ -94,7 +109,7 @@ fn what_was_acknowledged_survives_kill_9_of_the_writer() {
     let mut length = 0;
     for round in 0..kills {
         let mut append = sandbox.start("append practice.store --ack");
-        let feed = Feed::begin(&mut append, length, Duration::from_millis(1));
+        let feed = Feed::begin(&mut append, line, length, Duration::from_millis(1));
         pause(round, 150);
         append.kill();
         let acked = feed.end();
@@ -105,6 +120,102 @@ fn what_was_acknowledged_survives_kill_9_of_the_writer() {
     }
     sandbox.run("verify practice.store").expect_status(0);
     println!("{kills} kills of the writer, {length} records");
+}
+
+/// Segments grow with a store: another one is begun after so many rounds, so that they stay small and roll over often.
+const ROUNDS_PER_STORE: usize = 12;
+
+/// What changes in a store's folder when a segment is made ready, begun, or left behind.
+fn names_in(folder: &Path) -> (usize, u64) {
+    let segments = fs::read_dir(folder).map_or(0, Iterator::count);
+    (segments, fs::metadata(folder.join("extent")).map_or(0, |extent| extent.ino()))
+}
+
+/// How often was killed, by what the kill was aimed at.
+#[derive(Debug, Default)]
+struct Kills {
+    roll_over: usize,
+    opening: usize,
+    recovery: usize,
+    /// Segments that the stores had in the end.
+    segments: usize,
+}
+
+impl Kills {
+    fn all(&self) -> usize {
+        self.roll_over + self.opening + self.recovery
+    }
+}
+
+/// Opens the store to write, and kills the process at a random moment of it.
+fn kill_while_opening(sandbox: &Sandbox, round: usize, opening: Duration) {
+    let append = sandbox.start("append practice.store --ack");
+    pause(round, (opening.as_millis() as u64).max(1));
+    append.kill();
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how long opening takes, to aim at it")]
+fn what_was_acknowledged_survives_kill_9_at_roll_over_while_opening_and_while_recovering() {
+    let aim = count_from_env("COUNTERFOIL_KILLS", 12);
+    let mut kills = Kills::default();
+    let mut round = 0;
+    while kills.all() < aim {
+        let sandbox = Sandbox::with_practice();
+        let store = sandbox.path("practice.store");
+        // The other book: neither what was acknowledged nor what was once served may be missing.
+        let mut length = 0;
+        for _ in 0..ROUNDS_PER_STORE {
+            round += 1;
+            let starting = Instant::now();
+            let mut append = sandbox.start("append practice.store --ack");
+            let feed = Feed::begin(&mut append, long_line, length, Duration::from_micros(300));
+            let began = eventually(|| (feed.acked() > length).then(|| names_in(&store)));
+            // From the start to the first ack, so most of it is opening.
+            let opening = starting.elapsed();
+            let began = began.unwrap_or_else(|| panic!("nothing is acknowledged: {}", append.errors()));
+            eventually(|| (names_in(&store) != began).then_some(())).expect("a segment rolls over");
+            pause(round, 6);
+            append.kill();
+            kills.roll_over += 1;
+            length = length.max(feed.end());
+
+            // After each kill opening is recovery; a recovery that was killed is recovered from.
+            if round.is_multiple_of(2) {
+                sandbox.run("append practice.store").expect_status(0);
+            } else {
+                for again in 0..3 {
+                    kill_while_opening(&sandbox, round * 3 + again, opening);
+                    kills.recovery += 1;
+                }
+                sandbox.run("append practice.store").expect_status(0);
+            }
+            let found = check_lines(&sandbox, "practice.store", long_line);
+            assert!(found >= length, "round {round}: {length} were promised, {found} are there; {kills:?}");
+            length = found;
+
+            // Closed well: opening has nothing to recover.
+            kill_while_opening(&sandbox, round, opening);
+            kills.opening += 1;
+            if kills.all() >= aim {
+                break;
+            }
+        }
+        sandbox.run("append practice.store").expect_status(0);
+        let found = check_lines(&sandbox, "practice.store", long_line);
+        assert!(found >= length, "{length} were promised, {found} are there; {kills:?}");
+        sandbox.run("verify practice.store").expect_status(0);
+        let names = fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path());
+        kills.segments += names.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).count();
+    }
+    println!(
+        "{} kills: {} at roll-over, {} while recovering, {} while opening; {} segments",
+        kills.all(),
+        kills.roll_over,
+        kills.recovery,
+        kills.opening,
+        kills.segments
+    );
 }
 
 /// How often the hub is killed in the life of one writer, which is killed then, too. Not more, since
@@ -120,7 +231,7 @@ fn what_was_acknowledged_as_mirrored_survives_kill_9_of_the_hub() {
     let mut length = 0;
     for writer in 0..kills.div_ceil(KILLS_PER_WRITER) {
         let mut append = sandbox.start(&format!("append practice.store --ack --durability mirrored {mirror}"));
-        let feed = Feed::begin(&mut append, length, Duration::from_millis(2));
+        let feed = Feed::begin(&mut append, line, length, Duration::from_millis(2));
         for round in (writer * KILLS_PER_WRITER..kills).take(KILLS_PER_WRITER) {
             let acked_before = feed.acked();
             eventually(|| (feed.acked() > acked_before).then_some(())).expect("records are mirrored");

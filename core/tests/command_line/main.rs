@@ -6,6 +6,7 @@ mod cert;
 mod fhir;
 mod kill;
 mod mirror;
+mod recorded;
 mod refusals;
 mod sandbox;
 mod status;

@@ -127,3 +127,16 @@ fn a_header_that_was_seen_but_never_flushed_is_not_missed_after_a_later_crash() 
         }
     }
 }
+
+#[test]
+fn a_store_made_several_folders_deep_does_not_vanish_with_a_folder_that_was_made_for_it() {
+    for dir in ["/a/store", "/a/b/store", "/a/b/c/store"].map(Path::new) {
+        let disk = FaultVfs::new(1);
+        let journal = Journal::create(dir, node(), options(&disk)).unwrap();
+        journal.writer(own_log(&journal)).unwrap().append(b"kept").unwrap().wait().unwrap();
+        for seed in 0..40 {
+            let after = Journal::open(dir, options(&disk.snapshot().crash(seed)));
+            assert!(after.is_ok(), "{}, seed {seed}: {after:?}", dir.display());
+        }
+    }
+}

@@ -3,6 +3,8 @@
 //! The model: each log is a list of records of which a front is acknowledged. After any crash the log
 //! has all of that front and perhaps some more of the list, never anything else.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use counterfoil_faults::{FaultVfs, Player, Step, small_options};
 use proptest::{collection::vec, prelude::*};
 
@@ -22,16 +24,56 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn cases(cases: u32) -> ProptestConfig {
+/// Programs of each kind, multiplied by `COUNTERFOIL_EXPLORE`.
+fn programs() -> u32 {
     let factor = std::env::var("COUNTERFOIL_EXPLORE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    ProptestConfig { cases: cases * factor, failure_persistence: None, ..ProptestConfig::default() }
+    150 * factor
 }
 
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: programs(), failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// What was played of one kind of programs.
+struct Tally {
+    kind: &'static str,
+    programs: AtomicU64,
+    steps: AtomicU64,
+    crashes: AtomicU64,
+    kills: AtomicU64,
+}
+
+impl Tally {
+    const fn of(kind: &'static str) -> Self {
+        let [programs, steps, crashes, kills] = [const { AtomicU64::new(0) }; 4];
+        Self { kind, programs, steps, crashes, kills }
+    }
+
+    /// Counts a program, and prints the sum with the last.
+    fn count(&self, program: &[Step]) {
+        let add = |sum: &AtomicU64, count: usize| sum.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
+        let steps = add(&self.steps, program.len());
+        let crashes = add(&self.crashes, program.iter().filter(|step| matches!(step, Step::Crash(_))).count());
+        let kills = add(&self.kills, program.iter().filter(|step| matches!(step, Step::Kill)).count());
+        if add(&self.programs, 1) == u64::from(programs()) {
+            let (kind, programs) = (self.kind, programs());
+            println!(
+                "random programs, {kind}: {programs} of {steps} steps, {crashes} power cuts and {kills} kills among them"
+            );
+        }
+    }
+}
+
+static CRASHING: Tally = Tally::of("with crashes");
+static SHORT: Tally = Tally::of("with short and interrupted reads and writes");
+static RING: Tally = Tally::of("with a ring in memory");
+
 proptest! {
-    #![proptest_config(cases(150))]
+    #![proptest_config(config())]
 
     #[test]
     fn no_program_with_crashes_loses_doubles_or_alters_what_was_acknowledged(program in vec(step(), 1..80)) {
+        CRASHING.count(&program);
         let mut player = Player::new(FaultVfs::new(1), small_options());
         let played = player.play(&program);
         prop_assert!(played.is_ok(), "{played:?}");
@@ -42,6 +84,7 @@ proptest! {
 
     #[test]
     fn short_and_interrupted_reads_and_writes_change_nothing(program in vec(step(), 1..40)) {
+        SHORT.count(&program);
         let mut player = Player::new(FaultVfs::new(1), small_options());
         player.disk.set_mischief(100);
         let played = player.play(&program);
@@ -51,6 +94,7 @@ proptest! {
 
     #[test]
     fn a_ring_in_memory_serves_what_the_disk_does(program in vec(step(), 1..40), ring_bytes in 0..20_000usize) {
+        RING.count(&program);
         let mut options = small_options();
         options.ring_bytes = ring_bytes;
         let mut player = Player::new(FaultVfs::new(1), options);

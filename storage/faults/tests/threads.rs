@@ -87,6 +87,10 @@ fn run(seed: u64, fault: impl Fn(&FaultVfs) -> Injection, fate: impl Fn(&FaultVf
     journal.close().unwrap();
 }
 
+fn told(what: &str, runs: u64) {
+    println!("{WRITERS} threads: {what}: {runs} runs, each opened twice");
+}
+
 fn seeds(usual: u64) -> std::ops::Range<u64> {
     let factor = std::env::var("COUNTERFOIL_EXPLORE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     0..usual * factor
@@ -99,6 +103,7 @@ fn the_power_may_go_at_any_moment_while_many_append() {
         run(seed, fault, |disk| disk.crash(seed));
         run(seed, fault, FaultVfs::kill);
     }
+    told("power cut or kill at any moment", 2 * seeds(60).end);
 }
 
 /// From one of the next 60 operations of its kind on, all of them fail.
@@ -117,6 +122,7 @@ fn a_flush_or_a_write_may_fail_at_any_moment_while_many_append() {
             run(seed, lasting(Fault::Eio, operation, seed), FaultVfs::kill);
         }
     }
+    told("a flush or a write fails", 4 * seeds(30).end);
 }
 
 #[test]
@@ -124,4 +130,5 @@ fn a_full_disk_refuses_many_writers_and_loses_nothing() {
     for seed in seeds(30) {
         run(seed, lasting(Fault::NoSpace, Operation::Write, seed), |disk| disk.crash(seed));
     }
+    told("a full disk", seeds(30).end);
 }

@@ -338,12 +338,15 @@ impl Footer {
         let row_count = fields.u32()?;
         let entry_count = fields.u32()? as usize;
         let mut fields = Fields(rest);
-        let mut rows = Vec::new();
+        let mut rows: Vec<(LogId, LogRow)> = Vec::new();
         let mut index = SegmentIndex::default();
         let mut run_of_row = Vec::new();
         for _ in 0..row_count {
             let (row, entries) = decode_row(&mut fields)?;
             let log = row.genesis.log_id();
+            if rows.last().is_some_and(|(before, _)| *before >= log) {
+                return None;
+            }
             run_of_row.push((entries > 0).then_some(index.runs.len() as u32));
             if entries > 0 {
                 index.begin_run(log, row.links.clone());
@@ -471,6 +474,25 @@ mod tests {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Footer::decode(&bytes).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_footer_with_a_matching_checksum_that_lists_a_log_twice_or_a_batch_out_of_bounds_is_refused() {
+        let sound = footer();
+        assert!(Footer::decode(&sound.encode()).is_some());
+        let mut twice = sound.encode();
+        let [one, other] = [0, 1].map(|row| sound.rows[row].1.genesis.encode());
+        let at = twice.windows(other.len()).position(|bytes| bytes == other).expect("it is a row");
+        twice[at..at + one.len()].copy_from_slice(&one);
+        twice[CRC_OFFSET..FOOTER_HEADER_LEN].fill(0);
+        let crc = crc32fast::hash(&twice);
+        twice[CRC_OFFSET..FOOTER_HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+        assert!(Footer::decode(&twice).is_none());
+        for len in [0, HEADER_LEN - 1, MAX_BATCH_LEN + 1, u32::MAX as usize] {
+            let mut forged = footer();
+            Arc::make_mut(&mut forged.index).entries[3].len = len as u32;
+            assert!(Footer::decode(&forged.encode()).is_none(), "{len}");
         }
     }
 

@@ -166,6 +166,23 @@ mod tests {
     }
 
     #[test]
+    fn only_zeros_up_to_where_the_next_frame_begins_may_follow_a_frame() {
+        let bytes = encode(&entries());
+        let end = entries_offset(4) + entries().iter().map(|entry| entry.bytes().len()).sum::<usize>();
+        // Its header damaged, so that it is known by its table; then its table, so that it is known by its entries.
+        for damaged in [17, FRAME_HEADER_LEN] {
+            let with_tail = |tail: &[u8]| {
+                let mut bytes = [&bytes[..end], tail].concat();
+                bytes[damaged] ^= 1;
+                salvage(&bytes.into(), between(3), &SALT)
+            };
+            assert!(with_tail(&[0; 7]).is_some());
+            assert!(with_tail(&[0, 0, 1]).is_none(), "bytes that nobody wrote");
+            assert!(with_tail(&[0; 8]).is_none(), "another frame could stand there");
+        }
+    }
+
+    #[test]
     fn damage_to_several_entries_costs_those_and_nothing_is_made_of_two_missing_frames() {
         let entries = entries();
         let bytes = encode(&entries);
