@@ -412,8 +412,8 @@ fn check_own_chain(
         return Err(TlsError::Unusable(folder.join(CERT_FILE), "it holds no certificate".into()));
     };
     match verify_chain(end_entity, intermediates, roots, provider, now()) {
-        Ok(()) => Ok(()),
-        Err(rustls::Error::InvalidCertificate(
+        Ok(())
+        | Err(rustls::Error::InvalidCertificate(
             Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
         )) => Ok(()),
         Err(rustls::Error::InvalidCertificate(UnknownIssuer | CertificateError::BadSignature)) => {

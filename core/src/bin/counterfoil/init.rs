@@ -1,6 +1,10 @@
 //! `counterfoil init`
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use counterfoil::Store;
@@ -32,7 +36,8 @@ impl Init {
         let names = fs::read_dir(&self.store).into_iter().flatten().flatten().map(|entry| entry.file_name());
         let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
         // A store is refused by its own words.
-        if names.iter().any(|name| name == "identity" || name.ends_with(".seg")) {
+        let is_segment = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "seg");
+        if names.iter().any(|name| name == "identity" || is_segment(name)) {
             return Ok(());
         }
         names.retain(|name| !NOT_FOREIGN.contains(&name.as_str()));
