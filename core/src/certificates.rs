@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use counterfoil_replication::net::{CA_FILE, CERT_FILE, KEY_FILE, NODE_URI_PREFIX};
+use counterfoil_replication::net::{CA_FILE, CERT_FILE, KEY_FILE, NODE_URI_PREFIX, Tls};
 use counterfoil_storage::{NodeName, SystemClock, WallClock as _};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -51,6 +51,16 @@ pub enum CertificateError {
         folder: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The folder holds another node's certificate, which may be in use.
+    #[error("{} holds the certificate of node {found}, not of {node}: choose another folder, or remove its files", folder.display())]
+    OtherNode {
+        /// The folder that was to get the certificate.
+        folder: PathBuf,
+        /// The node whose certificate it holds.
+        found: NodeName,
+        /// The node to be certified.
+        node: NodeName,
     },
     /// The validity asked for is not possible.
     #[error("a certificate can't be valid for {0} days; choose 1 to {DAYS_MAX}")]
@@ -109,7 +119,8 @@ pub fn create_ca(folder: &Path) -> Result<(), CertificateError> {
 /// Issues a certificate for `node`, valid for `days` from now (1 to [`DAYS_MAX`]), by the authority in `ca_folder`.
 ///
 /// Writes `ca.pem`, `cert.pem` and `key.pem` (mode 0600) into `out_folder`, created if need be; each file replaces
-/// an older one whole, so that a node's certificate can be renewed while the node runs.
+/// an older one whole, so that a node's certificate can be renewed while the node runs. Another node's certificate is
+/// never replaced; one that can't be read is.
 ///
 /// **Durability**: on `Ok` the files survive power loss. On an error some may be new and others old; issue again.
 pub fn issue(ca_folder: &Path, node: &NodeName, out_folder: &Path, days: u32) -> Result<(), CertificateError> {
@@ -127,6 +138,11 @@ pub fn issue_for(
     out_folder: &Path,
     validity: Range<SystemTime>,
 ) -> Result<(), CertificateError> {
+    if let Ok(found) = Tls::node_in(out_folder)
+        && found != *node
+    {
+        return Err(CertificateError::OtherNode { folder: out_folder.into(), found, node: node.clone() });
+    }
     let ca_pem = read(ca_folder, CA_FILE)?;
     let ca_key = read(ca_folder, CA_KEY_FILE)?;
     let no_authority =
@@ -243,20 +259,36 @@ fn sync_folder(folder: &Path) -> Result<(), CertificateError> {
 
 #[cfg(test)]
 mod tests {
-    use counterfoil_replication::net::Tls;
-
     use super::*;
 
     #[test]
     fn a_node_s_certificate_carries_any_name_a_node_can_have() {
         let folder = tempfile::tempdir().unwrap();
-        let (ca, out) = (folder.path().join("ca"), folder.path().join("tls"));
+        let ca = folder.path().join("ca");
         create_ca(&ca).unwrap();
         for name in ["practice-12", "A.b_c-d", "9", &"x".repeat(128)] {
-            let node = NodeName::new(name).unwrap();
+            let (node, out) = (NodeName::new(name).unwrap(), folder.path().join(name));
             issue(&ca, &node, &out, DAYS_DEFAULT).unwrap();
             assert_eq!(Tls::from_dir(&out).unwrap().node(), &node);
         }
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_in_place_but_not_replaced_by_another_node_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ca, out) = (folder.path().join("ca"), folder.path().join("tls"));
+        create_ca(&ca).unwrap();
+        let [hub, other] = ["hub", "other"].map(|name| NodeName::new(name).unwrap());
+        issue(&ca, &hub, &out, 30).unwrap();
+        let files = || [CERT_FILE, KEY_FILE].map(|name| fs::read(out.join(name)).unwrap());
+        let before = files();
+        let error = issue(&ca, &other, &out, 30).unwrap_err();
+        assert!(matches!(&error, CertificateError::OtherNode { found, .. } if *found == hub), "{error}");
+        assert_eq!(files(), before);
+        issue(&ca, &hub, &out, 30).unwrap();
+        assert_ne!(files(), before);
+        fs::write(out.join(CERT_FILE), "torn").unwrap();
+        issue(&ca, &hub, &out, 30).unwrap();
     }
 
     #[test]

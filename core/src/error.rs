@@ -1,6 +1,6 @@
 //! What can go wrong, by whose fault it is.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use counterfoil_storage::{
     AppendError, BatchError, LogId, NameError, NodeName, OpenError, ParseIdError, ReadError, Seq, SpaceName, StoreError,
@@ -13,7 +13,9 @@ use crate::{codec::CodecError, status::Unmirrored};
 ///
 /// An error from an append that has been queued, or from waiting for one, means *unknown*, not
 /// *absent*: the records may be found when the store is next opened.
-#[derive(Debug, Error)]
+/// As `{:?}` it is that line too, so that an application whose `main` returns it ends with a message for people;
+/// `{:#?}` adds its [kind](Self::kind) and what it came from.
+#[derive(Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The store could not be made or opened.
@@ -115,7 +117,7 @@ pub enum Error {
     /// The store was closed, but a peer does not have everything yet.
     ///
     /// Nothing is lost: what is missing there is durable here and goes on when a link is next started.
-    #[error("not all of it is known to be mirrored: {}; start the link again", list(.unmirrored))]
+    #[error("not all of it is known to be mirrored: {}{}", list(.unmirrored), next_time(.unmirrored))]
     NotMirrored {
         /// What each peer has not acknowledged, a log at a time.
         unmirrored: Vec<Unmirrored>,
@@ -148,6 +150,24 @@ pub enum Error {
 
 fn list(unmirrored: &[Unmirrored]) -> String {
     unmirrored.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What to do about records that are merely on their way; where something else is in the way, that is said.
+fn next_time(unmirrored: &[Unmirrored]) -> &'static str {
+    if unmirrored.iter().any(|missing| missing.reason.is_none()) { "; start the link again" } else { "" }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
+        let message = self.to_string();
+        let mut detail = f.debug_struct("Error");
+        detail.field("kind", &self.kind()).field("message", &message);
+        std::error::Error::source(self).map(|source| detail.field("source", &source));
+        detail.finish()
+    }
 }
 
 /// The result of most calls of this crate.
@@ -267,5 +287,18 @@ fn read_kind(error: &ReadError) -> ErrorKind {
         ReadError::UnknownLog { .. } => ErrorKind::NotFound,
         ReadError::Damaged { .. } | ReadError::Hole { .. } => ErrorKind::Damaged,
         _ => ErrorKind::Disk,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_main_returns_is_shown_as_its_line_and_in_detail_on_request() {
+        let error = Error::NodeNotNamed { path: "practice.store".into() };
+        assert_eq!(format!("{error:?}"), error.to_string());
+        let detail = format!("{error:#?}");
+        assert!(detail.contains("kind: Misuse") && detail.contains("practice.store"), "{detail}");
     }
 }

@@ -14,18 +14,20 @@
 //! struct Visit { patient: u64, note: String }
 //!
 //! fn main() -> Result<(), counterfoil::Error> {
-//!     let store = Store::open("practice.store")?;            // Store::builder().node("practice-12")… for more
+//!     let store = Store::builder().node("practice-12").open_or_create("practice.store")?;
 //!     for damage in store.recovery().damage() { eprintln!("{damage}"); }
 //!     let visits = store.space("practice-12")?.typed::<Visit>();
+//!     // The folder `tls` is made by `counterfoil cert`.
 //!     let link = store.mirror_to("hub@hub.example:7400", Tls::from_dir("tls")?).spaces(["practice-12"]).start()?;
 //!
 //!     let receipt = visits.append(&Visit { patient: 7, note: "BP 120/80".into() })?;
 //!     receipt.wait(Durability::Local)?;
-//!     match receipt.wait_timeout(Durability::Mirrored(1), Duration::from_secs(2))? {
-//!         Durability::Mirrored(_) => {}
-//!         reached => eprintln!("only {reached} so far, lag {}", link.status().lag),
+//!     let asked = Durability::Mirrored(1);
+//!     let reached = receipt.wait_timeout(asked, Duration::from_secs(2))?;
+//!     if reached < asked {
+//!         eprintln!("only {reached} so far, lag {}", link.status().lag);
 //!     }
-//!     for visit in visits.read(..)? {
+//!     for visit in visits.read(..)? {                        // a part: visits.read(Seq(3)..Seq(5))
 //!         let visit = visit?;
 //!         println!("{} {}", visit.seq(), visit.value().note);
 //!     }

@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -110,11 +110,7 @@ impl LinkBuilder {
 /// Starts the driver. It holds parts of the store, never the store.
 fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<Arc<net::Link>> {
     let (acks, shared) = (Arc::clone(&inner.acks), Arc::clone(shared));
-    let this: Arc<OnceLock<Weak<net::Link>>> = Arc::default();
-    let last_error = {
-        let this = Arc::clone(&this);
-        move || this.get().and_then(Weak::upgrade).and_then(|link| link.status().last_error)
-    };
+    let target = config.target.clone();
     let runtime = inner.runtime.handle()?;
     let _in_runtime = runtime.enter();
     let link = net::dial(config, move |event| match event {
@@ -125,18 +121,19 @@ fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<A
                 }
             }
         }
-        net::LinkEvent::State(net::LinkState::Waiting { .. }) => {
-            let reason = last_error().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string());
+        net::LinkEvent::State(net::LinkState::Waiting { reason, is_lasting, .. }) => {
             shared.set_state(LinkState::Connecting);
-            shared.tell(LinkEvent::Disconnected { reason });
+            // Whose certificate, for one, must be told: the reason speaks of the peer as "it".
+            shared.tell(LinkEvent::Disconnected { reason: format!("{target}: {reason}") });
+            if is_lasting {
+                shared.set_stuck();
+                acks.touch();
+            }
         }
         // `Connected` comes with the session's own event, `Stopped` from the store.
         _ => {}
     })?;
-    let link = Arc::new(link);
-    // Set once, here.
-    let _ = this.set(Arc::downgrade(&link));
-    Ok(link)
+    Ok(Arc::new(link))
 }
 
 /// Has a link carry each space that comes into being, as long as there is the link.
@@ -188,7 +185,7 @@ impl Link {
     }
 
     /// Whether the peer has everything, or may still get what it has not: false if all that it has not acknowledged is
-    /// of logs that are parked and spaces that are refused.
+    /// of logs that are parked and spaces that are refused, or if the link [is stuck](LinkStatus::is_stuck).
     pub fn is_moving(&self) -> bool {
         self.inner.is_link_moving(&self.shared)
     }

@@ -120,7 +120,21 @@ impl Receipt {
     }
 
     /// Waits until `level` is reached or `timeout` is over, and says which level has been: compare
-    /// it with what was asked for. It may be higher.
+    /// it with what was asked for. It may be higher, and `Mirrored` with fewer nodes is less.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use counterfoil::{Durability, Store};
+    /// # let store = Store::in_memory()?;
+    /// # let receipt = store.own_space()?.append("a record")?;
+    /// let asked = Durability::Mirrored(2);
+    /// let reached = receipt.wait_timeout(asked, Duration::from_millis(1))?;
+    /// if reached < asked {
+    ///     eprintln!("only {reached} so far");
+    /// }
+    /// # assert!(reached < asked && Durability::Mirrored(1) < asked);
+    /// # Ok::<(), counterfoil::Error>(())
+    /// ```
     pub fn wait_timeout(&self, level: Durability, timeout: Duration) -> Result<Durability> {
         let deadline = now().checked_add(timeout);
         if level == Durability::Buffered || !self.stored.wait_timeout(timeout)? {

@@ -127,7 +127,7 @@ impl Space {
         writer.or_else(|| self.find_own(&self.logs()).map(|info| info.id))
     }
 
-    /// Reads durable records of this node's own log, by its sequence numbers, in order. If this node
+    /// Reads durable records of this node's own log, all (`..`) or a part (`Seq(3)..Seq(5)`), in order. If this node
     /// does not write here, and one other does, reads that one's.
     ///
     /// A store that is found to be a copy writes a new log from then on, whose genesis names the

@@ -74,6 +74,9 @@ pub struct LinkStatus {
     pub lag: Lag,
     /// Why the last connection was not made, or ended.
     pub last_error: Option<String>,
+    /// What `last_error` says does not pass by itself: a certificate, an authority or a name must be changed. The link
+    /// goes on trying, since it may be.
+    pub is_stuck: bool,
     /// The logs that stay where they are, each with the reason and what to do. The others go on.
     pub parked: Vec<(LogId, String)>,
     /// The spaces that are not permitted, each with the reason and what to do.
@@ -148,10 +151,12 @@ pub struct Unmirrored {
     pub space: SpaceName,
     /// The log.
     pub log: LogId,
-    /// First sequence number that the peer has not acked.
+    /// First sequence number that the peer has not acked; 0 also if it has not been reached.
     pub first_seq: Seq,
     /// Where the log durably ends here.
     pub next_seq: Seq,
+    /// Whether the peer has been reached since the link was started: else nothing is known of what it has.
+    pub was_reached: bool,
     /// What is in the way, and what to do, if anything is known to be.
     pub reason: Option<String>,
 }
@@ -166,12 +171,15 @@ impl Unmirrored {
 impl fmt::Display for Unmirrored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { peer, space, first_seq, .. } = self;
+        let reason = self.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        if !self.was_reached {
+            return write!(f, "{peer} has not been reached{reason}; nothing is known of what it has of space {space}");
+        }
         let records = match self.records() {
             1 => "1 record".to_owned(),
             count => format!("{count} records"),
         };
-        write!(f, "{peer} has not acknowledged {records} of space {space} from {first_seq}")?;
-        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
+        write!(f, "{peer} has not acknowledged {records} of space {space} from {first_seq}{reason}")
     }
 }
 
@@ -192,6 +200,10 @@ struct Now {
     spaces: Vec<SpaceName>,
     state: LinkState,
     last_error: Option<String>,
+    /// What `last_error` says does not pass by itself.
+    is_stuck: bool,
+    /// The two ends have been in touch.
+    was_reached: bool,
     /// Of the present session, or the last one.
     parked: BTreeMap<LogId, String>,
     /// Logs of which the peer has more, until it acknowledges what is here.
@@ -208,6 +220,8 @@ impl LinkShared {
             spaces,
             state: LinkState::Connecting,
             last_error: None,
+            is_stuck: false,
+            was_reached: false,
             parked: BTreeMap::new(),
             ahead: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -245,6 +259,20 @@ impl LinkShared {
         self.now().last_error.clone()
     }
 
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.now().is_stuck
+    }
+
+    /// What was told last as the reason of a disconnection lasts, until the ends are in touch.
+    #[cfg(feature = "net")]
+    pub(crate) fn set_stuck(&self) {
+        self.now().is_stuck = true;
+    }
+
+    pub(crate) fn was_reached(&self) -> bool {
+        self.now().was_reached
+    }
+
     /// The logs that do not go on, but for those that `is_mirrored` all the same.
     pub(crate) fn parked(&self, is_mirrored: impl Fn(LogId) -> bool) -> Vec<(LogId, String)> {
         let now = self.now();
@@ -261,7 +289,8 @@ impl LinkShared {
     /// Why a log is not carried any further, though the ends may be in touch.
     pub(crate) fn stopped_by(&self, log: LogId, space: &SpaceName) -> Option<String> {
         let now = self.now();
-        now.parked.get(&log).or_else(|| now.ahead.get(&log)).or_else(|| now.refused.get(space)).cloned()
+        let stuck = now.last_error.as_ref().filter(|_| now.is_stuck);
+        now.parked.get(&log).or_else(|| now.ahead.get(&log)).or_else(|| now.refused.get(space)).or(stuck).cloned()
     }
 
     /// Sets the state, unless the link was stopped: that is final.
@@ -291,6 +320,7 @@ impl LinkShared {
         match &event {
             LinkEvent::Connected => {
                 now.last_error = None;
+                (now.is_stuck, now.was_reached) = (false, true);
                 now.parked.clear();
                 now.ahead.clear();
                 now.refused.clear();
@@ -310,7 +340,10 @@ impl LinkShared {
             }
             LinkEvent::Parked { log, reason } => drop(now.parked.insert(*log, reason.clone())),
             LinkEvent::Refused { space, reason } => drop(now.refused.insert(space.clone(), reason.clone())),
-            LinkEvent::Disconnected { reason } => now.last_error = Some(reason.clone()),
+            LinkEvent::Disconnected { reason } => {
+                now.last_error = Some(reason.clone());
+                now.is_stuck = false;
+            }
             _ => {}
         }
         if now.events.len() == EVENTS_MAX {

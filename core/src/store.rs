@@ -353,6 +353,7 @@ impl Inner {
             state: link.state(),
             lag: self.lag(&lacks),
             last_error: link.last_error(),
+            is_stuck: link.is_stuck(),
             parked: link.parked(|log| lacks.iter().all(|missing| missing.log != log)),
             refused: link.refused(),
         }
@@ -371,6 +372,7 @@ impl Inner {
                     log: info.id,
                     first_seq: acked,
                     next_seq: info.durable.next_seq,
+                    was_reached: link.was_reached(),
                     reason: link.stopped_by(info.id, &info.genesis.space).or_else(|| link.last_error()),
                 })
             })

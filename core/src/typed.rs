@@ -195,7 +195,7 @@ impl<T: Serialize + DeserializeOwned, C: Codec> Typed<T, C> {
         Ok(())
     }
 
-    /// Reads durable values; see [`Space::read`].
+    /// Reads durable values, all (`..`) or a part (`Seq(3)..Seq(5)`); see [`Space::read`].
     pub fn read(&self, range: impl RangeBounds<Seq>) -> Result<TypedRead<T, C>> {
         Ok(TypedRead { records: self.space.read(range)?, decoder: self.decoder.clone() })
     }

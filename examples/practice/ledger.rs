@@ -43,6 +43,8 @@ impl Phase {
 #[derive(Debug, Default)]
 pub(crate) struct PhaseLedger {
     pub(crate) latencies: Latencies,
+    /// Of bare writes beside the store.
+    pub(crate) bare: Latencies,
     pub(crate) lag_max: u64,
     /// From the beginning of the phase until the hub had everything.
     pub(crate) caught_up_after: Option<Duration>,
@@ -86,13 +88,13 @@ impl Ledger {
     }
 
     /// Median latency in a phase, as a multiple of that in all phases in which line and hub were up:
-    /// before and after, since disks have their moods.
-    pub(crate) fn median_ratio(&self, phase: Phase) -> Option<f64> {
+    /// before and after, since disks have their moods. Of appends, or of bare writes.
+    pub(crate) fn median_ratio(&self, phase: Phase, of: fn(&PhaseLedger) -> &Latencies) -> Option<f64> {
         let mut up = Latencies::default();
         for phase in [Phase::AllUp, Phase::LineMended, Phase::HubBack, Phase::SiteKilled] {
-            up.extend(&self.of_phase(phase).latencies);
+            up.extend(of(self.of_phase(phase)));
         }
-        let median = self.of_phase(phase).latencies.percentile(50)?;
+        let median = of(self.of_phase(phase)).percentile(50)?;
         Some(median.as_secs_f64() / up.percentile(50)?.as_secs_f64())
     }
 
@@ -114,6 +116,7 @@ impl Ledger {
                 self.acked = seq + 1;
                 phase.latencies.add(latency);
             }
+            News::Bare { latency } => phase.bare.add(latency),
             News::Lag { records: 0 } => {
                 phase.caught_up_after.get_or_insert(now - self.phase_began_at);
             }

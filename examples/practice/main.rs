@@ -14,7 +14,8 @@
 //! and started. In the end both halves of every record are compared.
 //!
 //! On the screen: a progress bar, then two tables. The first shows that the time an append takes
-//! does not depend on the line or the hub; the second that both ends hold the same records.
+//! does not depend on the line or the hub, beside bare writes that the store has no part in, so that
+//! a busy machine is not taken for a broken promise; the second that both ends hold the same records.
 //! The exit status is 0 only if they do and nothing that was acknowledged is missing.
 //!
 //! Not to copy: certificates and keys made on the spot and thrown away, a line that can be cut, and

@@ -33,14 +33,21 @@ pub(crate) fn show(practices: &[Practice], hub: &Store) -> Result<bool> {
     let first = &practices[0];
     let mut text = String::new();
     writeln!(text, "Appends of {}, each durable on its own disk:\n", first.name)?;
-    let mut phases = Table::new(["", "appends", "median", "p99", "greatest lag", "hub has all after"]);
+    let mut phases = Table::new(["", "appends", "median", "p99", "bare write", "greatest lag", "hub has all after"]);
     for phase in Phase::ALL {
         phases.row(phase_row(phase, first.ledger().of_phase(phase)));
     }
     writeln!(text, "{phases}")?;
     for (phase, what) in [(Phase::LineCut, "the line was cut"), (Phase::HubStopped, "the hub was stopped")] {
-        if let Some(ratio) = first.ledger().median_ratio(phase) {
-            writeln!(text, "While {what} an append took {ratio:.2} times as long as with both up (medians).")?;
+        let appends = first.ledger().median_ratio(phase, |phase| &phase.latencies);
+        let bare = first.ledger().median_ratio(phase, |phase| &phase.bare);
+        if let Some((ratio, bare)) = appends.zip(bare) {
+            writeln!(
+                text,
+                "While {what} an append took {ratio:.2} times as long as with both up, and a bare write and flush beside \
+                 it {bare:.2} times: {:.2} times what the disk's own drift makes of it (medians).",
+                ratio / bare
+            )?;
         }
     }
 
@@ -68,7 +75,7 @@ pub(crate) fn show(practices: &[Practice], hub: &Store) -> Result<bool> {
     Ok(is_kept)
 }
 
-fn phase_row(phase: Phase, ledger: &PhaseLedger) -> [String; 6] {
+fn phase_row(phase: Phase, ledger: &PhaseLedger) -> [String; 7] {
     let of = |latencies: &Latencies, percent| latencies.percentile(percent).map_or("-".to_owned(), show_duration);
     let caught_up = match ledger.caught_up_after {
         _ if !phase.is_after_fault() => String::new(),
@@ -80,6 +87,7 @@ fn phase_row(phase: Phase, ledger: &PhaseLedger) -> [String; 6] {
         ledger.latencies.count().to_string(),
         of(&ledger.latencies, 50),
         of(&ledger.latencies, 99),
+        of(&ledger.bare, 50),
         format!("{} records", ledger.lag_max),
         caught_up,
     ]

@@ -3,8 +3,9 @@
 //! It tells the process that started it what happens, a line each on standard output.
 
 use std::{
-    io::{self, Read as _, Write as _},
-    path::PathBuf,
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
     process, thread,
     time::{Duration, Instant},
 };
@@ -35,6 +36,8 @@ pub(crate) enum News {
     Ready { next_seq: u64 },
     /// This record is durable here; it took so long.
     Ack { seq: u64, latency: Duration },
+    /// A bare write and flush of a record's bytes beside the store took so long.
+    Bare { latency: Duration },
     /// The hub lacks so many records.
     Lag { records: u64 },
     /// All records are appended.
@@ -48,6 +51,7 @@ impl News {
         match self {
             Self::Ready { next_seq } => format!("ready {next_seq}"),
             Self::Ack { seq, latency } => format!("ack {seq} {}", latency.as_nanos()),
+            Self::Bare { latency } => format!("bare {}", latency.as_nanos()),
             Self::Lag { records } => format!("lag {records}"),
             Self::Appended => "appended".to_owned(),
             Self::Closed => "closed".to_owned(),
@@ -62,6 +66,7 @@ impl News {
         Some(match word {
             "ready" => Self::Ready { next_seq: number()? },
             "ack" => Self::Ack { seq: number()?, latency: Duration::from_nanos(number()?) },
+            "bare" => Self::Bare { latency: Duration::from_nanos(number()?) },
             "lag" => Self::Lag { records: number()? },
             "appended" => Self::Appended,
             "closed" => Self::Closed,
@@ -94,6 +99,7 @@ impl Site {
             thread::spawn(move || tell_lag(&store, &space, &link));
         }
 
+        let mut bare = BareFile::new(&self.store.with_extension("bare"))?;
         let pause = Duration::from_secs(self.seconds.into()) / records.len() as u32;
         let started_at = now();
         for (index, record) in records.iter().skip(next_seq.0 as usize).enumerate() {
@@ -102,11 +108,46 @@ impl Site {
             let receipt = space.append(record)?;
             receipt.wait(Durability::Local)?;
             News::Ack { seq: receipt.first_seq().0, latency: appended_at.elapsed() }.tell()?;
+            if index % BARE_EVERY == 0 {
+                News::Bare { latency: bare.write(record.as_ref())? }.tell()?;
+            }
         }
         News::Appended.tell()?;
         store.close(Duration::from_secs(60))?;
         News::Closed.tell()?;
         Ok(())
+    }
+}
+
+/// One of so many appends is measured against a bare write.
+const BARE_EVERY: usize = 8;
+
+/// A file of zeros beside the store, into which records are written and flushed by hand: what the disk takes by itself.
+struct BareFile {
+    file: File,
+    offset: u64,
+}
+
+impl BareFile {
+    const LEN: u64 = 1 << 20;
+
+    fn new(path: &Path) -> io::Result<Self> {
+        let mut file = File::create(path)?;
+        file.write_all(&vec![0; Self::LEN as usize])?;
+        file.sync_all()?;
+        Ok(Self { file, offset: 0 })
+    }
+
+    fn write(&mut self, record: &[u8]) -> io::Result<Duration> {
+        if self.offset + record.len() as u64 > Self::LEN {
+            self.offset = 0;
+        }
+        let began_at = now();
+        self.file.seek(SeekFrom::Start(self.offset))?;
+        self.file.write_all(record)?;
+        self.file.sync_data()?;
+        self.offset += record.len() as u64;
+        Ok(began_at.elapsed())
     }
 }
 

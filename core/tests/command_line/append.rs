@@ -1,6 +1,6 @@
 //! `counterfoil append`
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs::File, process::Command};
 
 use crate::sandbox::Sandbox;
 
@@ -21,7 +21,7 @@ fn the_last_line_of_standard_error_sums_up() {
     for (input, expected) in [
         (&b""[..], "appended 0 records, 0 bytes"),
         (b"ab\ncde\n", "appended 2 records, 5 bytes, seq 0..1, digest "),
-        (b"\n", "appended 1 records, 0 bytes, seq 2..2, digest "),
+        (b"\n", "appended 1 record, 0 bytes, seq 2..2, digest "),
     ] {
         let ended = sandbox.run_with("append practice.store", input).expect_status(0);
         let line = ended.only_error();
@@ -72,11 +72,19 @@ fn a_mirror_that_is_not_there_in_time_is_bad_news_and_the_record_stays() {
     let words = format!("append practice.store --ack --durability mirrored {nobody}");
     let ended = sandbox.run_with(&words, b"first\n").expect_status(1);
     assert!(ended.stdout.is_empty(), "no ack: {ended:?}");
-    assert!(ended.stderr.contains("record 0 is only durable locally"), "{}", ended.stderr);
+    let last = ended.stderr.lines().last().unwrap();
+    let why =
+        "record 0 (line 1 of the input) is only durable locally after 0.2 s (hub@127.0.0.1:1: it can't be reached";
+    assert!(last.contains(why), "{last}");
+    assert!(last.contains("1 line of the input is in the store (to seq 0)"), "{last}");
+    assert!(last.ends_with("there is nothing to append again"), "{last}");
 
     let ended = sandbox.run_with(&format!("append practice.store --ack {nobody}"), b"second\n").expect_status(1);
     assert_eq!(ended.text(), "ack 1\n");
-    assert!(ended.stderr.contains("hub has not acknowledged 2 records"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("hub has not been reached"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("nothing is known of what it has of space practice-1"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("1 line of the input is in the store (to seq 1)"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("start the link again"), "it would not help: {}", ended.stderr);
     assert_eq!(sandbox.cat("practice.store"), b"first\nsecond\n");
 }
 
@@ -89,7 +97,7 @@ fn ctrl_c_keeps_what_was_appended_and_ends_cleanly() {
         assert_eq!(append.read_line(), "ack 0");
         append.signal(signal);
         // Its input stays open meanwhile.
-        append.wait_for_error("appended 1 records, 4 bytes, seq 0..0");
+        append.wait_for_error("appended 1 record, 4 bytes, seq 0..0");
         append.finish().expect_status(0);
         assert_eq!(sandbox.cat("practice.store"), b"kept\n");
     }
@@ -100,9 +108,12 @@ fn records_are_appended_even_if_nobody_reads_the_acks() {
     let sandbox = Sandbox::with_practice();
     let mut append = sandbox.start("append practice.store --ack");
     drop(append.take_stdout());
-    append.write("one\ntwo\n");
-    append.finish().expect_status(0);
-    assert_eq!(sandbox.cat("practice.store"), b"one\ntwo\n");
+    append.write("one\n");
+    append.wait_for_error("nobody reads the acks any more");
+    append.write("two\nthree\n");
+    let ended = append.finish().expect_status(0);
+    assert_eq!(ended.stderr.matches("nobody reads").count(), 1, "{}", ended.stderr);
+    assert_eq!(sandbox.cat("practice.store"), b"one\ntwo\nthree\n");
 }
 
 #[test]
@@ -112,6 +123,8 @@ fn a_line_over_the_limit_is_named_and_those_before_it_are_kept() {
     input.resize(input.len() + (16 << 20) + 1, b'x');
     let ended = sandbox.run_with("append practice.store --ack", &input).expect_status(2);
     assert!(ended.stderr.contains("line 3 is longer than 16777216 bytes"), "{}", ended.stderr);
+    let rest = "2 lines of the input are in the store (to seq 1): append from line 3 on";
+    assert!(ended.stderr.contains(rest), "{}", ended.stderr);
     assert_eq!(ended.text(), "ack 0\nack 1\n");
     assert_eq!(sandbox.cat("practice.store"), b"one\ntwo\n");
 
@@ -127,4 +140,55 @@ fn spaces_of_one_store_are_apart() {
     sandbox.run_with("append practice.store --space other", b"other\n").expect_status(0);
     assert_eq!(sandbox.cat("practice.store"), b"own\n");
     assert_eq!(sandbox.cat("practice.store --space other"), b"other\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn on_a_full_disk_only_what_is_stored_is_summed_up_and_the_line_to_go_on_with_is_named() {
+    let sandbox = Sandbox::with_practice();
+    let mut input = String::new();
+    for line in 1..=30_000 {
+        writeln!(input, "{line:0>200}").unwrap();
+    }
+    let lines: Vec<_> = input.lines().collect();
+    let (mut stored, mut was_cut_short) = (0, false);
+    for _ in 0..3 {
+        sandbox.write("rest", lines[stored..].join("\n"));
+        // No file may grow over a mebibyte: to the command it is a full disk.
+        let ended = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$0\" append practice.store"])
+            .arg(env!("CARGO_BIN_EXE_counterfoil"))
+            .current_dir(sandbox.path(""))
+            .stdin(File::open(sandbox.path("rest")).unwrap())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(2), "{errors}");
+        let Some(summary) = errors.lines().find(|line| line.starts_with("appended ")) else {
+            break;
+        };
+        was_cut_short = true;
+        let (digest, next_seq) = match sandbox.status("practice.store")["logs"].as_array().unwrap().as_slice() {
+            [log] => (log["digest"].as_str().unwrap().to_owned(), log["next_seq"].as_u64().unwrap() as usize),
+            _ => (String::new(), 0),
+        };
+        let count = next_seq - stored;
+        let (expected, told) = if count == 0 {
+            ("appended 0 records, 0 bytes".to_owned(), "nothing of the input is in the store".to_owned())
+        } else {
+            let last = next_seq - 1;
+            let sum = format!("appended {count} records, {} bytes, seq {stored}..{last}, digest {digest}", 200 * count);
+            (sum, format!("{count} lines of the input are in the store (to seq {last})"))
+        };
+        assert_eq!(summary, expected);
+        let told = format!(
+            "no space left on the store's disk: {told}; free some space, then append from line {} on",
+            count + 1
+        );
+        assert!(errors.lines().last().unwrap().ends_with(&told), "{errors}");
+        stored = next_seq;
+    }
+    assert!(was_cut_short);
+    sandbox.run_with("append practice.store", lines[stored..].join("\n").as_bytes()).expect_status(0);
+    assert!(sandbox.cat("practice.store") == input.as_bytes(), "each line once, in order");
 }

@@ -37,5 +37,11 @@ fn a_certificate_can_be_renewed_in_place() {
     let before = fs::read(sandbox.path("tls-hub/cert.pem")).unwrap();
     sandbox.certify("hub");
     assert_ne!(fs::read(sandbox.path("tls-hub/cert.pem")).unwrap(), before);
+    let refused = sandbox.run("cert node ca --node other --out tls-hub").expect_status(2);
+    assert!(
+        refused.only_error().contains("tls-hub holds the certificate of node hub, not of other"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(fs::read(sandbox.path("tls-hub/ca.pem")).unwrap(), fs::read(sandbox.path("ca/ca.pem")).unwrap());
 }

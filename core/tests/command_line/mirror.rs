@@ -202,6 +202,9 @@ fn metrics_are_there_for_prometheus() {
     let answer = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
     assert!(answer.contains("counterfoil_records{node=\"hub\",space=\"practice-1\"} 2\n"), "{answer}");
+    for healthy in ["poisoned", "storage_full", "damaged_places", "peers"] {
+        assert!(answer.contains(&format!("counterfoil_{healthy}{{node=\"hub\"}} 0\n")), "{healthy}: {answer}");
+    }
     assert!(ask("GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 404"));
     assert!(ask("nonsense\r\n\r\n").starts_with("HTTP/1.0 405"));
     hub.signal("TERM");
@@ -239,7 +242,57 @@ fn mirror_once_that_is_refused_or_interrupted_says_what_was_not_acknowledged() {
     mirror.signal("TERM");
     let ended = mirror.finish().expect_status(1);
     let last = ended.stderr.lines().last().unwrap();
-    assert!(last.contains("hub has not acknowledged 1 record of space other from 0"), "{last}");
+    assert!(last.contains("hub has not been reached (hub@"), "{last}");
+    assert!(last.contains("nothing is known of what it has of space other"), "{last}");
+}
+
+#[test]
+fn mirror_once_ends_with_bad_news_when_it_makes_no_progress() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    sandbox.run_with("append practice.store", b"one\n").expect_status(0);
+    for address in ["127.0.0.1:1", "no-such-host.invalid:7400"] {
+        let mirror = format!("mirror practice.store --to hub@{address} --tls tls-practice-1 --once --timeout 0.5");
+        let ended = sandbox.run(&mirror).expect_status(1);
+        let last = ended.stderr.lines().last().unwrap();
+        assert!(last.starts_with("counterfoil: ") && last.contains("hub has not been reached"), "{last}");
+    }
+}
+
+#[test]
+fn mirror_once_ends_at_once_where_trying_again_can_t_help() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    sandbox.run_with("append practice.store", b"one\n").expect_status(0);
+    let (_hub, address) = sandbox.serve("127.0.0.1:0", "");
+    sandbox.run("cert ca other-ca").expect_status(0);
+    sandbox.run("cert node other-ca --node practice-1 --out tls-other").expect_status(0);
+    sandbox.certify_expired("practice-1", "tls-expired");
+    for (to, tls, expected) in [
+        ("hub", "tls-other", "its certificate was not issued by this node's authority"),
+        ("hub-2", "tls-practice-1", "it is the node hub, not hub-2"),
+        ("hub", "tls-expired", "it refused this node's certificate"),
+    ] {
+        // Longer than this test waits for a command.
+        let mirror = format!("mirror practice.store --to {to}@{address} --tls {tls} --once --timeout 1000");
+        let ended = sandbox.run(&mirror).expect_status(1);
+        let last = ended.stderr.lines().last().unwrap();
+        assert!(last.contains(&format!("({to}@{address}: ")) && last.contains(expected), "{last}");
+    }
+}
+
+#[test]
+fn an_own_certificate_that_has_expired_is_told_once_in_words_and_nothing_is_served_with_it() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    sandbox.certify_expired("practice-1", "tls-practice-1");
+    let to = "--mirror-to hub@127.0.0.1:1 --tls tls-practice-1 --durability mirrored --timeout 2";
+    let ended = sandbox.run_with(&format!("append practice.store {to}"), b"one\n").expect_status(1);
+    let warnings: Vec<_> =
+        ended.stderr.lines().filter(|line| line.contains("WARN") && line.contains("expired")).collect();
+    assert_eq!(warnings.len(), 1, "{}", ended.stderr);
+    assert!(warnings[0].contains("tls-practice-1/cert.pem expired 24 hours ago"), "{}", warnings[0]);
+
+    sandbox.certify_expired("hub", "tls-hub");
+    let ended = sandbox.run("serve hub.store --listen 127.0.0.1:0 --tls tls-hub").expect_status(2);
+    assert!(ended.only_error().contains("tls-hub/cert.pem expired"), "{}", ended.stderr);
 }
 
 #[test]

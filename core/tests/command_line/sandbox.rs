@@ -10,9 +10,10 @@ use std::{
         mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use counterfoil::{NodeName, SystemClock, WallClock as _, certificates};
 use tempfile::TempDir;
 
 /// A test that has not ended after this long hangs.
@@ -75,6 +76,14 @@ impl Sandbox {
     /// Issues a certificate to `node` in `tls-NODE`.
     pub(crate) fn certify(&self, node: &str) {
         self.run(&format!("cert node ca --node {node} --out tls-{node}")).expect_status(0);
+    }
+
+    /// Issues a certificate to `node` that expired yesterday.
+    pub(crate) fn certify_expired(&self, node: &str, folder: &str) {
+        let (day, now) = (Duration::from_secs(24 * 60 * 60), Duration::from_millis(SystemClock.unix_ms()));
+        let yesterday = SystemTime::UNIX_EPOCH + now - day;
+        let (ca, node) = (self.path("ca"), NodeName::new(node).unwrap());
+        certificates::issue_for(&ca, &node, &self.path(folder), yesterday - day..yesterday).unwrap();
     }
 
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {

@@ -13,7 +13,8 @@ fn a_mistake_ends_with_2_and_is_told_in_one_line_that_says_what_to_do() {
         ("append practice.store --durability twice", "buffered, local, mirrored"),
         ("append practice.store --durability mirrored", "--mirror-to"),
         ("append practice.store --mirror-to hub@127.0.0.1:1", "--tls"),
-        ("append practice.store --batch 0", "--batch"),
+        ("append practice.store --batch 0", "see `counterfoil append --help`"),
+        ("cert node . --node a --out b --days x", "see `counterfoil cert node --help`"),
         ("append practice.store --timeout=-1", "'--timeout <SECS>': give a number of seconds from 0 to 1000000000"),
         ("append practice.store --timeout -1", "'--timeout <SECS>': give a number of seconds from 0 to 1000000000"),
         ("append practice.store --timeout NaN", "'--timeout <SECS>': give a number of seconds from 0 to 1000000000"),
@@ -24,6 +25,7 @@ fn a_mistake_ends_with_2_and_is_told_in_one_line_that_says_what_to_do() {
         ("cat practice.store --log 00000000000000000000000000000000", "not in this store"),
         ("cat practice.store --from x", "--from"),
         ("init practice.store --node practice-1", "holds a store already"),
+        ("init . --node a", "holds other files (practice.store): choose an empty folder"),
         ("init other.store --node a/b", "can't be a name"),
         ("cert node nowhere --node a --out b", "nowhere"),
         ("cert node . --node a --out b --days 0", "choose 1 to"),
@@ -76,4 +78,28 @@ fn a_second_writer_is_refused_at_once_and_the_first_does_not_notice() {
     assert_eq!(first.read_line(), "ack 1");
     first.finish().expect_status(0);
     assert_eq!(sandbox.cat("practice.store"), b"one\nthree\n");
+}
+
+#[test]
+fn a_level_of_logging_that_is_none_is_told_and_the_work_is_done() {
+    let sandbox = Sandbox::with_practice();
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_counterfoil"))
+        .args(["status", "practice.store"])
+        .env("COUNTERFOIL_LOG", "bogus")
+        .current_dir(sandbox.path(""))
+        .output()
+        .unwrap();
+    assert!(status.status.success());
+    let errors = String::from_utf8(status.stderr).unwrap();
+    assert!(errors.starts_with("counterfoil: COUNTERFOIL_LOG=bogus is not understood"), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+#[test]
+fn the_help_of_serve_says_what_a_policy_is_and_how_it_is_read_again() {
+    let sandbox = Sandbox::new();
+    let help = sandbox.run("serve --help").expect_status(0);
+    for expected in ["[[grant]]", "rights = [\"read\", \"write\"]", "[[deny]]", "SIGHUP"] {
+        assert!(help.text().contains(expected), "{expected}: {}", help.text());
+    }
 }

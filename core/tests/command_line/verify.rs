@@ -70,7 +70,7 @@ fn damage_is_told_with_its_place_and_is_bad_news() {
         line.contains(&format!("log {log}")) && line.contains(&format!("from {} to before", range.start())),
         "{line}"
     );
-    assert!(line.contains("repair it from a mirror"), "{line}");
+    assert!(line.contains("a mirror may have"), "{line}");
     assert!(line.ends_with(&format!("`--log {log} --from {next_seq}` goes on after it")), "{line}");
     // What is sound behind it is still there; that something is damaged is said again.
     let after = sandbox.run(&format!("cat practice.store --log {log} --from {next_seq}"));

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    driver::{SessionHandle, drive, now, run_until_expiry},
+    driver::{Ended, SessionHandle, drive, now, run_until_expiry},
     rejection::Rejection,
     tls::{Tls, TlsError, expires_at},
 };
@@ -28,6 +28,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A session that was ready at least this long proves that the peer is well: the next pause is short again.
 const PROVEN: Duration = Duration::from_secs(1);
+/// How often it is said that this node's own certificate is out of date.
+const WARNING_EVERY: Duration = Duration::from_secs(60);
 /// How long reaching the peer, and the TLS handshake after it, may take, each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -115,6 +117,9 @@ pub enum LinkState {
         until: Instant,
         /// Why there is no session. One line.
         reason: Arc<str>,
+        /// It does not pass by itself: a certificate, an authority or a name must be changed. It is tried again all the
+        /// same, since that may be done meanwhile.
+        is_lasting: bool,
     },
     /// [`Link::stop`] was called, or the link dropped. Final.
     Stopped,
@@ -154,6 +159,8 @@ struct Shared {
 struct Current {
     state: LinkState,
     last_error: Option<Arc<str>>,
+    /// When it was last warned that this node's own certificate is out of date.
+    warned_at: Option<Instant>,
     session: Option<SessionHandle>,
     sessions: u64,
     policy: Arc<Policy>,
@@ -178,6 +185,7 @@ pub fn dial(config: DialConfig, events: impl Fn(LinkEvent) + Send + Sync + 'stat
     let current = Current {
         state: LinkState::Connecting,
         last_error: None,
+        warned_at: config.tls.warn_of_date().then(now),
         session: None,
         sessions: 0,
         policy: config.policy.clone(),
@@ -280,9 +288,12 @@ impl Shared {
     async fn run(self: Arc<Self>) {
         let mut backoff = Backoff::default();
         while self.enter(LinkState::Connecting) {
-            let (reason, ready_for) = match self.connect().await {
-                Ok(stream) => self.session(stream).await,
-                Err(rejection) => (rejection.to_string(), Duration::ZERO),
+            let (reason, is_lasting, ready_for) = match self.connect().await {
+                Ok(stream) => {
+                    let (ended, ready_for) = self.session(stream).await;
+                    (ended.to_string(), ended.is_lasting(), ready_for)
+                }
+                Err(rejection) => (rejection.to_string(), rejection.is_lasting(), Duration::ZERO),
             };
             let reason: Arc<str> = reason.into();
             self.failed(&reason);
@@ -290,7 +301,7 @@ impl Shared {
                 backoff = Backoff::default();
             }
             let pause = backoff.next_pause();
-            if !self.enter(LinkState::Waiting { until: now() + pause, reason }) {
+            if !self.enter(LinkState::Waiting { until: now() + pause, reason, is_lasting }) {
                 break;
             }
             tokio::select! {
@@ -329,7 +340,14 @@ impl Shared {
         drop(current);
         // Perhaps the certificate or the authority has been replaced since.
         match tls.reload() {
-            Ok(tls) if tls.check_node(&self.config.journal.identity().node).is_ok() => self.current().tls = tls,
+            Ok(tls) if tls.check_node(&self.config.journal.identity().node).is_ok() => {
+                let mut current = self.current();
+                let is_due = |warned_at: Instant| now().duration_since(warned_at) >= WARNING_EVERY;
+                if current.warned_at.is_none_or(is_due) && tls.warn_of_date() {
+                    current.warned_at = Some(now());
+                }
+                current.tls = tls;
+            }
             _ => {}
         }
     }
@@ -343,7 +361,7 @@ impl Shared {
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
                 .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
-                .map_err(|error| Rejection::Io(format!("can't reach {address}: {error}")))?;
+                .map_err(|error| Rejection::Io(format!("it can't be reached ({error})")))?;
             timeout(CONNECT_TIMEOUT, tls.connect(tcp, node)).await.unwrap_or(Err(Rejection::TooSlow(CONNECT_TIMEOUT)))
         };
         tokio::select! {
@@ -359,7 +377,7 @@ impl Shared {
     }
 
     /// Runs one session: why it ended, and for how long it was ready.
-    async fn session(self: &Arc<Self>, stream: tokio_rustls::TlsStream<TcpStream>) -> (String, Duration) {
+    async fn session(self: &Arc<Self>, stream: tokio_rustls::TlsStream<TcpStream>) -> (Ended, Duration) {
         let DialConfig { target, journal, limits, .. } = &self.config;
         let identity = journal.identity();
         let (spaces, policy) = self.wanted();
@@ -382,7 +400,7 @@ impl Shared {
             LinkState::Connected { since } => now().duration_since(since),
             _ => Duration::ZERO,
         };
-        (ended.to_string(), ready_for)
+        (ended, ready_for)
     }
 
     /// What a session is to begin with.

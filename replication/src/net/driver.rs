@@ -79,6 +79,20 @@ impl From<io::Error> for Ended {
 }
 
 impl Ended {
+    /// Whether another session would end likewise until somebody changes something at one of the two ends.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Broken(rejection) | Self::CutOff(rejection) => rejection.is_lasting(),
+            Self::Failed(SessionError::ClosedByPeer { reason, .. }) => {
+                matches!(reason, CloseReason::Denied | CloseReason::Protocol { .. } | CloseReason::Certificate)
+            }
+            Self::Failed(error) => {
+                matches!(error, SessionError::NoCommonProtocol { .. } | SessionError::Denied { .. })
+            }
+            Self::Stopped | Self::HungUp => false,
+        }
+    }
+
     /// What the peer should hear before the connection is closed.
     fn close_reason(&self) -> Option<CloseReason> {
         match self {

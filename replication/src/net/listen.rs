@@ -177,6 +177,7 @@ pub async fn listen(
 ) -> Result<Listener, ListenError> {
     let ListenConfig { journal, tls, policy, limits, bounds, acks } = config;
     tls.check_node(&journal.identity().node)?;
+    tls.warn_of_date();
     let bind = |source| ListenError::Bind { address: address.to_string(), source };
     let tcp = TcpListener::bind(address).await.map_err(bind)?;
     let local_addr = tcp.local_addr().map_err(bind)?;
@@ -231,6 +232,7 @@ impl Listener {
     /// Uses other certificates for connections from now on, and ends the sessions of peers that they would not let in.
     pub fn set_tls(&self, tls: Tls) -> Result<(), TlsError> {
         tls.check_node(&self.shared.journal.identity().node)?;
+        tls.warn_of_date();
         let mut places = self.shared.places();
         for session in &places.sessions {
             if let Err(rejection) = tls.check_peer(&session.certificates) {

@@ -145,6 +145,30 @@ impl Rejection {
 pub(super) type Reason = (IpAddr, Discriminant<Rejection>);
 
 impl Rejection {
+    /// Whether trying again can't help until somebody changes a certificate, an authority, a name, a clock or a program.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Incompatible(_)
+            | Self::NoCertificate
+            | Self::UnknownAuthority
+            | Self::Expired
+            | Self::NotValidYet
+            | Self::BadCertificate(_)
+            | Self::NoName(_)
+            | Self::OtherNode { .. }
+            | Self::Denied(_)
+            | Self::RefusedUs(_) => true,
+            Self::NotTls
+            | Self::TooSlow(_)
+            | Self::Displaced
+            | Self::Full(_)
+            | Self::SessionFailed(_)
+            | Self::HungUp
+            | Self::BrokenTls(_)
+            | Self::Io(_) => false,
+        }
+    }
+
     /// What it is to the log when it concerns `address`.
     pub(super) fn reason(&self, address: IpAddr) -> Reason {
         (address, mem::discriminant(self))

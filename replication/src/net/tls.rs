@@ -10,6 +10,7 @@
 
 use std::{
     fs,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -103,6 +104,7 @@ pub struct Tls(Arc<Material>);
 struct Material {
     folder: PathBuf,
     node: NodeName,
+    not_before: SystemTime,
     not_after: SystemTime,
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
@@ -122,8 +124,8 @@ impl std::fmt::Debug for Tls {
 impl Tls {
     /// Loads `ca.pem`, `cert.pem` and `key.pem` from a folder.
     ///
-    /// A certificate that has expired or is not valid yet is loaded with a warning in the log: an application must
-    /// open its store all the same; the peers refuse the connection and say why.
+    /// A certificate that has expired or is not valid yet is loaded all the same: an application must open its store
+    /// whatever the date. Links and servers warn of it in the log; the peers refuse the connection and say why.
     pub fn from_dir(folder: impl AsRef<Path>) -> Result<Self, TlsError> {
         let folder = folder.as_ref();
         let provider = Arc::new(ring::default_provider());
@@ -152,10 +154,11 @@ impl Tls {
         server.send_tls13_tickets = 0;
         server.max_early_data_size = 0;
 
-        let not_after = not_after(&chain).map_err(|error| TlsError::Name(cert_path, error))?;
+        let validity = validity(&chain).map_err(|error| TlsError::Name(cert_path, error))?;
+        let (not_before, not_after) = (validity.start, validity.end);
         let server = Arc::new(server);
         let folder = folder.into();
-        Ok(Self(Arc::new(Material { folder, node, not_after, provider, roots, own, clients, server })))
+        Ok(Self(Arc::new(Material { folder, node, not_before, not_after, provider, roots, own, clients, server })))
     }
 
     /// The name in this node's own certificate.
@@ -166,6 +169,36 @@ impl Tls {
     /// When this node's own certificate ends to be valid.
     pub fn not_after(&self) -> SystemTime {
         self.0.not_after
+    }
+
+    /// Whose certificate `cert.pem` in a folder is, whatever else is wrong with it and the files beside it.
+    pub fn node_in(folder: impl AsRef<Path>) -> Result<NodeName, TlsError> {
+        let path = folder.as_ref().join(CERT_FILE);
+        let chain = load_chain(&path)?;
+        peer_name(&chain).map_err(|error| TlsError::Name(path, error))
+    }
+
+    /// What is wrong with the dates of this node's own certificate by now, on one line.
+    pub fn out_of_date(&self) -> Option<String> {
+        let (now, path) = (UNIX_EPOCH + Duration::from_secs(now().as_secs()), self.0.folder.join(CERT_FILE));
+        let path = path.display();
+        if let Ok(ago) = now.duration_since(self.0.not_after)
+            && ago > Duration::ZERO
+        {
+            let ago = show_age(ago);
+            return Some(format!("{path} expired {ago} ago: issue a new one with `counterfoil cert node`"));
+        }
+        let ahead = self.0.not_before.duration_since(now).ok().filter(|ahead| *ahead > Duration::ZERO)?;
+        Some(format!("{path} is not valid for another {}: see that this node's clock is right", show_age(ahead)))
+    }
+
+    /// Warns if this node's own certificate is out of date; whether it is.
+    pub(super) fn warn_of_date(&self) -> bool {
+        let what = self.out_of_date();
+        if let Some(what) = &what {
+            tracing::warn!("peers refuse this node's certificate: {what}");
+        }
+        what.is_some()
     }
 
     /// Fails if the certificate is not that of the node `store`.
@@ -282,12 +315,26 @@ fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> Result<X509Certificate<'a>, Nod
 
 /// When the first of a peer's certificates ends to be valid; `None` if they can't be read, which the handshake excludes.
 pub(super) fn expires_at(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
-    chain.chunks(1).filter_map(|certificate| not_after(certificate).ok()).min()
+    chain.chunks(1).filter_map(|certificate| validity(certificate).ok()).map(|validity| validity.end).min()
 }
 
-fn not_after(chain: &[CertificateDer<'_>]) -> Result<SystemTime, NodeNameError> {
-    let seconds = parse(chain)?.validity().not_after.timestamp();
-    Ok(UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0)))
+/// From when until when a certificate is valid.
+fn validity(chain: &[CertificateDer<'_>]) -> Result<Range<SystemTime>, NodeNameError> {
+    let certificate = parse(chain)?;
+    let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0));
+    let validity = certificate.validity();
+    Ok(time(validity.not_before.timestamp())..time(validity.not_after.timestamp()))
+}
+
+/// A time in the unit that suits it.
+fn show_age(age: Duration) -> String {
+    let (number, unit) = match age.as_secs() {
+        seconds @ 0..120 => (seconds, "second"),
+        seconds @ 120..7200 => (seconds / 60, "minute"),
+        seconds @ 7200..172_800 => (seconds / 3600, "hour"),
+        seconds => (seconds / 86_400, "day"),
+    };
+    format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A server is who it should be: rustls's and webpki's checks of chain, time, purpose and signatures, and then the
@@ -352,7 +399,7 @@ fn verify_chain(
     verify_server_cert_signed_by_trust_anchor(&end_entity, roots, intermediates, now, algorithms)
 }
 
-/// This node's own certificate must come from its own authority; one that is out of date is worth a warning.
+/// This node's own certificate must come from its own authority; one that is out of date is [told](Tls::out_of_date).
 fn check_own_chain(
     chain: &[CertificateDer<'_>],
     roots: &RootCertStore,
@@ -365,13 +412,10 @@ fn check_own_chain(
         return Err(TlsError::Unusable(folder.join(CERT_FILE), "it holds no certificate".into()));
     };
     match verify_chain(end_entity, intermediates, roots, provider, now()) {
-        Ok(()) => Ok(()),
-        Err(rustls::Error::InvalidCertificate(
-            error @ (Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }),
-        )) => {
-            tracing::warn!(folder = %folder.display(), %error, "peers will refuse this node's certificate; issue a new one");
-            Ok(())
-        }
+        Ok(())
+        | Err(rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
+        )) => Ok(()),
         Err(rustls::Error::InvalidCertificate(UnknownIssuer | CertificateError::BadSignature)) => {
             Err(TlsError::ForeignCertificate(folder.into()))
         }

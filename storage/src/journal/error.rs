@@ -204,7 +204,9 @@ pub enum ReadError {
         log: LogId,
     },
     /// The bytes on disk are not those that were written.
-    #[error("log {log} can't be read from {first_seq} to before {next_seq}: {what} ({place}); repair it from a mirror")]
+    #[error(
+        "log {log} can't be read from {first_seq} to before {next_seq}: {what} ({place}); a mirror may have what is missing"
+    )]
     Damaged {
         /// The log.
         log: LogId,
@@ -218,7 +220,7 @@ pub enum ReadError {
         what: String,
     },
     /// Records are missing: a range of the journal was lost. Reading can go on at `next_seq`.
-    #[error("log {log} has a hole from {first_seq} to before {next_seq}; repair it from a mirror")]
+    #[error("log {log} has a hole from {first_seq} to before {next_seq}; a mirror may have what is missing")]
     Hole {
         /// The log.
         log: LogId,
@@ -229,7 +231,7 @@ pub enum ReadError {
     },
     /// Batches are missing whose logs can't be told: a range of the journal was lost.
     #[error(
-        "the batches that arrived from {first_arrival} to before {next_arrival} are lost; repair the store from a mirror"
+        "the batches that arrived from {first_arrival} to before {next_arrival} are lost; a mirror may have what is missing"
     )]
     MissingArrivals {
         /// First arrival number missing.

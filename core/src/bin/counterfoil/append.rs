@@ -7,6 +7,7 @@
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
+    mem,
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::{
@@ -19,13 +20,16 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use counterfoil::{Compression, Durability, Error, LogId, MAX_RECORD_LEN, Receipt, Seq, Space, Store};
+use counterfoil::{Compression, Durability, Error, ErrorKind, MAX_RECORD_LEN, Receipt, Seq, Space, Store};
 
 use crate::{
-    failure::{Answer, Failure},
+    failure::{self, Answer, Failure},
     lines::{Group, Lines},
     mirror::Target,
     open::{open_with, space_of},
+    output::count,
+    progress::{Progress, Sum},
+    seconds::{SECONDS_DEFAULT, seconds},
     signals::{self, Signal},
 };
 
@@ -74,7 +78,7 @@ pub(crate) struct Append {
     #[arg(long, value_name = "DIR", requires = "mirror_to")]
     tls: Option<PathBuf>,
     /// How long a record, and the end, may wait for the mirror; 0 does not wait
-    #[arg(long, value_name = "SECS", default_value_t = 30.0, value_parser = seconds, allow_hyphen_values = true)]
+    #[arg(long, value_name = "SECS", default_value_t = SECONDS_DEFAULT, value_parser = seconds, allow_hyphen_values = true)]
     timeout: f64,
 }
 
@@ -98,16 +102,6 @@ impl Level {
     }
 }
 
-/// The longest time that may be given, in seconds: some thirty years, so that no deadline overflows.
-const TIMEOUT_SECONDS_MAX: f64 = 1e9;
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(seconds) if (0.0..=TIMEOUT_SECONDS_MAX).contains(&seconds) => Ok(seconds),
-        _ => Err(format!("give a number of seconds from 0 to {TIMEOUT_SECONDS_MAX}")),
-    }
-}
-
 /// Appends whose receipts have not been looked at yet: bounds what waits for a mirror.
 const RECEIPTS_MAX: usize = 1024;
 
@@ -121,18 +115,9 @@ struct Pending {
     deadline: Instant,
 }
 
-/// What has been appended.
-#[derive(Debug, Clone, Default)]
-struct Sum {
-    records: u64,
-    bytes: u64,
-    /// The log, its first and its last record.
-    range: Option<(LogId, Seq, Seq)>,
-}
-
 /// What the appending thread shares with the main one.
 struct Appender {
-    sum: Sum,
+    progress: Progress,
     /// `None` once no more is to be appended.
     pending: Option<SyncSender<Pending>>,
 }
@@ -168,22 +153,29 @@ impl Append {
         if let Some(target) = target {
             target.mirror(&store, &space)?;
         }
-        let (sum, outcome) = self.append(&space);
+        let (mut progress, outcome) = self.append(&space);
+        progress.finish();
         // One that was late has had its time.
         let timeout = if matches!(outcome, Ok(Outcome::Reached)) { self.timeout() } else { Duration::ZERO };
         let closed = store.close(timeout);
-        summarize(&sum, &space);
-        match (outcome?, closed) {
+        summarize(progress.durable(), &space);
+        match (outcome.map_err(|failure| cut_short(&failure, &progress))?, closed) {
             (Outcome::Late(seq, reached), closed) => {
-                let why = reason_of(closed).unwrap_or_else(|| "see that the mirror can be reached".to_owned());
-                let after = self.timeout;
-                Ok(Answer::BadNews(Some(format!(
-                    "record {seq} is only {reached} after {after} s: {why}; then append what follows it"
-                ))))
+                let what = self.late(seq, reached, reason_of(closed), &progress);
+                Ok(Answer::BadNews(Some(format!("{what}; {}", kept(&progress)))))
             }
-            (_, Err(error @ Error::NotMirrored { .. })) => Ok(Answer::BadNews(Some(error.to_string()))),
+            (_, Err(error @ Error::NotMirrored { .. })) => {
+                Ok(Answer::BadNews(Some(format!("{error}; {}", kept(&progress)))))
+            }
             (_, closed) => Ok(closed.map(|()| Answer::Done)?),
         }
+    }
+
+    /// Which record is late, and why if that is known.
+    fn late(&self, seq: Seq, reached: Durability, reason: Option<String>, progress: &Progress) -> String {
+        let line = progress.line_of(seq).map(|line| format!(" (line {line} of the input)")).unwrap_or_default();
+        let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!("record {seq}{line} is only {reached} after {} s{reason}", self.timeout)
     }
 
     fn timeout(&self) -> Duration {
@@ -191,18 +183,18 @@ impl Append {
     }
 
     /// Appends until the input ends, a failure or a signal.
-    fn append(&self, space: &Space) -> (Sum, Result<Outcome, Failure>) {
+    fn append(&self, space: &Space) -> (Progress, Result<Outcome, Failure>) {
         let (tell, events) = mpsc::channel();
         let (pending, receipts) = mpsc::sync_channel(RECEIPTS_MAX);
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let appender = Arc::new(Mutex::new(Appender { sum: Sum::default(), pending: Some(pending) }));
+        let appender = Arc::new(Mutex::new(Appender { progress: Progress::default(), pending: Some(pending) }));
 
         let on_signal = tell.clone();
         let stop = move |_: Signal| {
             let _ = on_signal.send(Event::Stop);
         };
         if let Err(failure) = signals::listen(false, stop) {
-            return (Sum::default(), Err(failure));
+            return (Progress::default(), Err(failure));
         }
         let acker = Acker {
             receipts,
@@ -233,7 +225,7 @@ impl Append {
         };
         let mut appender = lock(&appender);
         appender.pending = None;
-        (appender.sum.clone(), input.and(outcome))
+        (mem::take(&mut appender.progress), input.and(outcome))
     }
 
     fn group(&self) -> Group {
@@ -245,6 +237,28 @@ impl Append {
 fn ended_of<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     // Nothing that the work has touched is used after it.
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Failure::Bug))
+}
+
+/// Why the rest was not appended, which lines were, and what to do.
+fn cut_short(failure: &Failure, progress: &Progress) -> Failure {
+    let (stored, going_on) = (progress.stored(), progress.going_on());
+    let kind = if let Failure::Counterfoil(error) = failure { Some(error.kind()) } else { None };
+    Failure::CutShort(match kind {
+        Some(ErrorKind::StorageFull) => {
+            format!("no space left on the store's disk: {stored}; free some space, then {going_on}")
+        }
+        Some(ErrorKind::Disk) => format!(
+            "{failure}; {stored}, of the lines after them it is not known: see with `counterfoil cat` what is there, \
+             then append what is not"
+        ),
+        _ => format!("{failure}; {stored}: {going_on}"),
+    })
+}
+
+/// What is to be appended, and not again, where only the mirror is late.
+fn kept(progress: &Progress) -> String {
+    let (stored, going_on) = (progress.stored(), progress.going_on());
+    format!("{stored}, and what the mirror lacks goes there with the next `append --mirror-to` or `mirror`: {going_on}")
 }
 
 /// What is in the mirror's way, if it is known.
@@ -264,29 +278,25 @@ fn append_lines(space: &Space, appender: &Mutex<Appender>, group: Group, timeout
     let mut lines = Lines::new(io::stdin().lock(), MAX_RECORD_LEN);
     loop {
         let group = lines.next_group(group)?;
+        // Held while appending, so that nothing is appended once the main thread has taken what was.
+        let mut appender = lock(appender);
         if group.is_empty() {
+            appender.progress.is_input_at_end = true;
             return Ok(());
         }
-        // Held while appending, so that nothing is appended once the main thread has taken the sum.
-        let mut appender = lock(appender);
         let Some(pending) = appender.pending.clone() else { return Ok(()) };
+        // What follows a line that was not stored would take its place.
+        appender.progress.settle()?;
         let receipt = space.append_all(&group)?;
-        appender.sum.add(&receipt, &group);
+        if !appender.progress.add(&receipt, &group) {
+            // A line was lost meanwhile: its receipt says why.
+            return Ok(());
+        }
         drop(appender);
         let deadline = now() + timeout;
         if pending.send(Pending { receipt, deadline }).is_err() {
             return Ok(());
         }
-    }
-}
-
-impl Sum {
-    fn add(&mut self, receipt: &Receipt, group: &[&[u8]]) {
-        self.records += group.len() as u64;
-        self.bytes += group.iter().map(|line| line.len() as u64).sum::<u64>();
-        let last_seq = Seq(receipt.next_seq().0 - 1);
-        let first_seq = self.range.map_or(receipt.first_seq(), |(_, first_seq, _)| first_seq);
-        self.range = Some((receipt.log(), first_seq, last_seq));
     }
 }
 
@@ -333,7 +343,10 @@ impl Acker {
         let mut stdout = io::stdout().lock();
         match stdout.write_all(acks.as_bytes()).and_then(|()| stdout.flush()) {
             // Nobody listens any more, but the records are still to be appended.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.is_printing = false,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_printing = false;
+                failure::tell("nobody reads the acks any more (standard output is closed): appending goes on without");
+            }
             result => result.map_err(Failure::Output)?,
         }
         Ok(())
@@ -348,7 +361,7 @@ fn now() -> Instant {
 /// The last line on standard error.
 fn summarize(sum: &Sum, space: &Space) {
     let Sum { records, bytes, range } = sum;
-    let mut line = format!("appended {records} records, {bytes} bytes");
+    let mut line = format!("appended {}, {}", count(*records, "records"), count(*bytes, "bytes"));
     if let Some((log, first_seq, last_seq)) = range {
         let _ = write!(line, ", seq {first_seq}..{last_seq}");
         if let Some(info) = space.logs().into_iter().find(|info| info.id == *log) {
@@ -370,15 +383,5 @@ mod tests {
         thread::spawn(move || tell.send(Event::AcksEnded(ended_of(|| panic!("a bug"))))).join().unwrap().unwrap();
         assert!(matches!(events.recv(), Ok(Event::AcksEnded(Err(Failure::Bug)))));
         drop(still_open);
-    }
-
-    #[test]
-    fn a_timeout_is_a_number_of_seconds_that_can_be_waited_for() {
-        for good in ["0", "0.25", "1e9", "30"] {
-            assert!(seconds(good).is_ok(), "{good}");
-        }
-        for bad in ["-1", "NaN", "inf", "-inf", "1e30", "", "30s"] {
-            assert_eq!(seconds(bad), Err("give a number of seconds from 0 to 1000000000".to_owned()), "{bad}");
-        }
     }
 }

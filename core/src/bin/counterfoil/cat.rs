@@ -78,7 +78,9 @@ impl Cat {
         // Without this a log whose last commits are damaged would look as if it ended before them.
         let concerns = |damage: &&Damage| damage.log.is_none_or(|log| logs.contains(&log));
         Ok(match store.recovery().damage().find(concerns) {
-            Some(damage) => Answer::BadNews(Some(format!("records may be missing: {damage}; repair it from a mirror"))),
+            Some(damage) => Answer::BadNews(Some(format!(
+                "records may be missing: {damage}; a mirror may have them: `counterfoil cat` there"
+            ))),
             None => Answer::Done,
         })
     }

@@ -40,6 +40,9 @@ pub(crate) enum Failure {
     LineTooLong { line: u64, limit: usize },
     #[error("{path}: {operation} failed: {error}")]
     File { operation: &'static str, path: PathBuf, error: io::Error },
+    /// An input was appended in part: why, how far, and how to go on.
+    #[error("{0}")]
+    CutShort(String),
     /// A thread panicked, and has said so itself.
     #[error("a part of this command failed (a bug); what was acknowledged is kept")]
     Bug,

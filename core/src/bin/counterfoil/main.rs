@@ -14,6 +14,8 @@ mod metrics;
 mod mirror;
 mod open;
 mod output;
+mod progress;
+mod seconds;
 mod serve;
 mod signals;
 mod status;
@@ -22,7 +24,7 @@ mod verify;
 
 use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use failure::{Answer, Failure};
@@ -87,12 +89,23 @@ impl Command {
     }
 }
 
+/// The level of the environment; one that is none is told and left alone.
+fn log_level_wanted() -> Option<LevelFilter> {
+    let wanted = std::env::var("COUNTERFOIL_LOG").ok().filter(|wanted| !wanted.is_empty())?;
+    let level = wanted.parse().ok();
+    if level.is_none() {
+        let levels = "off, error, warn, info, debug, trace";
+        failure::tell(&format!("COUNTERFOIL_LOG={wanted} is not understood and not heeded: use one of {levels}"));
+    }
+    level
+}
+
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
-        Err(error) => return usage::explain(&error),
+        Err(error) => return usage::explain(&error, &Cli::command()),
     };
-    let level = std::env::var("COUNTERFOIL_LOG").ok().and_then(|level| level.parse().ok());
+    let level = log_level_wanted();
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))

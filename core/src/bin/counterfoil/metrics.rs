@@ -51,7 +51,7 @@ fn answer(mut client: TcpStream, store: &Store) -> io::Result<()> {
         }
     }
     let (status, body) = match request.split(|byte| *byte == b' ').collect::<Vec<_>>()[..] {
-        [b"GET", b"/metrics", ..] => ("200 OK", render(&store.stats())),
+        [b"GET", b"/metrics", ..] => ("200 OK", render(&store.stats(), store.recovery().damage().count())),
         [b"GET", ..] => ("404 Not Found", "the metrics are at /metrics\n".to_owned()),
         _ => ("405 Method Not Allowed", "GET /metrics\n".to_owned()),
     };
@@ -64,7 +64,7 @@ fn answer(mut client: TcpStream, store: &Store) -> io::Result<()> {
 }
 
 /// Prometheus' text format. Names of nodes and spaces need no escapes: `a-z A-Z 0-9 . _ -`.
-fn render(stats: &Stats) -> String {
+fn render(stats: &Stats, damaged_places: usize) -> String {
     let mut text = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, f64)]| {
         let _ = writeln!(text, "# HELP counterfoil_{name} {help}\n# TYPE counterfoil_{name} {kind}");
@@ -82,6 +82,17 @@ fn render(stats: &Stats) -> String {
     let sum = |value: u64| [(String::new(), value as f64)];
     metric("appended_records_total", "counter", "Records appended by this process.", &sum(stats.appended_records));
     metric("appended_bytes_total", "counter", "Bytes of records appended.", &sum(stats.appended_bytes));
+    let is = |value: bool| sum(u64::from(value));
+    metric(
+        "poisoned",
+        "gauge",
+        "Whether the disk failed: no appends until it is opened again.",
+        &is(stats.is_poisoned),
+    );
+    metric("storage_full", "gauge", "Whether the last write found no space.", &is(stats.is_storage_full));
+    let damaged_places = sum(damaged_places as u64);
+    metric("damaged_places", "gauge", "Damaged places found when the store was opened.", &damaged_places);
+    metric("peers", "gauge", "Connections of other nodes to this one.", &sum(stats.peers.len() as u64));
     let of_links = |value: fn(&counterfoil::LinkStatus) -> f64| {
         stats.links.iter().map(|link| (format!(",peer=\"{}\"", link.peer), value(link))).collect::<Vec<_>>()
     };

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::mpsc::RecvTimeoutError,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -12,6 +12,7 @@ use counterfoil::{Error, Link, Space, Store, Tls};
 use crate::{
     failure::{Answer, Failure},
     open::{open_to_write, space_there},
+    seconds::{SECONDS_DEFAULT, seconds},
     signals,
 };
 
@@ -32,6 +33,9 @@ pub(crate) struct Mirror {
     /// End once all that was there at the start is durable at the far end, or can't get there: with 1 then
     #[arg(long)]
     once: bool,
+    /// With --once: end, with 1, after so long without progress
+    #[arg(long, value_name = "SECS", default_value_t = SECONDS_DEFAULT, value_parser = seconds, requires = "once", allow_hyphen_values = true)]
+    timeout: f64,
 }
 
 /// Where to mirror to, and who this node is.
@@ -64,9 +68,10 @@ impl Mirror {
         let link = target.mirror(&store, &space)?;
         let is_stopped = |wait| !matches!(signals.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
         if self.once {
+            let mut watch = Watch::new(&link, Duration::from_secs_f64(self.timeout));
             // Nothing is appended meanwhile: all that is there now is all that was there at the start.
             while !link.wait_mirrored(GLANCE) {
-                if is_stopped(Duration::ZERO) || !link.is_moving() {
+                if is_stopped(Duration::ZERO) || !link.is_moving() || watch.is_over(&link) {
                     break;
                 }
             }
@@ -78,4 +83,32 @@ impl Mirror {
             closed => Ok(closed.map(|()| Answer::Done)?),
         }
     }
+}
+
+/// Whether the far end still gets nearer to having everything.
+struct Watch {
+    records_lacking: u64,
+    progressed_at: Instant,
+    timeout: Duration,
+}
+
+impl Watch {
+    fn new(link: &Link, timeout: Duration) -> Self {
+        Self { records_lacking: link.status().lag.records, progressed_at: now(), timeout }
+    }
+
+    /// Whether it has not for as long as may be waited.
+    fn is_over(&mut self, link: &Link) -> bool {
+        let records = link.status().lag.records;
+        if records < self.records_lacking {
+            self.progressed_at = now();
+        }
+        self.records_lacking = records;
+        self.progressed_at.elapsed() >= self.timeout
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the far end is given a time to make progress")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -3,11 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Args;
-use counterfoil::{Error, Link, Policy, Server, Tls};
+use counterfoil::{Error, Link, Policy, Server, SystemClock, Tls, WallClock as _};
 
 use crate::{
     failure::{Answer, Failure, one_line},
@@ -19,6 +19,18 @@ use crate::{
 
 /// Let other nodes mirror to this store: be their hub
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+A policy file says who may do what. As soon as it has one grant, nothing is granted but what it says:
+  [[grant]]
+  node = \"practice-12\"          # a node's name, as in its certificate
+  space = \"practice-12\"         # a space's name, or \"*\" for all
+  rights = [\"read\", \"write\"]  # read: get its logs; write: stream logs of its own; relay: stream others' logs
+  [[deny]]
+  node = \"practice-13\"          # is let in no more, whatever is granted
+Without the file, or without a grant in it, each node may write and read the space that bears its name.
+
+SIGHUP has the policy and the certificates read again, also for those who are connected: who is denied now is cut
+off. If one of the files can't be used, the log says so and all stays as it was.")]
 pub(crate) struct Serve {
     /// Folder of the store
     store: PathBuf,
@@ -42,6 +54,10 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
         let tls = Tls::from_dir(&self.tls)?;
+        // One that is not valid yet may be, to others: this node's clock may be slow.
+        if let Some(what) = tls.out_of_date().filter(|_| tls.not_after() <= now()) {
+            return Err(Failure::Usage(format!("no node would accept this one's certificate: {what}")));
+        }
         let policy = self.policy.as_deref().map_or_else(|| Ok(Policy::own_space_only()), read_policy)?;
         let store = open_to_write(&self.store)?;
         let signals = signals::receive(true)?;
@@ -83,6 +99,10 @@ impl Serve {
         }
         Ok(())
     }
+}
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(SystemClock.unix_ms())
 }
 
 fn read_policy(path: &Path) -> Result<Policy, Failure> {

@@ -7,30 +7,41 @@ use clap::error::ErrorKind;
 use crate::failure::{one_line, tell};
 
 /// Prints what clap has to say: help and version as they are, an error as one line.
-pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+pub(crate) fn explain(error: &clap::Error, command: &clap::Command) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return match error.print() {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(2),
             _ => ExitCode::SUCCESS,
         };
     }
-    tell(&summary(&error.render().to_string()));
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    tell(&summary(&error.render().to_string(), &subcommands(command, words)));
     ExitCode::from(2)
 }
 
 /// How paragraphs begin that `--help` shows, or that point to it.
 const SHOWN_BY_HELP: [&str; 3] = ["For more information", "Commands:", "Options:"];
 
+/// The subcommands that the words begin with: not every error of clap's says whose usage it is about.
+fn subcommands(mut command: &clap::Command, words: impl Iterator<Item = String>) -> Vec<String> {
+    let mut named = Vec::new();
+    for word in words {
+        let Some(subcommand) = command.find_subcommand(&word) else { break };
+        command = subcommand;
+        named.push(word);
+    }
+    named
+}
+
 /// Clap's paragraphs without the usage, which `--help` shows.
-fn summary(rendered: &str) -> String {
+fn summary(rendered: &str, commands: &[String]) -> String {
     let mut parts = Vec::new();
-    let mut help = "see `counterfoil --help`".to_owned();
+    let help = ["see `counterfoil", &commands.join(" "), "--help`"].join(" ").replace("  ", " ");
     for paragraph in rendered.split("\n\n").map(one_line) {
-        if let Some(usage) = paragraph.strip_prefix("Usage: counterfoil ") {
-            let is_command = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
-            let commands: Vec<_> = usage.split(' ').take_while(is_command).collect();
-            help = ["see `counterfoil", &commands.join(" "), "--help`"].join(" ").replace("  ", " ");
-        } else if !paragraph.is_empty() && !SHOWN_BY_HELP.iter().any(|start| paragraph.starts_with(start)) {
+        if !paragraph.starts_with("Usage: ")
+            && !paragraph.is_empty()
+            && !SHOWN_BY_HELP.iter().any(|start| paragraph.starts_with(start))
+        {
             parts.push(paragraph.strip_prefix("error: ").unwrap_or(&paragraph).to_owned());
         }
     }
@@ -47,7 +58,7 @@ mod tests {
         let rendered = "error: unexpected argument '--sapce' found\n\n  tip: a similar argument exists: '--space'\n\n\
                         Usage: counterfoil cert node --space <SPACE> <STORE>\n\nFor more information, try '--help'.\n";
         assert_eq!(
-            summary(rendered),
+            summary(rendered, &["cert".to_owned(), "node".to_owned()]),
             "unexpected argument '--sapce' found; tip: a similar argument exists: '--space'; \
              see `counterfoil cert node --help`"
         );
@@ -57,13 +68,23 @@ mod tests {
     fn a_missing_subcommand_is_not_answered_with_the_whole_help() {
         let rendered =
             "Make certificates\n\nUsage: counterfoil cert <COMMAND>\n\nCommands:\n  ca  Make\n\nOptions:\n  -h\n";
-        assert_eq!(summary(rendered), "Make certificates; see `counterfoil cert --help`");
+        assert_eq!(summary(rendered, &["cert".to_owned()]), "Make certificates; see `counterfoil cert --help`");
     }
 
     #[test]
-    fn an_error_without_usage_points_to_the_help_of_all() {
+    fn the_subcommands_are_those_at_the_beginning() {
+        let command =
+            clap::Command::new("x").subcommand(clap::Command::new("cert").subcommand(clap::Command::new("ca")));
+        let named = |words: &[&str]| subcommands(&command, words.iter().map(|word| (*word).to_owned()));
+        assert_eq!(named(&["cert", "ca", "cert"]), ["cert", "ca"]);
+        assert_eq!(named(&["cert", "dir", "ca"]), ["cert"]);
+        assert!(named(&["x"]).is_empty());
+    }
+
+    #[test]
+    fn an_error_outside_of_all_commands_points_to_the_help_of_all() {
         assert_eq!(
-            summary("error: unrecognized subcommand 'x'\n\nFor more information, try '--help'."),
+            summary("error: unrecognized subcommand 'x'\n\nFor more information, try '--help'.", &[]),
             "unrecognized subcommand 'x'; see `counterfoil --help`"
         );
     }
