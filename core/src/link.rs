@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     space::names_or_own,
     status::{LinkEvent, LinkEvents, LinkShared, LinkState, LinkStatus},
-    store::{Inner, LinkHandle, Store},
+    store::{Inner, LinkHandle, Store, lock},
 };
 
 impl Store {
@@ -82,7 +82,9 @@ impl LinkBuilder {
             Spaces::Named(names) => names_or_own(names, &own)?,
             Spaces::All => self.inner.journal.spaces(),
         };
-        self.inner.check_unlinked(&target.node, &spaces)?;
+        let all_spaces = matches!(self.spaces, Spaces::All);
+        let linking = lock(&self.inner.linking);
+        self.inner.check_unlinked(&target.node, &spaces, all_spaces)?;
         let shared = LinkShared::new(target.node.clone(), spaces.clone());
         let config = DialConfig {
             target,
@@ -94,7 +96,7 @@ impl LinkBuilder {
             acks: Arc::clone(self.inner.acks.board()),
         };
         let dialling = dial(&self.inner, config, &shared)?;
-        if matches!(self.spaces, Spaces::All) {
+        if all_spaces {
             let (journal, link) = (self.inner.journal.clone(), Arc::downgrade(&dialling));
             self.inner.runtime.handle()?.spawn(bring_new_spaces(journal, link, Arc::clone(&shared)));
         }
@@ -102,7 +104,8 @@ impl LinkBuilder {
             let dialling = Arc::clone(&dialling);
             Box::new(move || dialling.stop())
         };
-        self.inner.add_link(LinkHandle { shared: Arc::clone(&shared), is_source: true, stop });
+        self.inner.add_link(LinkHandle { shared: Arc::clone(&shared), is_source: true, all_spaces, stop });
+        drop(linking);
         Ok(Link { inner: self.inner, shared, dialling })
     }
 }

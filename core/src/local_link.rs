@@ -22,7 +22,7 @@ use crate::{
     receipt::Unpark,
     space::names_or_own,
     status::{LinkEvent, LinkEvents, LinkShared, LinkState, LinkStatus},
-    store::{Inner, LinkHandle, Store},
+    store::{Inner, LinkHandle, Store, lock},
 };
 
 impl Store {
@@ -79,7 +79,9 @@ impl LocalLinkBuilder {
             return Err(Error::SameNode { node });
         }
         let spaces = names_or_own(&self.spaces, &node)?;
-        self.source.check_unlinked(&peer, &spaces)?;
+        let source = Arc::clone(&self.source);
+        let linking = lock(&source.linking);
+        self.source.check_unlinked(&peer, &spaces, false)?;
         let shared = LinkShared::new(peer, spaces);
         let control = Arc::new(Control::default());
         let pump = Pump::new(&self.source, &self.target, Arc::clone(&shared), Arc::clone(&control));
@@ -90,8 +92,9 @@ impl LocalLinkBuilder {
         for (inner, is_source) in [(&self.source, true), (&self.target, false)] {
             let control = Arc::clone(&control);
             let stop = Box::new(move || control.set(Wish::Stopped));
-            inner.add_link(LinkHandle { shared: Arc::clone(&shared), is_source, stop });
+            inner.add_link(LinkHandle { shared: Arc::clone(&shared), is_source, all_spaces: false, stop });
         }
+        drop(linking);
         Ok(LocalLink { source: self.source, shared, control })
     }
 }

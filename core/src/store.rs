@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     recovery: Recovery,
     spaces: Mutex<HashMap<SpaceName, Arc<SpaceState>>>,
     links: Mutex<Vec<LinkHandle>>,
+    /// Held while a link is begun, from the look at the others until it is among them.
+    pub(crate) linking: Mutex<()>,
     #[cfg(feature = "net")]
     servers: Mutex<Vec<Arc<counterfoil_replication::net::Listener>>>,
     pub(crate) appended: Appended,
@@ -81,6 +83,8 @@ pub(crate) struct LinkHandle {
     pub(crate) shared: Arc<LinkShared>,
     /// Whether records leave this store by it; the other end of an in-process link is stopped with the store, no more.
     pub(crate) is_source: bool,
+    /// It carries every space that there is and will be.
+    pub(crate) all_spaces: bool,
     pub(crate) stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -96,7 +100,7 @@ impl fmt::Debug for Store {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -140,6 +144,7 @@ impl Store {
                 recovery,
                 spaces: Mutex::default(),
                 links: Mutex::default(),
+                linking: Mutex::default(),
                 #[cfg(feature = "net")]
                 servers: Mutex::default(),
                 appended: Appended::default(),
@@ -273,13 +278,25 @@ impl Inner {
     ///
     /// What a node says in two sessions at once about one log can overtake each other on the way: an ack could be taken
     /// back for a moment that stands. So there is at most one session for each space and peer.
-    pub(crate) fn check_unlinked(&self, peer: &NodeName, spaces: &[SpaceName]) -> Result<()> {
-        let links = self.link_list();
-        let same_peer = links.iter().filter(|link| link.peer == *peer);
-        match same_peer.flat_map(|link| link.spaces()).find(|space| spaces.contains(space)) {
-            Some(space) => Err(Error::AlreadyLinked { peer: peer.clone(), space }),
-            None => Ok(()),
+    ///
+    /// A link of all spaces, now and to come, is the only one to its node. Whoever calls holds
+    /// [`linking`](Self::linking) until the link is in the list.
+    pub(crate) fn check_unlinked(&self, peer: &NodeName, spaces: &[SpaceName], all_spaces: bool) -> Result<()> {
+        let own_space = SpaceName::new(self.journal.identity().node.as_str()).ok();
+        let links = lock(&self.links);
+        let live = links.iter().filter(|link| link.shared.peer == *peer && link.shared.state() != LinkState::Stopped);
+        for link in live {
+            let carried = link.shared.spaces();
+            let shared = if all_spaces || link.all_spaces {
+                carried.first().or(spaces.first()).cloned().or_else(|| own_space.clone())
+            } else {
+                carried.into_iter().find(|space| spaces.contains(space))
+            };
+            if let Some(space) = shared {
+                return Err(Error::AlreadyLinked { peer: peer.clone(), space });
+            }
         }
+        Ok(())
     }
 
     /// Takes a link into the list that `close` and `stats` look at.
