@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The longest encoded genesis, in bytes.
-pub const MAX_GENESIS_LEN: usize = 64 * 1024;
+pub const MAX_GENESIS_LEN: usize = 4 * 1024;
 
 const MAGIC: [u8; 4] = *b"CFG1";
 const HAS_PARENT: u16 = 1;

@@ -28,7 +28,8 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 pub use error::{AppendError, DiskError, OpenError, Place, ReadError, StoreError};
@@ -65,6 +66,10 @@ use crate::{
 pub const MAX_APPEND_LEN: usize = 64 << 20;
 
 const LOCK_FILE: &str = "lock";
+
+/// How often the lock is tried for, and the pause between: 50 ms in all.
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// A log as it stands.
 #[derive(Debug, Clone)]
@@ -582,11 +587,16 @@ fn sync_folders_above(vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
 
 fn lock(vfs: &dyn Vfs, dir: &Path) -> Result<Box<dyn VfsLock>, OpenError> {
     let path = dir.join(LOCK_FILE);
-    match vfs.lock(&path) {
-        Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(OpenError::Locked { path: dir.to_owned() }),
-        Err(error) => Err(OpenError::Disk { operation: "locking", path, error }),
+    for attempt in 1.. {
+        match vfs.lock(&path) {
+            Ok(Some(lock)) => return Ok(lock),
+            // A reader may hold it for a moment to learn whether there is a writer.
+            Ok(None) if attempt < LOCK_ATTEMPTS => thread::sleep(LOCK_PAUSE),
+            Ok(None) => break,
+            Err(error) => return Err(OpenError::Disk { operation: "locking", path, error }),
+        }
     }
+    Err(OpenError::Locked { path: dir.to_owned() })
 }
 
 /// What became of a batch.

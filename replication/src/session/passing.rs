@@ -13,6 +13,7 @@ use super::{
     state::{Incoming, Log},
 };
 use crate::{
+    config::Direction,
     error::PeerMisbehaved,
     event::Event,
     message::{Ack, Message},
@@ -121,8 +122,11 @@ impl Session {
     pub(super) fn handle_passed_ack(&mut self, ack: &Ack) -> Result<(), PeerMisbehaved> {
         let Some(log) = self.logs.get(&ack.log) else { return self.check_unknown_ack(ack.log) };
         let carried = self.spaces[log.space].out_scope().is_some_and(|scope| self.source_carries(scope, log));
+        // Who may only read could say anything of others' disks: it is this node that chose to send to the peer, or
+        // the policy that lets the peer relay.
+        let is_relay = self.spaces[log.space].brought.is_some_and(Direction::sends) || self.rights(log.space).relay;
         // This node knows best what it holds itself.
-        if !carried || ack.node == self.config.local || ack.node == *log.writer() {
+        if !carried || !is_relay || ack.node == self.config.local || ack.node == *log.writer() {
             return Ok(());
         }
         let Some(log) = self.logs.get_mut(&ack.log) else { return Ok(()) };

@@ -263,14 +263,13 @@ impl Shared {
         }
         let digests = self.begin_digests(&sealed);
         let written = tail.write(kind, mem::take(&mut sealed.entries))?;
-        let is_first_segment =
-            written.begun.as_ref().is_some_and(|segment| segment.header.number == SegmentNumber::ZERO);
+        let has_begun = written.begun.is_some();
         self.publish(written, &sealed.slots, digests);
         if !sealed.builders.is_empty() {
             self.queue().reuse(sealed.builders);
         }
-        if is_first_segment {
-            record_extent(tail);
+        if has_begun && !tail.has_extent {
+            tail.has_extent = record_extent(tail);
         }
         self.write_footers(tail);
         Ok(())
@@ -420,12 +419,14 @@ impl Shared {
     }
 }
 
-/// Records how far the journal reaches; without the record the loss of its end would go unnoticed.
-fn record_extent(tail: &Tail) {
-    let Some((segment, end)) = tail.position() else { return };
-    if let Err(error) = (Extent { segment, end }).raise(&tail.raising, &*tail.vfs, &tail.dir) {
+/// Records how far the journal reaches, and whether that was done; without the record the loss of its end would go unnoticed.
+fn record_extent(tail: &Tail) -> bool {
+    let Some((segment, end)) = tail.position() else { return false };
+    let recorded = (Extent { segment, end }).raise(&tail.raising, &*tail.vfs, &tail.dir);
+    if let Err(error) = &recorded {
         tracing::warn!(%error, "recording how far the journal reaches failed");
     }
+    recorded.is_ok()
 }
 
 /// Makes a segment the one that grows; the footer that the one before it is to get.

@@ -26,6 +26,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use super::index::POSITION_MAX;
 use crate::{
     field::Fields,
     ids::{Incarnation, NodeName, SegmentNumber, StoreId},
@@ -182,7 +183,11 @@ impl Extent {
     /// the earlier of two writes.
     pub(crate) fn raise(self, raising: &Raising, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
         let _one_at_a_time = raising.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if Self::read(vfs, dir)?.is_some_and(|recorded| recorded >= self) { Ok(()) } else { self.write(vfs, dir) }
+        if Self::read(vfs, dir)?.recorded().is_some_and(|recorded| recorded >= self) {
+            Ok(())
+        } else {
+            self.write(vfs, dir)
+        }
     }
 
     fn write(self, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
@@ -202,10 +207,10 @@ impl Extent {
         vfs.sync_dir(dir)
     }
 
-    /// Reads the extent file; `None` if there is none or it is damaged: it only ever adds suspicion.
-    pub(crate) fn read(vfs: &dyn Vfs, dir: &Path) -> io::Result<Option<Self>> {
+    /// Reads the extent file.
+    pub(crate) fn read(vfs: &dyn Vfs, dir: &Path) -> io::Result<ExtentState> {
         let file = match vfs.open(&dir.join(EXTENT_FILE), OpenMode::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ExtentState::Missing),
             opened => opened?,
         };
         let mut bytes = [0; 24];
@@ -214,9 +219,41 @@ impl Extent {
             let mut fields = Fields(check_crc(&bytes, 20)?);
             let magic: [u8; 4] = fields.array()?;
             let extent = Self { segment: SegmentNumber(fields.u64()?), end: fields.u64()? };
-            (magic == EXTENT_MAGIC).then_some(extent)
+            let is_bounded = extent.segment.0 < POSITION_MAX && extent.end < POSITION_MAX;
+            (magic == EXTENT_MAGIC && is_bounded).then_some(extent)
         };
-        Ok(decode())
+        Ok(decode().map_or(ExtentState::Damaged, ExtentState::Recorded))
+    }
+}
+
+/// What became of the extent file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExtentState {
+    Recorded(Extent),
+    /// Right if nothing was ever committed, or the first commit was the last thing that happened.
+    Missing,
+    Damaged,
+}
+
+impl ExtentState {
+    /// The place recorded, if it can be read.
+    pub(crate) fn recorded(self) -> Option<Extent> {
+        match self {
+            Self::Recorded(extent) => Some(extent),
+            Self::Missing | Self::Damaged => None,
+        }
+    }
+
+    /// What is wrong, in a store whose last segment is `last`, and in which a clean close is or is not the last
+    /// that is known to have happened.
+    pub(crate) fn damage(self, last: Option<SegmentNumber>, was_closed: bool) -> Option<&'static str> {
+        match self {
+            Self::Damaged => Some("the extent file is damaged: whether the newest commits are all there can't be told"),
+            Self::Missing if was_closed || last.is_some_and(|last| last > SegmentNumber::ZERO) => {
+                Some("the extent file is missing: whether the newest commits are all there can't be told")
+            }
+            Self::Missing | Self::Recorded(_) => None,
+        }
     }
 }
 
@@ -264,18 +301,18 @@ mod tests {
             }
         });
         let furthest = Extent { segment: SegmentNumber(0), end: 99 };
-        assert_eq!(Extent::read(&Disk, folder.path()).unwrap(), Some(furthest));
+        assert_eq!(Extent::read(&Disk, folder.path()).unwrap(), ExtentState::Recorded(furthest));
     }
 
     #[test]
-    fn the_extent_reads_back_and_a_damaged_one_says_nothing() {
+    fn the_extent_reads_back_and_a_damaged_one_is_told_from_none() {
         let vfs = Memory::default();
         let extent = Extent { segment: SegmentNumber(3), end: 99 };
-        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), None);
+        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), ExtentState::Missing);
         extent.write(&vfs, Path::new("s")).unwrap();
-        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), Some(extent));
+        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), ExtentState::Recorded(extent));
         let file = vfs.open(&Path::new("s").join(EXTENT_FILE), OpenMode::Write).unwrap();
         write_full(&*file, &mut [IoSlice::new(&[0xff])], 5).unwrap();
-        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), None);
+        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), ExtentState::Damaged);
     }
 }

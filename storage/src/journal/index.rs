@@ -44,6 +44,9 @@ const CRC_OFFSET: usize = 28;
 const ENTRY_LEN: usize = 36;
 const FLAG_ALL_LOGS: u32 = 1;
 
+/// Positions and sums at or above this, an exabyte, are taken for damage, so that adding to one can't overflow.
+pub(crate) const POSITION_MAX: u64 = 1 << 60;
+
 /// The longest footer, in bytes: bounds what is read before the checksum is known to match.
 pub(crate) const MAX_FOOTER_LEN: usize = 256 << 20;
 
@@ -387,16 +390,16 @@ fn decode_row(fields: &mut Fields<'_>) -> Option<(LogRow, u32)> {
         return None;
     }
     let genesis = Arc::new(Genesis::decode(fields.bytes(len)?).ok()?);
-    let next_seq = Seq(fields.u64()?);
+    let next_seq = Seq(fields.u64().filter(|seq| *seq < POSITION_MAX)?);
     let digest = Digest::from_bytes(fields.array()?);
     let last_time = Hlc::from_bits(fields.u64()?);
-    let bytes = fields.u64()?;
+    let bytes = fields.u64().filter(|bytes| *bytes < POSITION_MAX)?;
     let entries = fields.u32()?;
     let previous = fields.u64()?.checked_sub(1).map(SegmentNumber);
     let path_len = fields.u32()?;
     let path = (0..path_len)
         .map(|_| {
-            let depth = fields.u32()?;
+            let depth = fields.u32().filter(|depth| *depth < u32::MAX)?;
             let segment = SegmentNumber(fields.u64()?);
             let first_seq = Seq(fields.u64()?);
             Some(PathNode { depth, segment, first_seq })
@@ -412,12 +415,9 @@ fn decode_entry(run: u32, fields: &mut Fields<'_>) -> Option<Entry> {
     let arrival = Arrival(fields.u64()?);
     let offset = fields.u64()?;
     let len = fields.u32()?;
-    first_seq.0.checked_add(record_count.into())?;
-    if !(HEADER_LEN..=MAX_BATCH_LEN).contains(&(len as usize)) {
-        // Whoever reads the batch makes room for it.
-        return None;
-    }
-    Some(Entry { run, record_count, first_seq, arrival, offset, len })
+    let is_bounded =
+        first_seq.0.max(arrival.0).max(offset) < POSITION_MAX && (HEADER_LEN..=MAX_BATCH_LEN).contains(&(len as usize));
+    is_bounded.then_some(Entry { run, record_count, first_seq, arrival, offset, len })
 }
 
 #[cfg(test)]

@@ -332,7 +332,8 @@ impl Shared {
         entry: &Entry,
     ) -> Result<Batch, ReadError> {
         let place = Place { segment, offset: entry.offset };
-        if let Some(batch) = self.batches.find(place) {
+        let is_meant = |batch: &Batch| batch.log() == log && batch.first_seq() == entry.first_seq;
+        if let Some(batch) = self.batches.find(place).filter(is_meant) {
             return Ok(batch);
         }
         let mut buffer = vec![0; entry.len as usize];

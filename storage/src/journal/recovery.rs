@@ -47,6 +47,7 @@ mod segments;
 use std::{io, path::Path, sync::Arc};
 
 pub(crate) use refresh::refresh;
+pub(crate) use segments::{missing_ranges, missing_text};
 
 use super::{
     LOCK_FILE, Options,
@@ -54,7 +55,7 @@ use super::{
     error::{OpenError, Place},
     fill::SealJob,
     frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameHeader, FrameKind},
-    identity::{BoundIdentity, Extent, IDENTITY_FILE, Identity, IdentityState},
+    identity::{BoundIdentity, Extent, IDENTITY_FILE, Identity, IdentityState, Raising},
     index::Footer,
     read::read_footer,
     report::{Damage, Finding, Recovery},
@@ -150,10 +151,16 @@ pub(crate) fn read_identity(
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let mut opening = Opening::begin(dir, options)?;
     // Before the segments are looked for: a writer beside may go on to the next one meanwhile.
-    let extent = Extent::read(opening.vfs, dir).map_err(failed("reading the extent in", dir))?;
+    let extent_state = Extent::read(opening.vfs, dir).map_err(failed("reading the extent in", dir))?;
+    let extent = extent_state.recorded();
     let found = opening.find_segments()?;
     if let Some(extent) = extent {
         opening.check_extent(extent, &found)?;
+    }
+    if let Some(what) = extent_state.damage(found.last().map(|found| found.header.number), false) {
+        let damage = Damage::of_store(what);
+        tracing::warn!(dir = %dir.display(), %damage, "damage found while opening");
+        opening.recovery.findings.push(Finding::Damage(damage));
     }
     let Some((last, sealed)) = found.split_last() else { return opening.finish_empty() };
     for half in sealed.iter().filter(|found| found.has_one_copy) {
@@ -177,7 +184,7 @@ struct Opening<'a> {
     seals: Vec<SealJob>,
     /// How far the journal is recorded to have reached.
     extent: Option<Extent>,
-    /// Segments whose frames are missing.
+    /// Segments whose frames are missing; of several in a row the last.
     lost: Vec<SegmentNumber>,
     /// Own logs may have been longer than they are now: frames are missing, and nothing later says how
     /// far the logs reached.
@@ -360,6 +367,13 @@ impl<'a> Opening<'a> {
             return Ok(self.opened(None, Some(frontier)));
         }
         self.renew_incarnation()?;
+        if self.extent.is_none() {
+            // Before there can be another segment: from then on a store without this record has lost it.
+            let end = frontier.unproven.as_ref().map_or(frontier.scanner.offset, |(_, offset)| *offset);
+            let extent = Extent { segment: last.header.number, end };
+            let recorded = extent.raise(&Raising::default(), self.vfs, self.dir);
+            recorded.map_err(failed("recording the extent in", self.dir))?;
+        }
         let tail = self.resume_writing(last, frontier, lost_end)?;
         Ok(self.opened(Some(tail), None))
     }

@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Damage {
-    /// The segment file; none if it is the identity.
+    /// The segment file; none if it is another file of the store, which `what` names.
     pub segment: Option<SegmentNumber>,
     /// Bytes from the start of that file.
     pub offset: u64,
@@ -35,7 +35,12 @@ impl Damage {
         Self { segment: Some(segment), offset, log: None, first_seq: None, last_seq: None, what: what.into() }
     }
 
-    pub(crate) fn of_identity(what: impl Into<String>) -> Self {
+    pub(crate) fn of_identity(what: &str) -> Self {
+        Self::of_store(format!("the identity file: {what}"))
+    }
+
+    /// Damage to a file that is no segment, which `what` names.
+    pub(crate) fn of_store(what: impl Into<String>) -> Self {
         Self { segment: None, offset: 0, log: None, first_seq: None, last_seq: None, what: what.into() }
     }
 
@@ -72,7 +77,7 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.segment {
             Some(segment) => write!(f, "segment {segment} at offset {}: {}", self.offset, self.what)?,
-            None => write!(f, "identity file at offset {}: {}", self.offset, self.what)?,
+            None => f.write_str(&self.what)?,
         }
         match (self.log, self.first_seq, self.last_seq) {
             (Some(log), Some(first), Some(last)) => write!(f, " (log {log}, records {first} to {last})"),

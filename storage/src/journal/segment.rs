@@ -26,6 +26,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
+use super::index::POSITION_MAX;
 use crate::{
     field::Fields,
     ids::{Arrival, CommitNumber, SegmentNumber, StoreId},
@@ -104,14 +105,16 @@ impl SegmentHeader {
         if fields.array()? != MAGIC || fields.u16()? != FORMAT || fields.u16()? != 0 {
             return None;
         }
-        Some(Self {
+        let header = Self {
             store: StoreId::from_bytes(fields.array()?),
             number: SegmentNumber(fields.u64()?),
             salt: fields.array()?,
             first_commit: CommitNumber(fields.u64()?),
             first_arrival: Arrival(fields.u64()?),
             previous_end: fields.u64()?,
-        })
+        };
+        let positions = [header.number.0, header.first_commit.0, header.first_arrival.0, header.previous_end];
+        positions.iter().all(|position| *position < POSITION_MAX).then_some(header)
     }
 
     /// Reads both copies. A copy of another store or number counts as damaged.
@@ -130,6 +133,16 @@ impl SegmentHeader {
     }
 }
 
+/// Fails if something was written where a segment's headers stand.
+pub(crate) fn check_unused(file: &dyn VfsFile) -> io::Result<()> {
+    let mut block = vec![0; FRAMES_OFFSET as usize];
+    read_full(file, &mut block, 0)?;
+    if block.iter().any(|byte| *byte != 0) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the next segment's file holds something already"));
+    }
+    Ok(())
+}
+
 /// The file name of a segment.
 pub(crate) fn file_name(number: SegmentNumber) -> String {
     format!("{:016x}.seg", number.0)
@@ -139,7 +152,7 @@ pub(crate) fn file_name(number: SegmentNumber) -> String {
 pub(crate) fn number_of(file_name: &str) -> Option<SegmentNumber> {
     let digits = file_name.strip_suffix(".seg")?;
     let number = u64::from_str_radix(digits, 16).ok()?;
-    (self::file_name(SegmentNumber(number)) == file_name).then_some(SegmentNumber(number))
+    (number < POSITION_MAX && self::file_name(SegmentNumber(number)) == file_name).then_some(SegmentNumber(number))
 }
 
 /// The path of a segment in a store's folder.

@@ -70,6 +70,21 @@ struct Current {
     entry_unsynced: bool,
 }
 
+impl Current {
+    /// A frame could not be written at `offset`. If there was no space, the part that was is taken back: a
+    /// shorter frame may come next, and what would be left behind it would look like damage.
+    fn give_up(&mut self, offset: u64, error: io::Error) -> WriteError {
+        let error = WriteError::of(error);
+        if matches!(error, WriteError::Full) {
+            let start = if self.header_block.is_some() { 0 } else { offset };
+            if let Err(error) = self.segment.file.set_len(start) {
+                return WriteError::Disk(error.into());
+            }
+        }
+        error
+    }
+}
+
 /// The end of the journal. Whoever leads a commit holds it.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -82,6 +97,8 @@ pub(crate) struct Tail {
     /// The last frame is not yet proven durable by a later one.
     pub(crate) uncovered: bool,
     pub(crate) sealer: Sealer,
+    /// How far the journal reaches has been recorded once at least.
+    pub(crate) has_extent: bool,
     current: Option<Current>,
     /// Where the frames of the segment before the first one begun here end.
     previous_end: u64,
@@ -126,6 +143,7 @@ impl Tail {
             next_commit: start.next_commit,
             next_arrival: start.next_arrival,
             uncovered: false,
+            has_extent: false,
             sealer: Sealer::new(crate::compression::Compression::None),
             current: None,
             previous_end: start.previous_end,
@@ -144,9 +162,10 @@ impl Tail {
         Ok(tail)
     }
 
-    /// Where the journal ends: segment and offset.
+    /// Where the journal durably ends: segment and offset; none if its last segment has been begun only.
     pub(crate) fn position(&self) -> Option<(SegmentNumber, u64)> {
-        self.current.as_ref().map(|current| (current.segment.header.number, current.offset))
+        let durable = self.current.as_ref().filter(|current| current.header_block.is_none())?;
+        Some((durable.segment.header.number, durable.offset))
     }
 
     fn segment_bytes(&self) -> u64 {
@@ -172,8 +191,8 @@ impl Tail {
         let (header, front) = FrameHeader::new(kind, self.next_commit, self.next_arrival, &entries, &salt);
         let frame = Frame { header, entries };
         let current = self.current.as_mut().expect("a segment was just found or made");
-        write_frame(&*current.segment.file, offset, header_block.as_ref(), &front, &frame.entries)
-            .map_err(WriteError::of)?;
+        let written = write_frame(&*current.segment.file, offset, header_block.as_ref(), &front, &frame.entries);
+        written.map_err(|error| current.give_up(offset, error))?;
         current.segment.file.sync_data().map_err(|error| WriteError::Disk(error.into()))?;
         if current.entry_unsynced {
             self.vfs.sync_dir(&self.dir).map_err(|error| WriteError::Disk(error.into()))?;
@@ -220,7 +239,9 @@ impl Tail {
                 let file = match self.vfs.open(&path, OpenMode::Create) {
                     // Left by an attempt that found no space for its content.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                        self.vfs.open(&path, OpenMode::Write)?
+                        let file = self.vfs.open(&path, OpenMode::Write)?;
+                        segment::check_unused(&*file)?;
+                        file
                     }
                     opened => opened?,
                 };

@@ -13,7 +13,7 @@ use super::{
     frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameKind, align},
     identity::{Extent, IDENTITY_FILE, IdentityState},
     read::read_footer,
-    recovery::{read_identity, writer_at_work},
+    recovery::{missing_ranges, missing_text, read_identity, writer_at_work},
     report::{Damage, VerifyReport},
     scan::{FrameAt, Resumed, Scanner},
     segment::{self, HeaderState, SegmentHeader},
@@ -42,8 +42,17 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         IdentityState::Unreadable => return Err(OpenError::Identity { path }),
         IdentityState::Format(found) => return Err(OpenError::Format { path, found, known: 1 }),
     };
-    let verification =
-        Verification { dir, vfs, store, heads: HashMap::new(), lost: HashSet::new(), report, progress, bytes_total: 0 };
+    let verification = Verification {
+        dir,
+        vfs,
+        store,
+        heads: HashMap::new(),
+        lost: HashSet::new(),
+        report,
+        progress,
+        bytes_total: 0,
+        was_closed: false,
+    };
     verification.run()
 }
 
@@ -57,6 +66,8 @@ struct Verification<'a, P> {
     report: VerifyReport,
     progress: P,
     bytes_total: u64,
+    /// The segment read last ends in a closing mark.
+    was_closed: bool,
 }
 
 /// A segment file with what its header says.
@@ -70,21 +81,26 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
     fn run(mut self) -> Result<VerifyReport, OpenError> {
         let disk = |error| OpenError::Disk { operation: "reading", path: self.dir.to_owned(), error };
         // Before the segments: a writer beside may go on to the next one meanwhile.
-        let extent = Extent::read(self.vfs, self.dir).map_err(disk)?;
+        let extent_state = Extent::read(self.vfs, self.dir).map_err(disk)?;
+        let extent = extent_state.recorded();
         let segments = self.segments().map_err(disk)?;
         let used: Vec<_> = segments.iter().filter(|segment| header_of(segment.state).is_some()).collect();
         let last = used.last().map(|segment| segment.number);
         let known_end = last.max(extent.map(|extent| extent.segment));
-        for number in (0..known_end.map_or(0, |end| end.0 + 1)).map(SegmentNumber) {
-            let what = match segments.iter().find(|segment| segment.number == number).map(|segment| segment.state) {
-                None => "the segment file is missing",
-                Some(HeaderState::OneCopy(_)) => "one of two copies of the segment's header is damaged",
-                Some(HeaderState::Unused | HeaderState::Unreadable) => {
-                    "both copies of the segment's header are damaged"
+        let present: Vec<_> = segments.iter().map(|segment| segment.number).collect();
+        for missing in missing_ranges(&present, known_end.map_or(0, |end| end.0 + 1)) {
+            self.damage(SegmentNumber(missing.start), 0, missing_text(&missing));
+        }
+        for segment in segments.iter().filter(|segment| known_end.is_some_and(|end| segment.number <= end)) {
+            match segment.state {
+                HeaderState::Whole(_) => {}
+                HeaderState::OneCopy(_) => {
+                    self.damage(segment.number, 0, "one of two copies of the segment's header is damaged");
                 }
-                Some(HeaderState::Whole(_)) => continue,
-            };
-            self.damage(number, 0, what);
+                HeaderState::Unused | HeaderState::Unreadable => {
+                    self.damage(segment.number, 0, "both copies of the segment's header are damaged");
+                }
+            }
         }
         for (index, segment) in used.iter().enumerate() {
             let next = used.get(index + 1).and_then(|next| header_of(next.state));
@@ -99,6 +115,9 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                 path: segment::path(self.dir, segment.number),
                 error,
             })?;
+        }
+        if let Some(what) = extent_state.damage(last, self.was_closed) {
+            self.report.damage.push(Damage::of_store(what));
         }
         Ok(self.report)
     }
@@ -184,6 +203,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         } else if last_kind != Some(FrameKind::ClosingMark) {
             tracing::debug!(segment = %number, "the store was not closed");
         }
+        self.was_closed = last_kind == Some(FrameKind::ClosingMark);
         self.report.segments += 1;
         self.report.bytes = bytes_before + segment.file.len()?;
         (self.progress)(self.report.bytes, self.bytes_total);

@@ -22,8 +22,8 @@ use crate::{
     vfs::VfsFile,
 };
 
-/// About what a log takes in a footer, in bytes.
-const LOG_ROW_BYTES: u64 = 250;
+/// About what a log takes in a footer besides its genesis, in bytes.
+const LOG_ROW_BYTES: u64 = 200;
 
 /// A footer lists all logs when that takes at most one byte in so many written since.
 const ALL_LOGS_RATIO: u64 = 16;
@@ -120,6 +120,8 @@ pub(crate) struct View {
     pub(crate) next_arrival: Arrival,
     /// Bytes of all batches.
     pub(crate) bytes: u64,
+    /// About what a footer of all logs takes, in bytes.
+    rows_bytes: u64,
     /// Bytes of segments sealed since a footer last listed all logs.
     pub(crate) bytes_since_all_logs: u64,
 }
@@ -137,6 +139,7 @@ impl View {
             ring: Ring::new(ring_bytes),
             next_arrival: Arrival::ZERO,
             bytes: 0,
+            rows_bytes: 0,
             bytes_since_all_logs: 0,
         }
     }
@@ -192,6 +195,7 @@ impl View {
 
     fn insert_log(&mut self, id: LogId, row: LogRow, slot: usize) {
         self.bytes += row.bytes;
+        self.rows_bytes += LOG_ROW_BYTES + row.genesis.encode().len() as u64;
         let space = self.spaces.entry(row.genesis.space.clone()).or_default();
         space.logs.push(id);
         let signal = Arc::clone(&space.signal);
@@ -227,7 +231,7 @@ impl View {
         let active = self.active.take()?;
         let number = active.number;
         self.bytes_since_all_logs += active.end;
-        let all_logs = self.log_count() as u64 * LOG_ROW_BYTES * ALL_LOGS_RATIO <= self.bytes_since_all_logs;
+        let all_logs = self.rows_bytes * ALL_LOGS_RATIO <= self.bytes_since_all_logs;
         let index = Arc::new(active.index);
         let touched = |state: &LogState| index.links(state.id).is_some() || active.announced.contains(&state.id);
         let chosen = self.logs().filter(|state| all_logs || touched(state));

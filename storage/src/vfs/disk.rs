@@ -1,9 +1,9 @@
 //! The operating system's file system.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, IoSlice},
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     sync::Arc,
     time::UNIX_EPOCH,
@@ -14,6 +14,10 @@ use super::{FileIdentity, OpenMode, Vfs, VfsFile, VfsLock};
 /// The operating system's file system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Disk;
+
+/// What is made here holds patients' records: nobody but the user that the application runs as may read it.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 #[derive(Debug)]
 struct DiskFile(File);
@@ -29,7 +33,7 @@ impl VfsLock for DiskLock {}
 impl Vfs for Disk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
         let mut options = OpenOptions::new();
-        options.read(true);
+        options.read(true).mode(FILE_MODE);
         match mode {
             OpenMode::Read => {}
             OpenMode::Write => {
@@ -43,7 +47,7 @@ impl Vfs for Disk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -63,7 +67,7 @@ impl Vfs for Disk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(DiskLock { _file: file }))),
             Err(TryLockError::WouldBlock) => Ok(None),

@@ -1,6 +1,6 @@
 //! Finding the segment files, and judging their headers and the extent that is recorded.
 
-use std::io::IoSlice;
+use std::{io::IoSlice, ops::Range};
 
 use super::{Found, Opening, failed, numbers_of};
 use crate::{
@@ -63,11 +63,9 @@ impl Opening<'_> {
 
     pub(super) fn report_missing(&mut self, found: &[Found], present: &[SegmentNumber]) {
         let Some(last) = found.last() else { return };
-        for number in (0..last.header.number.0).map(SegmentNumber) {
-            if present.binary_search(&number).is_err() {
-                self.damage(number, 0, "the segment file is missing");
-                self.lost.push(number);
-            }
+        for missing in missing_ranges(present, last.header.number.0) {
+            self.damage(SegmentNumber(missing.start), 0, missing_text(&missing));
+            self.lost.push(SegmentNumber(missing.end - 1));
         }
     }
 
@@ -110,5 +108,25 @@ impl Opening<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The numbers below `end` that are not present, which are ascending.
+pub(crate) fn missing_ranges(present: &[SegmentNumber], end: u64) -> Vec<Range<u64>> {
+    let mut ranges = Vec::new();
+    let mut next = 0;
+    for number in present.iter().map(|number| number.0).take_while(|number| *number < end).chain([end]) {
+        if next < number {
+            ranges.push(next..number);
+        }
+        next = number + 1;
+    }
+    ranges
+}
+
+pub(crate) fn missing_text(missing: &Range<u64>) -> String {
+    match missing.end - missing.start {
+        1 => "the segment file is missing".to_owned(),
+        count => format!("{count} segment files from this one on are missing"),
     }
 }
