@@ -128,9 +128,7 @@ fn a_log_whose_announcement_was_damaged_can_be_stored_and_read_again_in_the_same
 
 #[test]
 fn a_mark_takes_nothing_that_waits_to_be_committed() {
-    let mut options = Options::default();
-    options.vfs = Arc::new(Memory::default());
-    options.background = false;
+    let options = Options { vfs: Arc::new(Memory::default()), background: false, ..Options::default() };
     let node = NodeName::new("own").unwrap();
     let journal = Journal::create(Path::new("store"), node.clone(), options).unwrap();
     let nonce = *journal.identity().incarnation.as_bytes();
