@@ -1,6 +1,6 @@
 use std::{collections::HashMap, io::IoSlice};
 
-use super::*;
+use super::{frame::FrameKind, *};
 use crate::{
     batch::BatchBuilder,
     ids::SegmentNumber,
@@ -124,4 +124,21 @@ fn a_log_whose_announcement_was_damaged_can_be_stored_and_read_again_in_the_same
     }
     let read: Vec<_> = hub.read(log, Seq::ZERO).map(Result::unwrap).collect();
     assert_eq!(read, batches);
+}
+
+#[test]
+fn a_mark_takes_nothing_that_waits_to_be_committed() {
+    let options = Options { vfs: Arc::new(Memory::default()), background: false, ..Options::default() };
+    let node = NodeName::new("own").unwrap();
+    let journal = Journal::create(Path::new("store"), node.clone(), options).unwrap();
+    let nonce = *journal.identity().incarnation.as_bytes();
+    let log = journal.create_log(Genesis::new(SpaceName::new("space").unwrap(), node, nonce)).unwrap();
+    let writer = journal.writer(log).unwrap();
+    // Now there is a frame that a mark would prove.
+    writer.append(b"one").unwrap().wait().unwrap();
+    let waiting = writer.append(b"two").unwrap();
+    journal.shared.mark(FrameKind::Mark).unwrap();
+    assert!(!waiting.is_durable().unwrap(), "it was not written");
+    waiting.wait().unwrap();
+    assert!(journal.read_batch(log, Seq(1)).unwrap().is_some());
 }
