@@ -9,7 +9,7 @@
 //! cargo run -p counterfoil-fuzz --bin store -- FILE…      replays
 //! ```
 //!
-//! Checksums stop a fuzzer at the door, so most targets [mend](mend) them after the damage: what comes
+//! Checksums stop a fuzzer at the door, so most targets [`mend`] them after the damage: what comes
 //! behind the door must hold against a hostile writer, too.
 
 pub mod batch;
