@@ -77,7 +77,9 @@ impl Current {
         let error = WriteError::of(error);
         if matches!(error, WriteError::Full) {
             let start = if self.header_block.is_some() { 0 } else { offset };
-            if let Err(error) = self.segment.file.set_len(start) {
+            let file = &self.segment.file;
+            let cut = file.len().and_then(|len| if len > start { file.set_len(start) } else { Ok(()) });
+            if let Err(error) = cut {
                 return WriteError::Disk(error.into());
             }
         }
