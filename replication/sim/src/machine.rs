@@ -277,6 +277,10 @@ impl Machine {
             match stored.and_then(|_| journal.try_store(batch.clone())) {
                 Ok(_) => relayed.head = batch.head(),
                 Err(counterfoil_storage::StoreError::Append(_)) => {}
+                // A full disk dropped what was queued: the log goes on where it durably ends.
+                Err(counterfoil_storage::StoreError::Gap { log, .. }) => {
+                    relayed.head = journal.log(log).map_or(relayed.genesis.head(), |info| info.durable);
+                }
                 Err(error) => return Err(format!("{}: relaying: {error}", self.name)),
             }
             return Ok(count);
