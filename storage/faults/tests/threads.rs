@@ -10,7 +10,7 @@ use std::{
 };
 
 use counterfoil_faults::{Fault, FaultVfs, Injection, Ledger, Operation, Rng, STORE, small_options};
-use counterfoil_storage::{Genesis, Journal, LogId, NodeName, Options, SpaceName};
+use counterfoil_storage::{AppendError, Genesis, Journal, LogId, NodeName, Options, Receipt, SpaceName};
 
 const WRITERS: u64 = 4;
 
@@ -34,14 +34,25 @@ fn write(journal: &Journal, log: LogId, ledger: &Mutex<Ledger>, seed: u64) {
     let mut rng = Rng::new(seed);
     let Ok(writer) = journal.writer(log) else { return };
     let mut next = 0;
+    let mut receipts: Vec<Receipt> = Vec::new();
     for _ in 0..APPENDS_MAX {
         let bodies: Vec<Vec<u8>> =
             (0..=rng.below(5)).map(|_| vec![rng.next_u64() as u8; rng.below(900) as usize]).collect();
         // Before the append: its records may be found even if it is never heard of.
         ledger().queued(log, counterfoil_storage::Seq(next), &bodies).unwrap();
         let Ok(receipt) = writer.append_all(&bodies) else { return };
-        assert_eq!(receipt.first_seq().0, next);
+        if receipt.first_seq().0 != next {
+            // A full disk drops what waits behind the group that met it, and says so to whoever asks.
+            let told = |earlier: &Receipt| matches!(earlier.is_durable(), Err(AppendError::StorageFull));
+            let dropped = receipts.iter().filter(|earlier| earlier.next_seq() > receipt.first_seq());
+            assert!(
+                receipt.first_seq().0 < next && dropped.clone().count() > 0 && dropped.clone().all(told),
+                "{receipt:?}"
+            );
+            ledger().queued(log, receipt.first_seq(), &bodies).unwrap();
+        }
         next = receipt.next_seq().0;
+        receipts.push(receipt.clone());
         if rng.chance(1, 3) {
             if receipt.wait().is_err() {
                 return;

@@ -249,8 +249,7 @@ impl ExtentState {
     pub(crate) fn damage(self, last: Option<SegmentNumber>, was_closed: bool) -> Option<&'static str> {
         match self {
             Self::Damaged => Some("the extent file is damaged: whether the newest commits are all there can't be told"),
-            // Of the second segment it may be missing if recording it failed once, and the power went before the retry.
-            Self::Missing if was_closed || last.is_some_and(|last| last.0 > 1) => {
+            Self::Missing if was_closed || last.is_some_and(|last| last > SegmentNumber::ZERO) => {
                 Some("the extent file is missing: whether the newest commits are all there can't be told")
             }
             Self::Missing | Self::Recorded(_) => None,

@@ -12,7 +12,7 @@ use super::{
     error::DiskError,
     fill::Filler,
     frame::{Frame, FrameEntry, FrameHeader, FrameKind, align, frame_len},
-    identity::Raising,
+    identity::{Extent, Raising},
     seal::Sealer,
     segment::{self, FRAMES_OFFSET, Salt, SegmentHeader},
 };
@@ -99,7 +99,7 @@ pub(crate) struct Tail {
     /// The last frame is not yet proven durable by a later one.
     pub(crate) uncovered: bool,
     pub(crate) sealer: Sealer,
-    /// How far the journal reaches has been recorded once at least.
+    /// How far the journal reaches has been recorded since it was opened. Needed before a second segment is begun.
     pub(crate) has_extent: bool,
     current: Option<Current>,
     /// Where the frames of the segment before the first one begun here end.
@@ -231,6 +231,13 @@ impl Tail {
     /// Begins a segment that has room for a frame of `len` bytes.
     fn begin_segment(&mut self, len: u64) -> io::Result<Current> {
         let number = self.next_segment;
+        let previous_end = self.current.as_ref().map_or(self.previous_end, |current| current.offset);
+        if number > SegmentNumber::ZERO && !self.has_extent {
+            // Without the record, the loss of this segment would go unnoticed.
+            let extent = Extent { segment: SegmentNumber(number.0 - 1), end: previous_end };
+            extent.raise(&self.raising, &*self.vfs, &self.dir)?;
+            self.has_extent = true;
+        }
         let salt: Salt = random_bytes()?;
         let spare = self.filler.as_ref().and_then(|filler| filler.take_spare(number));
         let entry_unsynced = spare.is_none();
@@ -251,7 +258,6 @@ impl Tail {
                 (file, capacity)
             }
         };
-        let previous_end = self.current.as_ref().map_or(self.previous_end, |current| current.offset);
         let header = SegmentHeader {
             store: self.store,
             number,
