@@ -341,6 +341,8 @@ impl Footer {
         let mut rows: Vec<(LogId, LogRow)> = Vec::new();
         let mut index = SegmentIndex::default();
         let mut run_of_row = Vec::new();
+        // Of each run, where its batches end so far, and where its log does.
+        let mut ends: Vec<(Seq, Seq)> = Vec::new();
         for _ in 0..row_count {
             let (row, entries) = decode_row(&mut fields)?;
             let log = row.genesis.log_id();
@@ -350,6 +352,7 @@ impl Footer {
             run_of_row.push((entries > 0).then_some(index.runs.len() as u32));
             if entries > 0 {
                 index.begin_run(log, row.links.clone());
+                ends.push((Seq::ZERO, row.head.next_seq));
             }
             rows.push((log, row));
         }
@@ -359,8 +362,17 @@ impl Footer {
         index.entries.reserve_exact(entry_count);
         for number in 0..entry_count {
             let run = (*run_of_row.get(fields.u32()? as usize)?)?;
+            let entry = decode_entry(run, &mut fields)?;
+            let head = &mut ends[run as usize];
+            let follows =
+                index.entries.last().is_none_or(|last| last.arrival < entry.arrival && last.offset < entry.offset);
+            if !follows || entry.first_seq < head.0 || entry.next_seq() > head.1 {
+                // It would send whoever reads the log to where it never was.
+                return None;
+            }
+            head.0 = entry.next_seq();
             index.runs[run as usize].entries.push(number as u32);
-            index.entries.push(decode_entry(run, &mut fields)?);
+            index.entries.push(entry);
         }
         Some(Self { all_logs: flags & FLAG_ALL_LOGS != 0, rows, index: Arc::new(index) })
     }
@@ -455,9 +467,16 @@ mod tests {
         Footer { all_logs: true, rows, index: Arc::new(index) }
     }
 
+    /// A footer whose logs reach as far as its batches do.
+    fn sound_footer() -> Footer {
+        let mut footer = footer();
+        footer.rows.iter_mut().for_each(|(_, row)| row.head.next_seq = Seq(15));
+        footer
+    }
+
     #[test]
     fn a_footer_reads_back_and_every_flipped_bit_is_noticed() {
-        let footer = footer();
+        let footer = sound_footer();
         let bytes = footer.encode();
         let read = Footer::decode(&bytes).unwrap();
         assert_eq!(read.rows, footer.rows);
@@ -479,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_footer_with_a_matching_checksum_that_lists_a_log_twice_or_a_batch_out_of_bounds_is_refused() {
-        let sound = footer();
+        let sound = sound_footer();
         assert!(Footer::decode(&sound.encode()).is_some());
         let mut twice = sound.encode();
         let [one, other] = [0, 1].map(|row| sound.rows[row].1.genesis.encode());
@@ -490,10 +509,25 @@ mod tests {
         twice[CRC_OFFSET..FOOTER_HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
         assert!(Footer::decode(&twice).is_none());
         for len in [0, HEADER_LEN - 1, MAX_BATCH_LEN + 1, u32::MAX as usize] {
-            let mut forged = footer();
+            let mut forged = sound_footer();
             Arc::make_mut(&mut forged.index).entries[3].len = len as u32;
             assert!(Footer::decode(&forged.encode()).is_none(), "{len}");
         }
+    }
+
+    #[test]
+    fn a_footer_whose_batches_go_back_or_beyond_their_log_is_refused() {
+        let forge = |change: fn(&mut Entry)| {
+            let mut forged = sound_footer();
+            change(&mut Arc::make_mut(&mut forged.index).entries[4]);
+            Footer::decode(&forged.encode())
+        };
+        assert!(forge(|_| {}).is_some());
+        assert!(forge(|entry| entry.first_seq = Seq(5)).is_none(), "within the batch before");
+        assert!(forge(|entry| entry.record_count += 7).is_none(), "beyond the log's end");
+        assert!(forge(|entry| entry.first_seq = Seq(262)).is_none(), "far beyond it");
+        assert!(forge(|entry| entry.arrival = Arrival(103)).is_none(), "arrived with the one before");
+        assert!(forge(|entry| entry.offset = 8192).is_none(), "before the one before");
     }
 
     #[test]
