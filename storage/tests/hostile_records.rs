@@ -1,4 +1,5 @@
-//! Attacks on salvage.
+//! Records made to pass for something else once a bit of them flips. By an attacker who knows the formats, and the
+//! victim's log and head, but not the salt of the segment.
 #![allow(
     missing_docs,
     clippy::all,
@@ -6,10 +7,10 @@
     clippy::disallowed_methods,
     reason = "an attacker's program, kept as it was"
 )]
-use std::{io::IoSlice, path::Path, sync::Arc, time::Instant};
+use std::{io::IoSlice, path::Path, sync::Arc};
 
 use counterfoil_storage::{
-    Batch, BatchBuilder, Digest, Genesis, Head, Hlc, Journal, LogId, NodeName, Options, Seq, SpaceName, verify,
+    Batch, BatchBuilder, Digest, Genesis, Head, Hlc, Journal, LogId, NodeName, Options, Seq, SpaceName,
     vfs::{Memory, OpenMode, Vfs, VfsFile},
 };
 
@@ -161,18 +162,11 @@ fn one_flipped_bit_does_not_turn_a_hostile_nodes_bytes_into_another_nodes_batch(
             .read(victim_log, Seq(0))
             .flat_map(|b| b.map(|b| b.records().map(|r| r.unwrap().body).collect::<Vec<_>>()).unwrap_or_default())
             .collect();
-        println!("flip byte {byte} bit {bit}: findings {:?}", recovery.findings);
-        println!("  verify: {:?}", verify(dir, &options(&vfs), |_, _| {}).unwrap().damage);
-        println!(
-            "  victim's head {} (was {}); bodies {:?}",
-            head.next_seq,
-            honest.next_seq(),
-            bodies.iter().map(|b| String::from_utf8_lossy(b)).collect::<Vec<_>>()
-        );
-        if head != honest.head() {
+        assert!(recovery.damage().count() > 0, "byte {byte}, bit {bit}: the damage is named");
+        assert_eq!(bodies, ["take one tablet a day"], "byte {byte}, bit {bit}");
+        let next = batch(victim_log, honest.head(), &[b"the victim's own second record"]);
+        if head != honest.head() || journal.store(next).is_err() {
             broken.push((byte, bit));
-            let next = batch(victim_log, honest.head(), &[b"the victim's own second record"]);
-            println!("  victim's real next batch: {:?}", journal.store(next).map(drop));
         }
     }
     assert!(broken.is_empty(), "forged batches served in the victim's log for flips of {broken:?}");
@@ -198,53 +192,6 @@ fn one_flipped_bit_in_a_hostile_batch_costs_nobody_else_a_record() {
     let at = find(&bytes, h.bytes());
     write_full(&*file, &mut [IoSlice::new(&[bytes[at] ^ 1])], at as u64).unwrap();
     let (journal, recovery) = Journal::open(dir, options(&vfs)).unwrap();
-    println!("{:?}", recovery.findings);
+    assert!(recovery.damage().count() > 0, "the damage is named");
     assert_eq!(journal.log(victim_log).unwrap().durable, honest.head(), "only the damaged batch is unavailable");
-}
-
-/// A record full of what looks like headers of long frames, in a commit that is torn by a power cut.
-#[test]
-fn opening_takes_bounded_time_whatever_the_records_say() {
-    for count in [0_usize, 100, 400] {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path().join("store");
-        let mut o = Options::default();
-        o.segment_bytes_min = 64 << 20;
-        let journal = Journal::create(&dir, NodeName::new("hub").unwrap(), o.clone()).unwrap();
-        let hostile = genesis("practice-2", 2);
-        let log = journal.create_log(hostile.clone()).unwrap();
-        journal.commit().unwrap();
-        // Aligned for one of eight places at which the frame may begin; a real attacker repeats it for all eight.
-        let mut fake = b"CFF1\0\0\0\0".to_vec();
-        fake.extend_from_slice(&(48_u32 << 20).to_le_bytes());
-        fake.extend_from_slice(&1_u32.to_le_bytes());
-        fake.extend_from_slice(&[0xff; 8]);
-        fake.extend_from_slice(&[0; 16]);
-        assert_eq!(fake.len(), 40);
-        let body = [&b"xxxx"[..], &fake.repeat(count), &vec![0x55; 40 * (1000 - count)]].concat();
-        let h = batch(log, hostile.head(), &[&body]);
-        journal.store(h.clone()).unwrap();
-        journal.commit().unwrap();
-        journal.close().unwrap();
-        drop(journal);
-        // The power cut: the last pages of the commit, and the marks, never came.
-        let path = dir.join("0000000000000000.seg");
-        let mut bytes = std::fs::read(&path).unwrap();
-        let at = find(&bytes[..1 << 20], h.bytes());
-        bytes[at + 39_000..].fill(0);
-        let inplace = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&inplace, &bytes, 0).unwrap();
-        let body_at = find(&bytes[..1 << 20], b"xxxx");
-        println!("file {} MiB, fakes at {} mod 8", bytes.len() >> 20, (body_at + 4) % 8);
-        #[allow(clippy::disallowed_methods)]
-        let began = Instant::now();
-        let (journal, recovery) = Journal::open(&dir, o).unwrap();
-        println!(
-            "{count} fake headers ({} bytes): open took {:?}; {:?}",
-            count * 40,
-            began.elapsed(),
-            recovery.findings.len()
-        );
-        drop(journal);
-    }
 }
