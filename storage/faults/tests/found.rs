@@ -145,7 +145,7 @@ fn a_store_made_several_folders_deep_does_not_vanish_with_a_folder_that_was_made
 fn reads_to_open(fake: &[u8], times: usize) -> u64 {
     let disk = FaultVfs::new(1);
     let mut options = options(&disk);
-    (options.segment_bytes_min, options.segment_bytes_max) = (1 << 20, 1 << 20);
+    (options.segment_bytes_min, options.segment_bytes_max) = (4 << 20, 4 << 20);
     let journal = Journal::create(Path::new(STORE), node(), options.clone()).unwrap();
     let foreign = Genesis::new(SpaceName::new("p").unwrap(), NodeName::new("p").unwrap(), [1; 16]);
     let log = journal.create_log(foreign.clone()).unwrap();
@@ -171,16 +171,16 @@ fn reads_to_open(fake: &[u8], times: usize) -> u64 {
 fn a_record_full_of_headers_of_long_frames_does_not_have_them_read() {
     // As the format says, but for the checksum, which needs the segment's salt.
     let mut fake = b"CFF1\0\0\0\0".to_vec();
-    fake.extend_from_slice(&(512_u32 << 10).to_le_bytes());
+    fake.extend_from_slice(&(2_u32 << 20).to_le_bytes());
     fake.extend_from_slice(&1_u32.to_le_bytes());
     fake.extend_from_slice(&[9, 0, 0, 0, 0, 0, 0, 0]);
     fake.extend_from_slice(&[0; 16]);
-    let harmless = reads_to_open(&[0x55; 40], 2000);
+    let harmless = reads_to_open(&[0x55; 40], 500);
     // At each of the eight places where it may lie.
     for shift in 0..8 {
         let mut shifted = fake.clone();
         shifted.rotate_right(shift);
-        let reads = reads_to_open(&shifted, 2000);
+        let reads = reads_to_open(&shifted, 500);
         assert!(reads <= harmless + 8, "shifted by {shift}: {reads} reads, {harmless} without");
     }
 }
