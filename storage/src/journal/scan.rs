@@ -161,19 +161,21 @@ impl Scanner {
         })
     }
 
-    /// The first aligned offset from `offset` on where a frame's magic number stands.
+    /// The first aligned offset from `offset` on where a frame's magic number stands. What is at hand is searched
+    /// before more is read: records may hold as many of these numbers as their writers like.
     fn find_magic(&mut self, mut offset: u64) -> io::Result<Option<u64>> {
+        let step = FRAME_ALIGNMENT as usize;
         while offset < self.limit {
-            let len = (self.limit - offset).min(READ_AHEAD as u64) as usize;
-            let chunk = self.window.slice(offset, len, READ_AHEAD)?;
-            let step = FRAME_ALIGNMENT as usize;
+            let most = (self.limit - offset).min(READ_AHEAD as u64) as usize;
+            let chunk = self.window.some(offset, step.min(most), most)?;
             if let Some(index) = chunk.chunks(step).position(|bytes| bytes.starts_with(b"CFF1")) {
                 return Ok(Some(offset + (index * step) as u64));
             }
-            if chunk.len() < len {
+            let whole_steps = chunk.len() / step * step;
+            if whole_steps == 0 {
                 return Ok(None);
             }
-            offset += len as u64;
+            offset += whole_steps as u64;
         }
         Ok(None)
     }

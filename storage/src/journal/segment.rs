@@ -186,6 +186,14 @@ impl Window {
         Ok(self.bytes.slice(..len.min(count)))
     }
 
+    /// What is at hand from `offset` on, if that is `least` bytes or more, else what is read ahead; at most `most`.
+    pub(crate) fn some(&mut self, offset: u64, least: usize, most: usize) -> io::Result<Bytes> {
+        let end = self.start + self.bytes.len() as u64;
+        let at_hand = end.saturating_sub(offset).min(most as u64) as usize;
+        let len = if offset >= self.start && at_hand >= least { at_hand } else { most };
+        self.slice(offset, len, most)
+    }
+
     fn buffered(&self, offset: u64, len: usize) -> Option<Bytes> {
         let from = usize::try_from(offset.checked_sub(self.start)?).ok()?;
         let to = from.checked_add(len)?;
