@@ -8,6 +8,7 @@ mod fill;
 mod frame;
 mod identity;
 mod index;
+mod info;
 mod options;
 mod queue;
 mod read;
@@ -34,6 +35,7 @@ use std::{
 
 pub use error::{AppendError, DiskError, OpenError, Place, ReadError, StoreError};
 pub use identity::Identity;
+pub use info::{JournalStats, LogInfo};
 pub use options::Options;
 pub use read::{ArrivalReader, LogReader};
 pub use receipt::Receipt;
@@ -52,7 +54,6 @@ use self::{
     recovery::Frontier,
     seal::Sealer,
     tail::{Tail, WriteError},
-    view::LogState,
 };
 use crate::{
     batch::Batch,
@@ -70,57 +71,6 @@ const LOCK_FILE: &str = "lock";
 /// How often the lock is tried for, and the pause between: 50 ms in all.
 const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
-
-/// A log as it stands.
-#[derive(Debug, Clone)]
-pub struct LogInfo {
-    /// Its name.
-    pub id: LogId,
-    /// What it began with.
-    pub genesis: Arc<Genesis>,
-    /// First record kept.
-    pub first_seq: Seq,
-    /// Where it durably ends.
-    pub durable: Head,
-    /// Bytes of its batches on disk.
-    pub bytes: u64,
-    /// Time of the first record of its last durable batch.
-    pub last_time: Hlc,
-}
-
-impl LogInfo {
-    fn of(state: &LogState) -> Self {
-        let row = &state.row;
-        Self {
-            id: state.id,
-            genesis: Arc::clone(&row.genesis),
-            first_seq: Seq::ZERO,
-            durable: row.head,
-            bytes: row.bytes,
-            last_time: row.last_time,
-        }
-    }
-}
-
-/// A journal in figures, at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct JournalStats {
-    /// Logs known.
-    pub logs: u64,
-    /// Segment files.
-    pub segments: u64,
-    /// Bytes of all batches stored.
-    pub batch_bytes: u64,
-    /// Batches stored.
-    pub batches: u64,
-    /// Bytes waiting to be committed.
-    pub queued_bytes: u64,
-    /// A write or flush has failed: appends are refused.
-    pub poisoned: bool,
-    /// The last write found no space.
-    pub storage_full: bool,
-}
 
 /// An append-only journal of logs in one folder. Cheap to clone; all clones are one journal.
 ///

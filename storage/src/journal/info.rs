@@ -1,0 +1,61 @@
+//! A journal and its logs in figures.
+
+use std::sync::Arc;
+
+use super::view::LogState;
+use crate::{
+    genesis::Genesis,
+    ids::{Head, LogId, Seq},
+    time::Hlc,
+};
+
+/// A log as it stands.
+#[derive(Debug, Clone)]
+pub struct LogInfo {
+    /// Its name.
+    pub id: LogId,
+    /// What it began with.
+    pub genesis: Arc<Genesis>,
+    /// First record kept.
+    pub first_seq: Seq,
+    /// Where it durably ends.
+    pub durable: Head,
+    /// Bytes of its batches on disk.
+    pub bytes: u64,
+    /// Time of the first record of its last durable batch.
+    pub last_time: Hlc,
+}
+
+impl LogInfo {
+    pub(super) fn of(state: &LogState) -> Self {
+        let row = &state.row;
+        Self {
+            id: state.id,
+            genesis: Arc::clone(&row.genesis),
+            first_seq: Seq::ZERO,
+            durable: row.head,
+            bytes: row.bytes,
+            last_time: row.last_time,
+        }
+    }
+}
+
+/// A journal in figures, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JournalStats {
+    /// Logs known.
+    pub logs: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// Bytes of all batches stored.
+    pub batch_bytes: u64,
+    /// Batches stored.
+    pub batches: u64,
+    /// Bytes waiting to be committed.
+    pub queued_bytes: u64,
+    /// A write or flush has failed: appends are refused.
+    pub poisoned: bool,
+    /// The last write found no space.
+    pub storage_full: bool,
+}
