@@ -33,7 +33,8 @@
 //! | bytes, and a valid frame behind them | | damage: what is whole of the frame is taken (see the module `salvage`), the scan goes on behind it; then as above |
 //! | bytes, and none behind | | torn tail: kept aside, reported; then as for zeros |
 //!
-//! Files shorter than the extent file records, or frames that end before: damage; writing goes on in a
+//! An extent file that is damaged, or missing where there is a second segment: damage, and written anew. Files shorter than
+//! the extent file records, or frames that end before: damage; writing goes on in a
 //! new segment, whose header records where the frames once ended. Damage to frames read here, or an identity file
 //! that is not the one it was bound to: a new incarnation, since own logs may go on elsewhere.
 //! A crash during any of this leaves the same table to be applied again: the copy of an unproven
