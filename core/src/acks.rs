@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Range,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use counterfoil_replication::{AckBoard, AckChange, Event};
-use counterfoil_storage::{Head, Incarnation, LogId, NodeName, Seq};
+use counterfoil_storage::{Head, Holes, Incarnation, LogId, NodeName, Seq};
 
 /// What a node has said of its own disk, to this node or to one that passed it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,20 @@ pub struct Ack {
     pub incarnation: Incarnation,
     /// Where the log durably ends there.
     pub head: Head,
+    /// What was there before that and is lost: its disk is damaged.
+    pub holes: Holes,
+}
+
+impl Ack {
+    /// Up to where the node has all of the log: what comes behind a hole may be there, and is not promised.
+    pub fn whole_until(&self) -> Seq {
+        self.holes.first_seq().unwrap_or(self.head.next_seq).min(self.head.next_seq)
+    }
+
+    /// Whether the node has the records from `first_seq` to before `next_seq`.
+    pub(crate) fn covers(&self, first_seq: Seq, next_seq: Seq) -> bool {
+        self.head.next_seq >= next_seq && !self.holes.meet(first_seq, next_seq)
+    }
 }
 
 /// The acks that a store has heard since it was opened. In memory only: peers say them again.
@@ -44,7 +59,7 @@ struct Table {
 
 #[derive(Debug, Default)]
 struct LogAcks {
-    nodes: BTreeMap<NodeName, (Incarnation, Head)>,
+    nodes: BTreeMap<NodeName, Ack>,
     waiters: BTreeMap<WaiterId, Waiter>,
 }
 
@@ -52,28 +67,27 @@ struct LogAcks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct WaiterId(u64);
 
-/// Is woken once `nodes` distinct nodes have the log up to `next_seq`.
+/// Is woken once `nodes` distinct nodes have these records.
 #[derive(Debug)]
 struct Waiter {
-    next_seq: Seq,
+    records: Range<Seq>,
     nodes: usize,
     waker: Waker,
 }
 
 impl LogAcks {
-    fn count(&self, next_seq: Seq) -> usize {
-        self.nodes.values().filter(|(_, head)| head.next_seq >= next_seq).count()
+    fn count(&self, records: &Range<Seq>) -> usize {
+        self.nodes.values().filter(|ack| ack.covers(records.start, records.end)).count()
     }
 
     /// Takes out the wakers of those who have what they wait for.
     fn satisfied(&mut self) -> Vec<Waker> {
-        let mut heads: Vec<_> = self.nodes.values().map(|(_, head)| head.next_seq).collect();
-        heads.sort_unstable_by(|a, b| b.cmp(a));
-        let is_there = |waiter: &Waiter| match waiter.nodes.checked_sub(1) {
-            None => true,
-            Some(index) => heads.get(index).is_some_and(|next_seq| *next_seq >= waiter.next_seq),
-        };
-        let ready: Vec<_> = self.waiters.iter().filter(|(_, waiter)| is_there(waiter)).map(|(id, _)| *id).collect();
+        let ready: Vec<_> = self
+            .waiters
+            .iter()
+            .filter(|(_, waiter)| self.count(&waiter.records) >= waiter.nodes)
+            .map(|(id, _)| *id)
+            .collect();
         ready.iter().filter_map(|id| self.waiters.remove(id)).map(|waiter| waiter.waker).collect()
     }
 }
@@ -102,7 +116,8 @@ impl Acks {
         for AckChange { ack, .. } in changes {
             let log = table.logs.entry(ack.log).or_default();
             if ack.head.next_seq > Seq::ZERO {
-                log.nodes.insert(ack.node.clone(), (ack.incarnation, ack.head));
+                let counterfoil_replication::Ack { log: id, node, incarnation, head, holes } = ack.clone();
+                log.nodes.insert(node.clone(), Ack { log: id, node, incarnation, head, holes });
             } else {
                 log.nodes.remove(&ack.node);
             }
@@ -132,32 +147,27 @@ impl Acks {
         event.into_iter().chain(changes.into_iter().filter_map(withdrawal)).collect()
     }
 
-    /// How many other nodes have the log up to `next_seq`.
-    pub(crate) fn count(&self, log: LogId, next_seq: Seq) -> usize {
-        self.table().logs.get(&log).map_or(0, |log| log.count(next_seq))
+    /// How many other nodes have these records of a log.
+    pub(crate) fn count(&self, log: LogId, records: &Range<Seq>) -> usize {
+        self.table().logs.get(&log).map_or(0, |log| log.count(records))
     }
 
-    /// Where the log durably ends at `node`, as far as known here.
-    pub(crate) fn head(&self, log: LogId, node: &NodeName) -> Option<Head> {
-        self.table().logs.get(&log)?.nodes.get(node).map(|(_, head)| *head)
+    /// What `node` holds of the log, as far as known here.
+    pub(crate) fn of_node(&self, log: LogId, node: &NodeName) -> Option<Ack> {
+        self.table().logs.get(&log)?.nodes.get(node).cloned()
     }
 
     /// What is known of a log.
     pub(crate) fn of_log(&self, log: LogId) -> Vec<Ack> {
         let table = self.table();
-        let nodes = table.logs.get(&log).map(|acks| &acks.nodes);
-        nodes
-            .into_iter()
-            .flatten()
-            .map(|(node, (incarnation, head))| Ack { log, node: node.clone(), incarnation: *incarnation, head: *head })
-            .collect()
+        table.logs.get(&log).map(|acks| acks.nodes.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// Ready once `nodes` other nodes have the log up to `next_seq`: with true; or once the store
+    /// Ready once `nodes` other nodes have these records of the log: with true; or once the store
     /// is closed: with false. Otherwise the waker is kept, under the id in `waiter`.
     pub(crate) fn poll_mirrored(
         &self,
-        (log, next_seq, nodes): (LogId, Seq, usize),
+        (log, records, nodes): (LogId, Range<Seq>, usize),
         waiter: &mut Option<WaiterId>,
         cx: &mut Context<'_>,
     ) -> Poll<bool> {
@@ -166,12 +176,12 @@ impl Acks {
         table.next_waiter += 1;
         let id = waiter.unwrap_or(WaiterId(table.next_waiter));
         let acks = table.logs.entry(log).or_default();
-        if acks.count(next_seq) >= nodes || closed {
+        if acks.count(&records) >= nodes || closed {
             acks.waiters.remove(&id);
             *waiter = None;
-            return Poll::Ready(acks.count(next_seq) >= nodes);
+            return Poll::Ready(acks.count(&records) >= nodes);
         }
-        acks.waiters.insert(id, Waiter { next_seq, nodes, waker: cx.waker().clone() });
+        acks.waiters.insert(id, Waiter { records, nodes, waker: cx.waker().clone() });
         *waiter = Some(id);
         Poll::Pending
     }
@@ -213,9 +223,9 @@ impl Acks {
 
 /// The event of a change by which a node holds less.
 fn withdrawal(change: AckChange) -> Option<Event> {
-    let counterfoil_replication::Ack { log, node, incarnation, head: to } = change.ack;
-    let from = change.from.filter(|from| from.next_seq > to.next_seq)?;
-    Some(Event::Withdrawn { log, node, incarnation, from, to })
+    let from = change.from.filter(|_| change.is_withdrawal())?;
+    let counterfoil_replication::Ack { log, node, incarnation, head: to, holes } = change.ack;
+    Some(Event::Withdrawn { log, node, incarnation, from, to, holes })
 }
 
 #[cfg(test)]
@@ -230,6 +240,7 @@ mod tests {
             node: NodeName::new(node).unwrap(),
             incarnation: Incarnation::from_bytes([incarnation; 16]),
             head: Head { next_seq: Seq(next_seq), digest: Digest::from_bytes([0; 32]) },
+            holes: Holes::default(),
         }
     }
 
@@ -239,8 +250,8 @@ mod tests {
 
     impl Acks {
         fn record(&self, ack: Ack) {
-            let Ack { log, node, incarnation, head } = ack;
-            self.hear(&node.clone(), Event::Acked { log, node, incarnation, head });
+            let Ack { log, node, incarnation, head, holes } = ack;
+            self.hear(&node.clone(), Event::Acked { log, node, incarnation, head, holes });
         }
     }
 
@@ -255,9 +266,9 @@ mod tests {
         for said in [ack("own", 0, 9), ack("hub", 1, 5), ack("hub", 1, 7), ack("second", 1, 6)] {
             acks.record(said);
         }
-        assert_eq!(acks.count(log, Seq(7)), 1);
-        assert_eq!(acks.count(log, Seq(6)), 2);
-        assert_eq!(acks.count(log, Seq(8)), 0);
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(7))), 1);
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(6))), 2);
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(8))), 0);
     }
 
     #[test]
@@ -266,13 +277,13 @@ mod tests {
         let log = LogId::from_bytes([1; 16]);
         acks.record(ack("hub", 1, 7));
         acks.record(ack("hub", 1, 5));
-        assert_eq!(acks.count(log, Seq(7)), 1);
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(7))), 1);
         acks.record(ack("hub", 2, 5));
-        assert_eq!(acks.count(log, Seq(7)), 0);
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(7))), 0);
         let Ack { node, incarnation, head: to, .. } = ack("hub", 2, 3);
         let from = ack("hub", 2, 5).head;
-        acks.hear(&node.clone(), Event::Withdrawn { log, node, incarnation, from, to });
-        assert_eq!(acks.count(log, Seq(5)), 0);
+        acks.hear(&node.clone(), Event::Withdrawn { log, node, incarnation, from, to, holes: Holes::default() });
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(5))), 0);
     }
 
     #[test]
@@ -288,12 +299,12 @@ mod tests {
             matches!(&told[..], [Event::PeerReady { .. }, Event::Withdrawn { to, .. }] if *to == empty.head),
             "{told:?}"
         );
-        assert_eq!(acks.count(log, Seq(7)), 1);
-        assert_eq!(acks.head(log, &empty.node), None);
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(7))), 1);
+        assert_eq!(acks.of_node(log, &empty.node), None);
         // One that is met again in the same life still has what it had.
         let again = ack("second", 1, 7);
         acks.hear(&again.node, met(&again));
-        assert_eq!(acks.count(log, Seq(7)), 1);
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(7))), 1);
     }
 
     #[test]
@@ -301,21 +312,22 @@ mod tests {
         let acks = acks();
         let (log, said, rolled_back) = (LogId::from_bytes([1; 16]), ack("hub", 1, 7), ack("hub", 1, 5));
         let Ack { node, incarnation, .. } = said.clone();
-        let acked = |ack: &Ack| Event::Acked { log, node: node.clone(), incarnation, head: ack.head };
-        let stated = |ack: &Ack| Event::Stated { log, node: node.clone(), incarnation, head: ack.head };
+        let holes = Holes::default;
+        let acked = |ack: &Ack| Event::Acked { log, node: node.clone(), incarnation, head: ack.head, holes: holes() };
+        let stated = |ack: &Ack| Event::Stated { log, node: node.clone(), incarnation, head: ack.head, holes: holes() };
         acks.hear(&node, stated(&said));
-        assert_eq!(acks.head(log, &node), None, "it may be another history");
+        assert_eq!(acks.of_node(log, &node), None, "it may be another history");
         acks.hear(&node, acked(&said));
         acks.hear(&node, acked(&rolled_back));
-        assert_eq!(acks.count(log, Seq(7)), 1, "it was overtaken");
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(7))), 1, "it was overtaken");
         let version = acks.version();
         let withdrawn = acks.hear(&node, stated(&rolled_back));
         let (from, to) = (said.head, rolled_back.head);
-        assert_eq!(withdrawn, [Event::Withdrawn { log, node: node.clone(), incarnation, from, to }]);
-        assert_eq!((acks.count(log, Seq(7)), acks.count(log, Seq(5))), (0, 1));
+        assert_eq!(withdrawn, [Event::Withdrawn { log, node: node.clone(), incarnation, from, to, holes: holes() }]);
+        assert_eq!((acks.count(log, &(Seq::ZERO..Seq(7))), acks.count(log, &(Seq::ZERO..Seq(5)))), (0, 1));
         assert_ne!(acks.version(), version);
         assert_eq!(acks.hear(&node, stated(&said)), [stated(&said)]);
-        assert_eq!(acks.count(log, Seq(7)), 0);
+        assert_eq!(acks.count(log, &(Seq::ZERO..Seq(7))), 0);
     }
 
     #[test]
@@ -324,17 +336,58 @@ mod tests {
         let log = LogId::from_bytes([1; 16]);
         let mut cx = Context::from_waker(Waker::noop());
         let mut first = None;
-        assert!(acks.poll_mirrored((log, Seq(5), 1), &mut first, &mut cx).is_pending());
+        assert!(acks.poll_mirrored((log, Seq::ZERO..Seq(5), 1), &mut first, &mut cx).is_pending());
         acks.record(ack("hub", 1, 5));
         assert!(acks.table().logs[&log].waiters.is_empty());
-        assert_eq!(acks.poll_mirrored((log, Seq(5), 1), &mut first, &mut cx), Poll::Ready(true));
+        assert_eq!(acks.poll_mirrored((log, Seq::ZERO..Seq(5), 1), &mut first, &mut cx), Poll::Ready(true));
 
         let mut second = None;
-        assert!(acks.poll_mirrored((log, Seq(6), 1), &mut second, &mut cx).is_pending());
+        assert!(acks.poll_mirrored((log, Seq::ZERO..Seq(6), 1), &mut second, &mut cx).is_pending());
         acks.forget(log, second.unwrap());
         assert!(acks.table().logs[&log].waiters.is_empty());
-        assert!(acks.poll_mirrored((log, Seq(6), 1), &mut second, &mut cx).is_pending());
+        assert!(acks.poll_mirrored((log, Seq::ZERO..Seq(6), 1), &mut second, &mut cx).is_pending());
         acks.close();
-        assert_eq!(acks.poll_mirrored((log, Seq(6), 1), &mut second, &mut cx), Poll::Ready(false));
+        assert_eq!(acks.poll_mirrored((log, Seq::ZERO..Seq(6), 1), &mut second, &mut cx), Poll::Ready(false));
+    }
+
+    #[test]
+    fn what_a_node_has_lost_is_not_counted_until_it_is_there_again_and_all_else_is() {
+        let acks = acks();
+        let log = LogId::from_bytes([1; 16]);
+        let said = ack("hub", 1, 9);
+        acks.record(said.clone());
+        let holes = |ranges: &[(u64, u64)]| {
+            let ranges: Vec<_> = ranges.iter().map(|(first, next)| (Seq(*first), Seq(*next))).collect();
+            Holes::try_from(ranges).unwrap()
+        };
+        let Ack { node, incarnation, head, .. } = said.clone();
+        let rotten = Event::Withdrawn { log, node, incarnation, from: head, to: head, holes: holes(&[(3, 5)]) };
+        assert_eq!(acks.hear(&said.node, rotten.clone()), [rotten]);
+        let count = |first, next| acks.count(log, &(Seq(first)..Seq(next)));
+        assert_eq!((count(0, 3), count(0, 9), count(4, 5), count(5, 9)), (1, 0, 0, 1));
+        assert_eq!(acks.of_log(log)[0].whole_until(), Seq(3));
+        let mut waiter = None;
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        assert!(acks.poll_mirrored((log, Seq(3)..Seq(4), 1), &mut waiter, &mut cx).is_pending());
+        acks.record(Ack { holes: holes(&[(4, 5)]), ..said.clone() });
+        assert!(woken.0.load(std::sync::atomic::Ordering::SeqCst), "it is there again");
+        acks.record(said.clone());
+        assert_eq!((count(0, 9), acks.of_log(log)[0].whole_until()), (1, Seq(9)));
+        // In the next session it says at first that it has lost something since.
+        let Ack { node, incarnation, head, .. } = said.clone();
+        let stated = Event::Stated { log, node, incarnation, head, holes: holes(&[(0, 1)]) };
+        assert!(matches!(&acks.hear(&said.node, stated)[..], [Event::Withdrawn { .. }]));
+        assert_eq!((count(0, 1), count(1, 9)), (0, 1));
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
     }
 }

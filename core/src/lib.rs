@@ -80,9 +80,10 @@ pub use counterfoil_replication::net::{
 };
 pub use counterfoil_replication::{Policy, PolicyError, Rights};
 pub use counterfoil_storage::{
-    AppendError, BatchError, Compression, Damage, Digest, DiskError, Finding, Genesis, Head, Hlc, Incarnation, LogId,
-    LogInfo, MAX_NAME_LEN, MAX_RECORD_LEN, NameError, NodeName, OpenError, Parent, ParseIdError, Place, ReadError,
-    Recovery, SegmentNumber, Seq, SpaceName, StoreError, StoreId, SystemClock, Term, VerifyReport, WallClock, vfs,
+    AppendError, BatchError, Compression, Damage, Digest, DiskError, Finding, Genesis, Head, Hlc, Hole, Holes,
+    Incarnation, LogId, LogInfo, MAX_NAME_LEN, MAX_RECORD_LEN, NameError, NodeName, OpenError, Parent, ParseIdError,
+    Place, ReadError, Recovery, SegmentNumber, Seq, SpaceName, StoreError, StoreId, SystemClock, Term, VerifyReport,
+    WallClock, vfs,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "net")]

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    ops::Range,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
@@ -95,12 +96,16 @@ impl Receipt {
         self.stored.next_seq()
     }
 
+    fn records(&self) -> Range<Seq> {
+        self.first_seq()..self.next_seq()
+    }
+
     /// The level reached by now; never waits.
     pub fn reached(&self) -> Result<Durability> {
         if !self.stored.is_durable()? {
             return Ok(Durability::Buffered);
         }
-        Ok(match self.acks.count(self.log(), self.next_seq()) {
+        Ok(match self.acks.count(self.log(), &self.records()) {
             0 => Durability::Local,
             nodes => Durability::Mirrored(nodes),
         })
@@ -154,7 +159,7 @@ impl Receipt {
 
     /// Waits for acks with this thread as the one to wake; returns early at the deadline.
     fn wait_mirrored(&self, nodes: usize, deadline: Option<Instant>) -> Result<()> {
-        if self.acks.count(self.log(), self.next_seq()) >= nodes {
+        if self.acks.count(self.log(), &self.records()) >= nodes {
             return Ok(());
         }
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -217,10 +222,10 @@ impl Future for Durable {
         if nodes == 0 {
             return Poll::Ready(Ok(()));
         }
-        let (log, next_seq) = (this.receipt.log(), this.receipt.next_seq());
+        let (log, records) = (this.receipt.log(), this.receipt.records());
         this.receipt
             .acks
-            .poll_mirrored((log, next_seq, nodes), &mut this.waiter, cx)
+            .poll_mirrored((log, records, nodes), &mut this.waiter, cx)
             .map(|is_mirrored| if is_mirrored { Ok(()) } else { Err(AppendError::Closed.into()) })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use counterfoil_replication::{By, Event};
-use counterfoil_storage::{Head, LogId, NodeName, Seq, SpaceName};
+use counterfoil_storage::{Head, Holes, LogId, NodeName, Seq, SpaceName};
 
 /// What this node has durable and a peer has not acked.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -133,6 +133,24 @@ pub enum LinkEvent {
         node: NodeName,
         /// Where the log durably ends there now.
         head: Head,
+        /// What was there before that and is lost: its disk is damaged.
+        holes: Holes,
+    },
+    /// Records that this store had lost are here again, as they were: the peer had them.
+    Mended {
+        /// The log.
+        log: LogId,
+        /// The first record that is here again.
+        first_seq: Seq,
+        /// After the last.
+        next_seq: Seq,
+    },
+    /// Records that this store has lost can't be had of the peer, at least now.
+    NotMended {
+        /// The log.
+        log: LogId,
+        /// Why.
+        reason: String,
     },
     /// So many events happened unseen and were dropped.
     Missed {
@@ -379,9 +397,12 @@ impl LinkEvent {
             Self::Ahead { log, local, remote } => {
                 tracing::warn!(%peer, %log, here = %local.next_seq, there = %remote.next_seq, "peer holds more of a log");
             }
-            Self::AckWithdrawn { log, node, head } => {
-                tracing::warn!(%peer, %log, %node, next_seq = %head.next_seq, "node lost what it had acknowledged");
+            Self::AckWithdrawn { log, node, head, holes } => {
+                let holes: Vec<_> = holes.iter().map(|(first, next)| format!("{first}..{next}")).collect();
+                let next_seq = head.next_seq;
+                tracing::warn!(%peer, %log, %node, %next_seq, ?holes, "node lost what it had acknowledged");
             }
+            Self::NotMended { log, reason } => tracing::warn!(%peer, %log, reason, "what is lost here is not mended"),
             Self::StorageFull => tracing::warn!(%peer, "no space left for what the peer sends"),
             _ => {}
         }
@@ -396,12 +417,14 @@ impl LinkEvent {
         };
         Some(match event {
             Event::PeerReady { .. } => Self::Connected,
-            Event::Withdrawn { log, node, to, .. } => Self::AckWithdrawn { log, node, head: to },
+            Event::Withdrawn { log, node, to, holes, .. } => Self::AckWithdrawn { log, node, head: to, holes },
             Event::InSync { space } => Self::InSync { space },
             Event::Ahead { log, local, remote } => Self::Ahead { log, local, remote },
             Event::Parked { log, reason, by } => Self::Parked { log, reason: says(by, &reason) },
             Event::Refused { space, reason, by, .. } => Self::Refused { space, reason: says(by, &reason) },
             Event::StorageFull => Self::StorageFull,
+            Event::Mended { log, first_seq, next_seq } => Self::Mended { log, first_seq, next_seq },
+            Event::NotMended { log, reason } => Self::NotMended { log, reason: format!("{peer}: {reason}") },
             _ => return None,
         })
     }

@@ -13,7 +13,8 @@ use std::{
 };
 
 use counterfoil_storage::{
-    Incarnation, Journal, LogId, LogInfo, NodeName, Options, Recovery, Seq, SpaceName, StoreId, VerifyReport, WallClock,
+    Holes, Incarnation, Journal, LogId, LogInfo, NodeName, Options, Recovery, Seq, SpaceName, StoreId, VerifyReport,
+    WallClock,
 };
 
 use crate::{
@@ -376,22 +377,31 @@ impl Inner {
         }
     }
 
-    /// What the link's peer has not acked, a log at a time. The peer's own logs are its own affair.
+    /// What the link's peer has not acked, a range at a time: what it has lost since is among it. The peer's own logs are its own affair.
     fn unmirrored(&self, link: &LinkShared) -> Vec<Unmirrored> {
         let spaces = link.spaces();
         let logs = spaces.iter().flat_map(|space| self.journal.logs(Some(space)));
         logs.filter(|info| info.genesis.node != link.peer)
-            .filter_map(|info| {
-                let acked = self.acks.head(info.id, &link.peer).map_or(Seq::ZERO, |head| head.next_seq);
-                (acked < info.durable.next_seq).then(|| Unmirrored {
-                    peer: link.peer.clone(),
-                    space: info.genesis.space.clone(),
-                    log: info.id,
-                    first_seq: acked,
-                    next_seq: info.durable.next_seq,
-                    was_reached: link.was_reached(),
-                    reason: link.stopped_by(info.id, &info.genesis.space).or_else(|| link.last_error()),
-                })
+            .flat_map(|info| {
+                let (acked, holes) = match self.acks.of_node(info.id, &link.peer) {
+                    Some(ack) => (ack.head.next_seq, ack.holes),
+                    None => (Seq::ZERO, Holes::default()),
+                };
+                let behind = (acked, info.durable.next_seq);
+                let lost: Vec<_> = holes.iter().map(|(first, next)| (first, next.min(acked))).collect();
+                let ranges = lost.into_iter().chain([behind]).filter(|(first_seq, next_seq)| first_seq < next_seq);
+                let lacks: Vec<_> = ranges
+                    .map(|(first_seq, next_seq)| Unmirrored {
+                        peer: link.peer.clone(),
+                        space: info.genesis.space.clone(),
+                        log: info.id,
+                        first_seq,
+                        next_seq,
+                        was_reached: link.was_reached(),
+                        reason: link.stopped_by(info.id, &info.genesis.space).or_else(|| link.last_error()),
+                    })
+                    .collect();
+                lacks
             })
             .collect()
     }
@@ -448,7 +458,8 @@ impl Inner {
         loop {
             let version = self.acks.version();
             let is_there = |missing: &Unmirrored| {
-                self.acks.head(missing.log, &link.peer).is_some_and(|head| head.next_seq >= missing.next_seq)
+                let ack = self.acks.of_node(missing.log, &link.peer);
+                ack.is_some_and(|ack| ack.covers(missing.first_seq, missing.next_seq))
             };
             if wanted.iter().all(is_there) {
                 return true;

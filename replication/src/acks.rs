@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use counterfoil_storage::{Digest, Head, Incarnation, LogId, NodeName, Seq};
+use counterfoil_storage::{Digest, Head, Holes, Incarnation, LogId, NodeName, Seq};
 
 use crate::{event::Event, message::Ack};
 
@@ -39,7 +39,15 @@ struct Table {
 struct Heard {
     incarnation: Incarnation,
     /// By who told it: the node itself, or peers that pass it on.
-    told: BTreeMap<NodeName, Head>,
+    told: BTreeMap<NodeName, Held>,
+}
+
+/// What a node is said to hold of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    head: Head,
+    /// Apart from these.
+    holes: Holes,
 }
 
 /// A session that passes acks on.
@@ -58,18 +66,30 @@ pub struct AckChange {
     pub ack: Ack,
     /// Where the log ended there until now, as far as known; `None` if nothing was.
     pub from: Option<Head>,
+    /// What was missing there until now.
+    pub from_holes: Holes,
+}
+
+impl AckChange {
+    /// Whether the node holds less than was known.
+    pub fn is_withdrawal(&self) -> bool {
+        self.from.is_some_and(|from| from.next_seq > self.ack.head.next_seq)
+            || (self.from.is_some() && !self.ack.holes.are_within(&self.from_holes))
+    }
 }
 
 /// Nothing of a log: whatever its digest would be.
-const NOTHING: Head = Head { next_seq: Seq::ZERO, digest: Digest::from_bytes([0; 32]) };
+fn nothing() -> Held {
+    Held { head: Head { next_seq: Seq::ZERO, digest: Digest::from_bytes([0; 32]) }, holes: Holes::default() }
+}
 
 impl Heard {
     /// What holds of `node`, leaving out what `except` told.
-    fn head(&self, node: &NodeName, except: Option<&NodeName>) -> Option<Head> {
+    fn held(&self, node: &NodeName, except: Option<&NodeName>) -> Option<&Held> {
         let told = self.told.iter().filter(|(by, _)| Some(*by) != except);
         match self.told.get(node).filter(|_| Some(node) != except) {
-            Some(direct) => Some(*direct),
-            None => told.map(|(_, head)| *head).max_by_key(|head| head.next_seq),
+            Some(direct) => Some(direct),
+            None => told.map(|(_, held)| held).max_by_key(|held| held.head.next_seq),
         }
     }
 }
@@ -87,14 +107,17 @@ impl AckBoard {
     /// Takes in what a session with `peer` tells; what has changed by it.
     pub fn hear(&self, peer: &NodeName, event: &Event) -> Vec<AckChange> {
         match event {
-            Event::Acked { log, node, incarnation, head } => self.change(*log, node, |heard| {
-                in_life(heard, peer, node, *incarnation).is_some_and(|heard| heard.raise(peer, *head))
+            Event::Acked { log, node, incarnation, head, holes } => self.change(*log, node, |heard| {
+                let held = Held { head: *head, holes: holes.clone() };
+                in_life(heard, peer, node, *incarnation).is_some_and(|heard| heard.raise(peer, held))
             }),
-            Event::Stated { log, node, incarnation, head } => self
-                .change(*log, node, |heard| heard.as_mut().is_some_and(|heard| heard.lower(node, *incarnation, *head))),
-            Event::Withdrawn { log, node, incarnation, to, .. } => self.change(*log, node, |heard| {
-                let heard = in_life(heard, peer, node, *incarnation);
-                heard.is_some_and(|heard| heard.told.insert(peer.clone(), *to) != Some(*to))
+            Event::Stated { log, node, incarnation, head, holes } => self.change(*log, node, |heard| {
+                heard.as_mut().is_some_and(|heard| heard.lower(node, *incarnation, *head, holes))
+            }),
+            Event::Withdrawn { log, node, incarnation, to, holes, .. } => self.change(*log, node, |heard| {
+                let (heard, held) =
+                    (in_life(heard, peer, node, *incarnation), Held { head: *to, holes: holes.clone() });
+                heard.is_some_and(|heard| heard.told.insert(peer.clone(), held.clone()) != Some(held))
             }),
             Event::PeerReady { node, incarnation, .. } => {
                 let logs: Vec<LogId> = self.table().logs.keys().copied().collect();
@@ -114,17 +137,28 @@ impl AckBoard {
         let mut table = self.table();
         let nodes = table.logs.entry(log).or_default();
         let mut heard = nodes.remove(node);
-        let before = heard.as_ref().and_then(|heard| Some((heard.incarnation, heard.head(node, None)?)));
+        let said = |heard: &Option<Heard>| {
+            let heard = heard.as_ref()?;
+            Some((heard.incarnation, heard.held(node, None)?.clone()))
+        };
+        let before = said(&heard);
         let is_news = change(&mut heard);
-        let after = heard.as_ref().and_then(|heard| Some((heard.incarnation, heard.head(node, None)?)));
+        let after = said(&heard);
         nodes.extend(heard.map(|heard| (node.clone(), heard)));
         if is_news {
             table.notify(log);
         }
         drop(table);
-        let changed = after.filter(|after| Some(*after) != before);
-        let ack = changed.map(|(incarnation, head)| Ack { log, node: node.clone(), incarnation, head });
-        ack.map(|ack| AckChange { ack, from: before.map(|(_, head)| head) }).into_iter().collect()
+        let changed = after.filter(|after| Some(after) != before.as_ref());
+        let ack = changed.map(|(incarnation, Held { head, holes })| Ack {
+            log,
+            node: node.clone(),
+            incarnation,
+            head,
+            holes,
+        });
+        let (from, from_holes) = before.map(|(_, held)| (held.head, held.holes)).unzip();
+        ack.map(|ack| AckChange { ack, from, from_holes: from_holes.unwrap_or_default() }).into_iter().collect()
     }
 
     /// What is known of a log.
@@ -137,8 +171,8 @@ impl AckBoard {
         let table = self.table();
         let nodes = table.logs.get(&log).into_iter().flatten();
         let acks = nodes.filter_map(|(node, heard)| {
-            let head = heard.head(node, peer)?;
-            Some(Ack { log, node: node.clone(), incarnation: heard.incarnation, head })
+            let Held { head, holes } = heard.held(node, peer)?.clone();
+            Some(Ack { log, node: node.clone(), incarnation: heard.incarnation, head, holes })
         });
         acks.filter(|ack| Some(&ack.node) != peer).collect()
     }
@@ -187,19 +221,27 @@ fn in_life<'a>(
 
 impl Heard {
     /// Heads of one life only grow: what another session said meanwhile may have been overtaken.
-    fn raise(&mut self, by: &NodeName, head: Head) -> bool {
-        let is_more = self.told.get(by).is_none_or(|said| said.next_seq < head.next_seq);
+    fn raise(&mut self, by: &NodeName, held: Held) -> bool {
+        let is_more = self.told.get(by).is_none_or(|said| {
+            let is_mended = said.head == held.head && said.holes != held.holes && held.holes.are_within(&said.holes);
+            said.head.next_seq < held.head.next_seq || is_mended
+        });
         if is_more {
-            self.told.insert(by.clone(), head);
+            self.told.insert(by.clone(), held);
         }
         is_more
     }
 
-    /// A node that was rolled back has lost what it said beyond that.
-    fn lower(&mut self, node: &NodeName, incarnation: Incarnation, head: Head) -> bool {
-        match self.told.get_mut(node).filter(|said| said.next_seq > head.next_seq) {
+    /// A node that was rolled back has lost what it said beyond that, and one whose disk has rotted what it says that it
+    /// lacks.
+    fn lower(&mut self, node: &NodeName, incarnation: Incarnation, head: Head, holes: &Holes) -> bool {
+        let is_less = |said: &&mut Held| said.head.next_seq > head.next_seq || !holes.are_within(&said.holes);
+        match self.told.get_mut(node).filter(is_less) {
             Some(said) if self.incarnation == incarnation => {
-                *said = head;
+                if said.head.next_seq > head.next_seq {
+                    said.head = head;
+                }
+                said.holes.clone_from(holes);
                 true
             }
             _ => false,
@@ -212,7 +254,7 @@ impl Heard {
         if self.incarnation == incarnation {
             return false;
         }
-        *self = Self { incarnation, told: BTreeMap::from([(node.clone(), NOTHING)]) };
+        *self = Self { incarnation, told: BTreeMap::from([(node.clone(), nothing())]) };
         true
     }
 }
@@ -290,12 +332,18 @@ mod tests {
     }
 
     fn acked(of: &str, incarnation: u8, next_seq: u64) -> Event {
-        Event::Acked { log: log(), node: node(of), incarnation: life(incarnation), head: head(next_seq) }
+        Event::Acked {
+            log: log(),
+            node: node(of),
+            incarnation: life(incarnation),
+            head: head(next_seq),
+            holes: Holes::default(),
+        }
     }
 
     fn withdrawn(of: &str, incarnation: u8, to: u64) -> Event {
         let (node, incarnation) = (node(of), life(incarnation));
-        Event::Withdrawn { log: log(), node, incarnation, from: head(99), to: head(to) }
+        Event::Withdrawn { log: log(), node, incarnation, from: head(99), to: head(to), holes: Holes::default() }
     }
 
     fn met(of: &str, incarnation: u8) -> Event {

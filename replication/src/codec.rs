@@ -5,7 +5,7 @@
 //! | bytes | field |
 //! |---|---|
 //! | 4 | length of what follows, little-endian |
-//! | 1 | kind: 0 control message, 1 batch |
+//! | 1 | kind: 0 control message, 1 batch, 2 batch that mends |
 //! | n | the control message in bincode 1.3 (little-endian, variable-length integers), or the batch verbatim |
 //!
 //! A length beyond the limit of its kind is refused when the five bytes of the prefix are there, before
@@ -30,6 +30,7 @@ pub const PREFIX_LEN: usize = 5;
 
 const KIND_CONTROL: u8 = 0;
 const KIND_BATCH: u8 = 1;
+const KIND_MEND_BATCH: u8 = 2;
 
 // A head takes at most 16 + 9 + 32 bytes, a frontier at most a name, its length and 16 bytes.
 const _: () = assert!(HEADS_MAX * 64 + FRONTIERS_MAX * (MAX_NAME_LEN + 32) + 64 <= CONTROL_LEN_MAX);
@@ -77,14 +78,9 @@ fn options() -> impl Options {
 /// If the message breaks a bound of its type's docs, which is its maker's mistake.
 pub fn encode(message: &Message, out: &mut BytesMut) {
     match message {
-        Message::Batch(batch) => {
-            let bytes = batch.bytes();
-            out.reserve(PREFIX_LEN + bytes.len());
-            out.put_u32_le(bytes.len() as u32 + 1);
-            out.put_u8(KIND_BATCH);
-            out.put_slice(bytes);
-        }
-        Message::DamagedBatch { .. } => panic!("a damaged batch is never sent"),
+        Message::Batch(batch) => encode_batch(KIND_BATCH, batch, out),
+        Message::MendBatch(batch) => encode_batch(KIND_MEND_BATCH, batch, out),
+        Message::DamagedBatch { .. } | Message::DamagedMendBatch { .. } => panic!("a damaged batch is never sent"),
         control => {
             let start = out.len();
             out.put_u32_le(0);
@@ -98,17 +94,26 @@ pub fn encode(message: &Message, out: &mut BytesMut) {
     }
 }
 
+fn encode_batch(kind: u8, batch: &Batch, out: &mut BytesMut) {
+    let bytes = batch.bytes();
+    out.reserve(PREFIX_LEN + bytes.len());
+    out.put_u32_le(bytes.len() as u32 + 1);
+    out.put_u8(kind);
+    out.put_slice(bytes);
+}
+
 /// Takes the message at the front of `buffer`, which may hold more after it.
 ///
 /// `Ok(None)` if more bytes are needed. `batch_len_max_bytes` bounds batches, header included.
-/// A batch in an intact frame whose checksum does not match is a [`Message::DamagedBatch`].
+/// A batch in an intact frame whose checksum does not match is a [`Message::DamagedBatch`], or a
+/// [`Message::DamagedMendBatch`].
 pub fn decode(buffer: &mut BytesMut, batch_len_max_bytes: u32) -> Result<Option<Message>, CodecError> {
     let Some((&prefix, _)) = buffer.split_first_chunk::<PREFIX_LEN>() else { return Ok(None) };
     let [a, b, c, d, kind] = prefix;
     let len = u32::from_le_bytes([a, b, c, d]) as usize;
     let (limit, min) = match kind {
         KIND_CONTROL => (CONTROL_LEN_MAX, 1),
-        KIND_BATCH => ((batch_len_max_bytes as usize).min(MAX_BATCH_LEN), HEADER_LEN),
+        KIND_BATCH | KIND_MEND_BATCH => ((batch_len_max_bytes as usize).min(MAX_BATCH_LEN), HEADER_LEN),
         unknown => return Err(CodecError::Kind(unknown)),
     };
     if len > limit + 1 || len < min + 1 {
@@ -124,7 +129,9 @@ pub fn decode(buffer: &mut BytesMut, batch_len_max_bytes: u32) -> Result<Option<
     }
     let len_bytes = bytes.len() as u64;
     match Batch::parse(bytes.freeze()) {
+        Ok(batch) if kind == KIND_MEND_BATCH => Ok(Some(Message::MendBatch(batch))),
         Ok(batch) => Ok(Some(Message::Batch(batch))),
+        Err(BatchError::Checksum { log, .. }) if kind == KIND_MEND_BATCH => Ok(Some(Message::DamagedMendBatch { log })),
         Err(BatchError::Checksum { log, first_seq }) => Ok(Some(Message::DamagedBatch { log, first_seq, len_bytes })),
         Err(error) => Err(error.into()),
     }

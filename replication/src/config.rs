@@ -15,17 +15,19 @@ pub enum Direction {
     Receive,
     /// Both ways: sync.
     Both,
+    /// Neither way: what was lost here is asked for, no more.
+    Mend,
 }
 
 impl Direction {
     /// Whether records leave this end.
     pub fn sends(self) -> bool {
-        self != Self::Receive
+        matches!(self, Self::Send | Self::Both)
     }
 
     /// Whether records come to this end.
     pub fn receives(self) -> bool {
-        self != Self::Send
+        matches!(self, Self::Receive | Self::Both)
     }
 }
 

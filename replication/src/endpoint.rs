@@ -10,8 +10,8 @@ use std::{
 };
 
 use counterfoil_storage::{
-    AppendError, Batch, Genesis, Journal, LogId, LogInfo, LogReader, ReadError, Receipt, Seq, SpaceName, StoreError,
-    Stored,
+    AppendError, Batch, Genesis, Head, Journal, LogId, LogInfo, LogReader, ReadError, Receipt, Seq, SpaceName,
+    StoreError, Stored,
 };
 
 use self::news::{Changed, News};
@@ -22,7 +22,9 @@ use crate::{
     event::{Event, SessionStatus},
     message::{GapCause, Message},
     policy::Policy,
-    session::{FetchFailure, FetchRequest, LogState, Session, StoreFailure, StoreRequest},
+    session::{
+        FetchFailure, FetchRequest, LogState, MendingRequest, MendingResult, Session, StoreFailure, StoreRequest,
+    },
 };
 
 /// Readers kept between fetches, so that following a log does not look up its place each time.
@@ -61,54 +63,129 @@ pub struct Endpoint {
 #[derive(Debug)]
 struct Reader {
     at: Seq,
-    reader: LogReader,
+    reader: Box<LogReader>,
 }
 
-/// A range to be read from the journal. It may block: run it anywhere.
+/// Work for the journal: a range to be read, or a hole to be looked up or filled. It may block: run it anywhere.
 #[derive(Debug)]
-pub struct Fetch {
-    request: FetchRequest,
-    reader: LogReader,
+pub struct Fetch(Work);
+
+#[derive(Debug)]
+enum Work {
+    Read {
+        request: FetchRequest,
+        reader: Box<LogReader>,
+    },
+    /// Backwards from a head.
+    ReadBack {
+        request: FetchRequest,
+        before: Head,
+        journal: Journal,
+    },
+    Mend {
+        request: MendingRequest,
+        journal: Journal,
+    },
 }
 
 /// What a [`Fetch`] brought; give it back to the endpoint.
 #[derive(Debug)]
-pub struct Fetched {
-    request: FetchRequest,
-    result: Result<Vec<Batch>, FetchFailure>,
-    /// The reader that it leaves, unless reading failed.
-    reader: Option<LogReader>,
+pub struct Fetched(Outcome);
+
+#[derive(Debug)]
+enum Outcome {
+    Read {
+        request: FetchRequest,
+        result: Result<Vec<Batch>, FetchFailure>,
+        /// The reader that it leaves, unless reading failed.
+        reader: Option<Box<LogReader>>,
+    },
+    Mended(MendingResult),
 }
 
 impl Fetch {
-    /// Reads. Blocks while the disk does.
-    pub fn run(mut self) -> Fetched {
-        let mut batches = Vec::new();
-        let mut bytes = 0;
-        let mut failure = None;
-        loop {
-            match self.reader.next() {
-                Some(Ok(batch)) => {
-                    bytes += batch.bytes().len();
-                    batches.push(batch);
-                    if bytes >= self.request.bytes_max {
-                        break;
-                    }
-                }
-                Some(Err(error)) => {
-                    failure = Some(failure_of(&error, self.request.from));
+    /// Does the work. Blocks while the disk does.
+    pub fn run(self) -> Fetched {
+        Fetched(match self.0 {
+            Work::Read { request, reader } => read(request, reader),
+            Work::ReadBack { request, before, journal } => {
+                let result = read_back(&journal, &request, before);
+                Outcome::Read { request, result, reader: None }
+            }
+            Work::Mend { request, journal } => Outcome::Mended(mend(&journal, request)),
+        })
+    }
+}
+
+fn read(request: FetchRequest, mut reader: Box<LogReader>) -> Outcome {
+    let mut batches = Vec::new();
+    let mut bytes = 0;
+    let mut failure = None;
+    loop {
+        match reader.next() {
+            Some(Ok(batch)) => {
+                bytes += batch.bytes().len();
+                batches.push(batch);
+                if bytes >= request.bytes_max {
                     break;
                 }
-                None => break,
+            }
+            Some(Err(error)) => {
+                failure = Some(failure_of(&error, request.from));
+                break;
+            }
+            None => break,
+        }
+    }
+    let reader = failure.is_none().then_some(reader);
+    // What was read before the failure is of use; the next fetch meets the failure first.
+    let result = match failure {
+        Some(failure) if batches.is_empty() => Err(failure),
+        _ => Ok(batches),
+    };
+    Outcome::Read { request, result, reader }
+}
+
+/// Reads batches back from the one that ends in `before`, as far as each is the one whose digest the last one names.
+fn read_back(journal: &Journal, request: &FetchRequest, mut before: Head) -> Result<Vec<Batch>, FetchFailure> {
+    let mut batches = Vec::new();
+    let mut bytes = 0;
+    let mut failure = None;
+    while before.next_seq > request.from && (batches.is_empty() || bytes < request.bytes_max) {
+        let last = Seq(before.next_seq.0 - 1);
+        match journal.read_batch(request.log, last) {
+            Ok(Some(batch)) if batch.head() == before => {
+                before = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
+                bytes += batch.bytes().len();
+                batches.push(batch);
+            }
+            Ok(_) => {
+                let cause = GapCause::Absent;
+                failure = Some(FetchFailure { first_seq: request.from, next_seq: before.next_seq, cause });
+                break;
+            }
+            Err(error) => {
+                failure = Some(failure_of(&error, last));
+                break;
             }
         }
-        let reader = failure.is_none().then_some(self.reader);
-        // What was read before the failure is of use; the next fetch meets the failure first.
-        let result = match failure {
-            Some(failure) if batches.is_empty() => Err(failure),
-            _ => Ok(batches),
-        };
-        Fetched { request: self.request, result, reader }
+    }
+    failure.filter(|_| batches.is_empty()).map_or(Ok(batches), Err)
+}
+
+/// Looks holes up, or fills one.
+fn mend(journal: &Journal, request: MendingRequest) -> MendingResult {
+    match request {
+        MendingRequest::Ends(log) => {
+            let holes = journal.holes(log);
+            let holes = holes.inspect_err(|error| tracing::warn!(%log, %error, "holes can't be looked up"));
+            MendingResult::Ends(log, holes.ok())
+        }
+        MendingRequest::Store { log, batches } => {
+            let mended = journal.mend(&batches);
+            let mended = mended.inspect_err(|error| tracing::warn!(%log, %error, "a hole can't be filled"));
+            MendingResult::Stored(log, mended.is_ok())
+        }
     }
 }
 
@@ -201,7 +278,13 @@ impl Endpoint {
 
     /// Takes what a fetch brought.
     pub fn handle_fetched(&mut self, now: Instant, fetched: Fetched) -> Result<(), SessionError> {
-        let Fetched { request, result, reader } = fetched;
+        let (request, result, reader) = match fetched.0 {
+            Outcome::Read { request, result, reader } => (request, result, reader),
+            Outcome::Mended(result) => {
+                self.session.handle_mending(result);
+                return Ok(());
+            }
+        };
         if let (Some(reader), Ok(batches)) = (reader.filter(|_| request.is_stream()), &result) {
             let at = batches.last().map_or(request.from, Batch::next_seq);
             if self.readers.len() >= READERS_MAX {
@@ -223,13 +306,19 @@ impl Endpoint {
         message
     }
 
-    /// The next range to be read. Several may be run at once.
+    /// The next work for the journal. Several may be run at once.
     pub fn poll_fetch(&mut self) -> Option<Fetch> {
-        let request = self.session.poll_fetch()?;
+        let Some(request) = self.session.poll_fetch() else {
+            let request = self.session.poll_mending()?;
+            return Some(Fetch(Work::Mend { request, journal: self.journal.clone() }));
+        };
+        if let Some(before) = request.before {
+            return Some(Fetch(Work::ReadBack { request, before, journal: self.journal.clone() }));
+        }
         let kept = if request.is_stream() { self.readers.remove(&request.log) } else { None };
         let kept = kept.filter(|kept| kept.at == request.from);
-        let reader = kept.map_or_else(|| self.journal.read(request.log, request.from), |kept| kept.reader);
-        Some(Fetch { request, reader })
+        let reader = kept.map_or_else(|| Box::new(self.journal.read(request.log, request.from)), |kept| kept.reader);
+        Some(Fetch(Work::Read { request, reader }))
     }
 
     /// The next event.
@@ -275,6 +364,10 @@ impl Endpoint {
 
     /// Tells the session of the logs that it asks for.
     fn load(&mut self, now: Instant) {
+        while let Some(log) = self.session.poll_lookup() {
+            let state = self.journal.log(log).map(LogState::from);
+            self.session.handle_lookup(log, state.as_ref());
+        }
         while let Some(space) = self.session.poll_load() {
             // Before its logs are looked at, so that no change comes between.
             self.news.watch(&space);
@@ -386,7 +479,8 @@ impl Endpoint {
 
 impl From<LogInfo> for LogState {
     fn from(info: LogInfo) -> Self {
-        Self { id: info.id, genesis: info.genesis, first_seq: info.first_seq, durable: info.durable, bytes: info.bytes }
+        let LogInfo { id, genesis, first_seq, durable, bytes, holes, .. } = info;
+        Self { id, genesis, first_seq, durable, bytes, holes }
     }
 }
 

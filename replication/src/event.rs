@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use counterfoil_storage::{Head, Incarnation, LogId, NodeName, SpaceName};
+use counterfoil_storage::{Head, Holes, Incarnation, LogId, NodeName, Seq, SpaceName};
+use thiserror::Error;
 
-use crate::message::{Flow, ParkReason, Refusal};
+use crate::message::{Flow, GapCause, ParkReason, Refusal};
 
 /// Which end noticed or decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,6 +40,8 @@ pub enum Event {
         incarnation: Incarnation,
         /// Up to where.
         head: Head,
+        /// What it has lost before that, and does not acknowledge.
+        holes: Holes,
     },
     /// Where a log ends at a node, as the node says first in a session; nothing of it: at the log's beginning. It may be
     /// another chain than this node's, so it does not acknowledge. But whatever the node acknowledged beyond it in an
@@ -52,8 +55,11 @@ pub enum Event {
         incarnation: Incarnation,
         /// Where it ends.
         head: Head,
+        /// What it has lost before that.
+        holes: Holes,
     },
-    /// A node no longer holds what it had acknowledged: its disk was restored or is damaged.
+    /// A node no longer holds what it had acknowledged: its disk was restored, or is damaged and has holes that it did
+    /// not have.
     Withdrawn {
         /// The log.
         log: LogId,
@@ -65,6 +71,8 @@ pub enum Event {
         from: Head,
         /// What it holds now.
         to: Head,
+        /// Apart from these.
+        holes: Holes,
     },
     /// All that is durable here of a space that this end streams is durable at the peer.
     InSync {
@@ -103,6 +111,42 @@ pub enum Event {
     },
     /// This node's disk is full: what the peer streams is asked for again when there is room.
     StorageFull,
+    /// Records that this node had lost are durable here again, verbatim: the peer had them.
+    Mended {
+        /// The log.
+        log: LogId,
+        /// The first record that is here again.
+        first_seq: Seq,
+        /// After the last.
+        next_seq: Seq,
+    },
+    /// Records that this node has lost can't be had of the peer, at least now. Told once for each reason.
+    NotMended {
+        /// The log.
+        log: LogId,
+        /// Why.
+        reason: NotMended,
+    },
+}
+
+/// Why records that were lost can't be had of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+pub enum NotMended {
+    /// It does not know the log, or this node may not read the space.
+    #[error("it does not know the log, or does not let this node read it")]
+    Refused,
+    /// It lacks them too.
+    #[error("it lacks them too: {0}")]
+    Lacking(GapCause),
+    /// What it sent is not what is missing: its digest is another one.
+    #[error("it sent something else than what is missing")]
+    Wrong,
+    /// What it sent was damaged on the way or there.
+    #[error("it sent a damaged batch")]
+    Damaged,
+    /// This node's disk did not take them.
+    #[error("the disk here did not take them")]
+    NotStored,
 }
 
 /// How a session stands.

@@ -32,12 +32,14 @@ pub use acks::{AckBoard, AckChange};
 pub use config::{Direction, Limits, SessionConfig};
 pub use endpoint::{Endpoint, Fetch, Fetched};
 pub use error::{PeerMisbehaved, SessionError};
-pub use event::{By, Event, SessionStatus, SpaceStatus};
+pub use event::{By, Event, NotMended, SessionStatus, SpaceStatus};
 pub use frontier::{FrontierHash, LogHead};
 pub use log_limit::LogLimit;
 pub use message::{
-    Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Message, Offer, PROTOCOL_MAX,
-    PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+    Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd, MendOutcome, Message,
+    Offer, PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
 };
 pub use policy::{Policy, PolicyError, Rights};
-pub use session::{FetchFailure, FetchRequest, LogState, Session, StoreFailure, StoreRequest};
+pub use session::{
+    FetchFailure, FetchRequest, LogState, MendingRequest, MendingResult, Session, StoreFailure, StoreRequest,
+};

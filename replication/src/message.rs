@@ -13,8 +13,19 @@
 //! target   Ack{log, node, head}, Credit{space, …}   once durable there; acks of others are passed on
 //! both     Heartbeat, Park{log, reason}, Close
 //! ```
+//!
+//! Whoever finds that records of a log are lost asks for them, in any session and whichever way the space flows:
+//!
+//! ```text
+//! asks     Mend{log, from, end}                     one at a time
+//! answers  MendBatch…, MendEnd{log, end, outcome}   newest first; read right needed
+//! ```
+//!
+//! `end` has the digest of the last batch missing, which the batch behind it or the log's head tells; each batch tells
+//! that of the one before it. So each batch of an answer is known by its digest before it comes: nothing has to be
+//! trusted, no right to write is needed, and a hole shrinks from its end with every answer.
 
-use counterfoil_storage::{Batch, Genesis, Head, Incarnation, LogId, NodeName, Seq, SpaceName};
+use counterfoil_storage::{Batch, Genesis, Head, Holes, Incarnation, LogId, NodeName, Seq, SpaceName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -57,6 +68,10 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// The end that says so ends the session.
     Close(CloseReason),
+    /// The end that says so has lost records.
+    Mend(Mend),
+    /// Ends the answer to a [`Mend`].
+    MendEnd(MendEnd),
     /// Records, as their writer encoded them. Not a control message: travels verbatim.
     #[serde(skip)]
     Batch(Batch),
@@ -69,6 +84,15 @@ pub enum Message {
         first_seq: Seq,
         /// Its length, in bytes.
         len_bytes: u64,
+    },
+    /// Part of the answer to a [`Mend`]: as its writer encoded it. Not a control message: travels verbatim.
+    #[serde(skip)]
+    MendBatch(Batch),
+    /// The same with a checksum that does not match, in an intact frame. Never sent: made by [`codec::decode`].
+    #[serde(skip)]
+    DamagedMendBatch {
+        /// The log that its header names.
+        log: LogId,
     },
 }
 
@@ -185,7 +209,8 @@ pub struct Announce {
 
 /// A named node says durable: the one that sends this, or another one whose ack it passes on.
 ///
-/// A lower head than was said before takes that back; at 0 the node holds nothing (the digest means nothing then).
+/// A lower head than was said before takes that back; at 0 the node holds nothing (the digest means nothing then). So
+/// does a hole that was not named before. An end that has holes when it answers an offer says so before it answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     /// The log.
@@ -196,6 +221,8 @@ pub struct Ack {
     pub incarnation: Incarnation,
     /// Where the log durably ends there.
     pub head: Head,
+    /// What was lost there before that.
+    pub holes: Holes,
 }
 
 /// Returns credit: bytes of batches made durable or dropped.
@@ -231,6 +258,9 @@ pub enum GapCause {
     /// The disk does not give them.
     #[error("the disk does not give them")]
     Unreadable,
+    /// They never were there: the log ends before them, or is another history.
+    #[error("they never were there")]
+    Absent,
 }
 
 /// Why a log has stopped while the session goes on.
@@ -332,6 +362,42 @@ pub struct Heartbeat {
     /// Durable heads of logs that this end streams and has not sent all of: how far the target is
     /// behind. At most [`codec::HEADS_MAX`].
     pub heads: Vec<LogHead>,
+}
+
+/// Asks for records that were lost: for batches of a log, from the one that ends in `end` back to the one that begins
+/// with `first_seq`, newest first. An end asks again only once it was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mend {
+    /// The log.
+    pub log: LogId,
+    /// The first record wanted.
+    pub first_seq: Seq,
+    /// After the last record wanted: the digest is that of the batch that ends there.
+    pub end: Head,
+    /// The answer may stop after the batch with which its bytes reach this; one batch always fits.
+    pub bytes_max: u32,
+}
+
+/// How an answer to a [`Mend`] ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MendOutcome {
+    /// What was asked for has been sent, or as much of it as fits.
+    Sent,
+    /// The batch before the last one sent can't be: the records are not there.
+    Lacking(GapCause),
+    /// The log is not known there, or the node that asks may not read it: which of the two is not told.
+    Refused,
+}
+
+/// Ends the answer to a [`Mend`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MendEnd {
+    /// The log, as asked.
+    pub log: LogId,
+    /// The end, as asked.
+    pub end: Head,
+    /// How the answer ends.
+    pub outcome: MendOutcome,
 }
 
 /// Why an end ends the session.

@@ -1,9 +1,11 @@
 //! The session: one connection's protocol, as a machine.
 //!
 //! Code map: [`state`] is what is known of spaces and logs; [`source`] finds where each log stands at the
-//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`passing`] has acks of other nodes; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
+//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`mending`] gets back what was lost;
+//! [`passing`] has acks of other nodes; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
 
 mod liveness;
+mod mending;
 mod passing;
 mod permission;
 mod sending;
@@ -20,10 +22,12 @@ use std::{
     time::Instant,
 };
 
-use counterfoil_storage::{Batch, Genesis, Head, Incarnation, LogId, Seq, SpaceName};
+use counterfoil_storage::{Batch, Genesis, Head, Holes, Incarnation, LogId, Seq, SpaceName};
 
+pub use self::mending::{MendingRequest, MendingResult};
 use self::{
     liveness::{Liveness, Timer},
+    mending::MendingQueues,
     passing::PassingQueues,
     sending::SourceQueues,
     state::{Inflow, Log, Outflow, Space},
@@ -50,6 +54,8 @@ pub struct LogState {
     pub durable: Head,
     /// Bytes of its batches.
     pub bytes: u64,
+    /// What is known to be missing of it.
+    pub holes: Holes,
 }
 
 /// A batch to be stored, right and chain being checked.
@@ -82,13 +88,16 @@ pub enum StoreFailure {
     },
 }
 
-/// A range to be read: durable batches from the one that holds `from`.
+/// A range to be read: durable batches from the one that holds `from`; or, if `before` says so, backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchRequest {
     /// The log.
     pub log: LogId,
     /// The first record wanted.
     pub from: Seq,
+    /// Read backwards: the batch that ends in this head first, then each one whose digest the last one names, down to
+    /// the one that begins with `from`. [`GapCause::Absent`] if there is no such batch.
+    pub before: Option<Head>,
     /// Stop after the batch with which their bytes reach this; at least one batch is read.
     pub bytes_max: usize,
     /// Tells a read that has become pointless.
@@ -103,6 +112,8 @@ enum Purpose {
     Stream,
     /// To find a head that the peer passed on.
     Judge,
+    /// To answer a peer that has lost it.
+    Mend,
 }
 
 impl FetchRequest {
@@ -126,8 +137,8 @@ pub struct FetchFailure {
 /// One connection's protocol, without IO, clock or journal.
 ///
 /// One input (`handle_…`), then drain what it has to say (`poll_…`) in this order: [`poll_load`](Self::poll_load)
-/// (answer each with [`handle_logs`](Self::handle_logs)), [`poll_store`](Self::poll_store),
-/// [`poll_fetch`](Self::poll_fetch), [`poll_opened`](Self::poll_opened), [`poll_event`](Self::poll_event), and, as far as the connection
+/// (answer each with [`handle_logs`](Self::handle_logs)), [`poll_lookup`](Self::poll_lookup), [`poll_store`](Self::poll_store),
+/// [`poll_fetch`](Self::poll_fetch), [`poll_mending`](Self::poll_mending), [`poll_opened`](Self::poll_opened), [`poll_event`](Self::poll_event), and, as far as the connection
 /// takes them, [`poll_transmit`](Self::poll_transmit). [`Endpoint`](crate::Endpoint) does all but the last two.
 ///
 /// An error ends the session: nothing may be called after it. A panic is a bug here, never the peer's doing.
@@ -149,6 +160,7 @@ pub struct Session {
     source: SourceQueues,
     target: TargetQueues,
     passing: PassingQueues,
+    mending: MendingQueues,
     liveness: Liveness,
 }
 
@@ -190,6 +202,7 @@ impl Session {
             source: SourceQueues::default(),
             target: TargetQueues::default(),
             passing: PassingQueues::default(),
+            mending: MendingQueues::default(),
             liveness,
         };
         for (name, direction) in session.config.spaces.clone() {
@@ -215,6 +228,9 @@ impl Session {
         }
         if direction.sends() && matches!(self.spaces[index].outflow, Outflow::Closed) {
             self.spaces[index].offer_due = true;
+            self.load(index);
+        }
+        if direction == Direction::Mend {
             self.load(index);
         }
     }
@@ -250,6 +266,19 @@ impl Session {
             Message::Heartbeat(heartbeat) => self.handle_heartbeat(&heartbeat),
             Message::Batch(batch) => self.handle_batch(now, batch),
             Message::DamagedBatch { log, first_seq, len_bytes } => self.handle_damaged_batch(log, first_seq, len_bytes),
+            Message::Mend(mend) => self.handle_mend(mend),
+            Message::MendEnd(answer) => {
+                self.handle_mend_end(answer);
+                Ok(())
+            }
+            Message::MendBatch(batch) => {
+                self.handle_mend_batch(batch);
+                Ok(())
+            }
+            Message::DamagedMendBatch { log } => {
+                self.handle_damaged_mend_batch(log);
+                Ok(())
+            }
         };
         handled.and_then(|()| self.check_flood()).map_err(|what| self.misbehaved(what))
     }
@@ -278,7 +307,10 @@ impl Session {
                     let limit = self.liveness.silence_limit();
                     return Err(SessionError::Silent { node: self.config.peer.clone(), limit });
                 }
-                Timer::Heartbeat => self.heartbeat(now),
+                Timer::Heartbeat => {
+                    self.heartbeat(now);
+                    self.retry_mending();
+                }
                 Timer::Retry => self.rewind_stalled(),
             }
         }
@@ -292,6 +324,7 @@ impl Session {
         for index in 0..self.spaces.len() {
             self.apply_policy(index);
         }
+        self.recheck_answer();
         Ok(())
     }
 
@@ -313,6 +346,7 @@ impl Session {
             .or_else(|| self.next_passed_ack())
             .or_else(|| self.next_credit())
             .or_else(|| self.next_answer())
+            .or_else(|| self.next_mend_message())
             .or_else(|| self.next_batch())
     }
 

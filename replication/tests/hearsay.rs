@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use counterfoil_replication::*;
-use counterfoil_storage::{Genesis, Incarnation, Journal, NodeName, Options, SpaceName, vfs::Memory};
+use counterfoil_storage::{Genesis, Holes, Incarnation, Journal, NodeName, Options, SpaceName, vfs::Memory};
 
 #[test]
 fn a_peer_that_may_only_read_does_not_make_up_mirrors() {
@@ -42,7 +42,13 @@ fn a_peer_that_may_only_read_does_not_make_up_mirrors() {
         Message::Heads(Heads { space: space.clone(), scope: Scope::All, heads: vec![], first: true, last: true }),
     ];
     for node in ["hub-1", "hub-2", "hub-3"] {
-        messages.push(Message::Ack(Ack { log, node: name(node), incarnation: Incarnation::from_bytes([7; 16]), head }));
+        messages.push(Message::Ack(Ack {
+            log,
+            node: name(node),
+            incarnation: Incarnation::from_bytes([7; 16]),
+            head,
+            holes: Holes::default(),
+        }));
     }
     let board = AckBoard::new(name("practice-1"));
     for message in messages {

@@ -6,9 +6,11 @@ mod digests;
 mod error;
 mod fill;
 mod frame;
+mod holes;
 mod identity;
 mod index;
 mod info;
+mod mend;
 mod options;
 mod queue;
 mod read;
@@ -33,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-pub use error::{AppendError, DiskError, OpenError, Place, ReadError, StoreError};
+pub use error::{AppendError, DiskError, MendError, OpenError, Place, ReadError, StoreError};
 pub use identity::Identity;
 pub use info::{JournalStats, LogInfo};
 pub use options::Options;
@@ -200,6 +202,7 @@ impl Journal {
             hasher: threads.then(Hasher::default),
             seals: Mutex::new(Vec::new()),
             lock: Mutex::new(lock),
+            mending: Mutex::new(()),
             identity: opened.identity,
             options,
         });
@@ -212,6 +215,11 @@ impl Journal {
             None => *shared.seals.lock().unwrap_or_else(PoisonError::into_inner) = opened.seals,
         }
         let committer = threads.then(|| background::start(&shared)).transpose().map_err(disk("starting a thread"))?;
+        if opened.segments_lost
+            && let Err(error) = shared.find_gaps()
+        {
+            tracing::warn!(dir = %dir.display(), %error, "what is missing of each log could not be looked for");
+        }
         let frontier = Mutex::new(opened.frontier);
         let guard = Guard { shared: Arc::clone(&shared), committer: Mutex::new(committer), frontier };
         Ok((Self { shared, guard: Arc::new(guard) }, opened.recovery))

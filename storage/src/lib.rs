@@ -4,6 +4,7 @@ mod batch;
 mod compression;
 mod field;
 mod genesis;
+mod holes;
 mod ids;
 mod journal;
 mod time;
@@ -16,13 +17,14 @@ pub use batch::{
 };
 pub use compression::Compression;
 pub use genesis::{Genesis, GenesisError, MAX_GENESIS_LEN, Parent};
+pub use holes::{HOLES_MAX, Hole, Holes, HolesError};
 pub use ids::{
     Arrival, CommitNumber, Digest, Head, Incarnation, LogId, MAX_NAME_LEN, NameError, NodeName, ParseIdError,
     SegmentNumber, Seq, SpaceName, StoreId, Term,
 };
 pub use journal::{
     AppendError, ArrivalReader, Damage, DiskError, Finding, Identity, Journal, JournalStats, LogInfo, LogReader,
-    LogWriter, MAX_APPEND_LEN, OpenError, Options, Place, ReadError, Receipt, Recovery, StoreError, Stored,
+    LogWriter, MAX_APPEND_LEN, MendError, OpenError, Options, Place, ReadError, Receipt, Recovery, StoreError, Stored,
     VerifyReport, Watch, verify,
 };
 pub use time::{Hlc, SystemClock, WallClock};

@@ -15,8 +15,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use bytes::BytesMut;
 use counterfoil_replication::{
     Ack, Announce, CloseReason, Credit, Direction, Endpoint, Flow, FrontierHash, Heads, Heartbeat, Hello, Limits,
-    LogHead, Message, Offer, Park, ParkReason, Policy, Reconciled, Refusal, Refuse, Rewind, Scope, SessionConfig, Want,
-    codec,
+    LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Policy, Reconciled, Refusal, Refuse, Rewind,
+    Scope, SessionConfig, Want, codec,
 };
 use counterfoil_storage::{
     Batch, Digest, Genesis, Head, Incarnation, Journal, LogId, NodeName, Seq, SpaceName, vfs::Memory,
@@ -145,6 +145,23 @@ enum Step {
     Read,
     Wait(u16),
     Append,
+    /// The peer has lost something, or says so.
+    Mend {
+        log: LogPick,
+        first_seq: u64,
+        end: HeadPick,
+        bytes_max: u32,
+    },
+    /// It answers what this node has lost, or has not.
+    MendBatch {
+        log: LogPick,
+        number: u8,
+    },
+    MendEnd {
+        log: LogPick,
+        end: HeadPick,
+        refused: bool,
+    },
 }
 
 #[derive(Debug, Arbitrary)]
@@ -321,6 +338,20 @@ fn message(step: &Step) -> Option<Message> {
         Step::Damaged { log: choice, first_seq, len_bytes } => {
             Message::DamagedBatch { log: log(*choice), first_seq: Seq(*first_seq), len_bytes: *len_bytes }
         }
+        Step::Mend { log: choice, first_seq, end, bytes_max } => Message::Mend(Mend {
+            log: log(*choice),
+            first_seq: Seq(*first_seq),
+            end: head(*end, log(*choice)),
+            bytes_max: *bytes_max,
+        }),
+        Step::MendBatch { log: choice, number } => {
+            let chain = &world().chains[&log(*choice)];
+            Message::MendBatch(chain.batches[usize::from(*number) % CHAIN_LEN].clone())
+        }
+        Step::MendEnd { log: choice, end, refused } => {
+            let outcome = if *refused { MendOutcome::Refused } else { MendOutcome::Sent };
+            Message::MendEnd(MendEnd { log: log(*choice), end: head(*end, log(*choice)), outcome })
+        }
         Step::Close => Message::Close(CloseReason::Shutdown),
         Step::Raw(bytes) => {
             let mut framed = BytesMut::new();
@@ -457,7 +488,7 @@ impl Hub {
             assert!(count < bound, "sending has no end");
             let Some(message) = self.endpoint.poll_transmit() else { return };
             match message {
-                Message::Batch(batch) => {
+                Message::Batch(batch) | Message::MendBatch(batch) => {
                     let info = self.journal.log(batch.log()).expect("a log of the journal");
                     assert!(self.may_read(&info.genesis.space), "{} leaves", info.genesis.space);
                     assert!(batch.next_seq() <= info.durable.next_seq, "a batch leaves before it is durable");

@@ -2,11 +2,11 @@
 
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Ack, Announce, CloseReason, Credit, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello, LogHead, Message, Offer,
-    Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+    Ack, Announce, CloseReason, Credit, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello, LogHead, Mend, MendEnd,
+    MendOutcome, Message, Offer, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
     codec::{self, PREFIX_LEN},
 };
-use counterfoil_storage::{Incarnation, Seq, SpaceName};
+use counterfoil_storage::{Holes, Incarnation, Seq, SpaceName};
 
 use crate::{mend, template};
 
@@ -27,6 +27,7 @@ pub fn run(input: &[u8]) {
     let mut batch = rest.to_vec();
     mend::batch(&mut batch);
     stream(&framed(1, &batch), usize::MAX);
+    stream(&framed(2, &batch), usize::MAX);
 }
 
 fn stream(bytes: &[u8], piece: usize) {
@@ -105,11 +106,14 @@ pub fn messages() -> Vec<Message> {
         }),
         Message::Refuse(Refuse { space: space.clone(), flow: Flow::Incoming, reason: Refusal::NoRight }),
         Message::Announce(Announce { genesis: genesis.clone(), head }),
-        Message::Ack(Ack { log, node: genesis.node.clone(), incarnation, head }),
+        Message::Ack(Ack { log, node: genesis.node.clone(), incarnation, head, holes: Holes::default() }),
         Message::Credit(Credit { space: space.clone(), bytes: 100 }),
         Message::Rewind(Rewind { log, head }),
         Message::Heartbeat(Heartbeat { next_ms: 1000, frontiers: vec![(space, hash)], heads }),
         Message::Close(CloseReason::Protocol { min: 1, max: 2 }),
+        Message::Mend(Mend { log, first_seq: Seq(0), end: head, bytes_max: 1 << 20 }),
+        Message::MendEnd(MendEnd { log, end: head, outcome: MendOutcome::Lacking(GapCause::Hole) }),
+        Message::MendBatch(batch.clone()),
         Message::Batch(batch),
     ];
     messages.extend(parks);

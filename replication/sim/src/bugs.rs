@@ -4,7 +4,7 @@
 //! delivered has a switch for them.
 
 use counterfoil_replication::{Ack, Event, Heads, Message, Reconciled};
-use counterfoil_storage::{Batch, BatchBuilder, Digest, Head, Hlc, NodeName, Seq};
+use counterfoil_storage::{Batch, BatchBuilder, Digest, Head, Hlc, Holes, NodeName, Seq};
 
 /// A planted mistake, made by every machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -144,7 +144,8 @@ impl Bug {
         };
         let Message::Batch(batch) = message else { return None };
         let incarnation = counterfoil_storage::Incarnation::from_bytes([7; 16]);
-        Some(Event::Acked { log: batch.log(), node, incarnation, head: batch.head() })
+        let holes = Holes::default();
+        Some(Event::Acked { log: batch.log(), node, incarnation, head: batch.head(), holes })
     }
 }
 

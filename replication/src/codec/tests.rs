@@ -1,12 +1,14 @@
-use counterfoil_storage::{BatchBuilder, Digest, Genesis, Head, Hlc, Incarnation, LogId, NodeName, Seq, SpaceName};
+use counterfoil_storage::{
+    BatchBuilder, Digest, Genesis, Head, Hlc, Holes, Incarnation, LogId, NodeName, Seq, SpaceName,
+};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     frontier::{FrontierHash, LogHead},
     message::{
-        Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Offer, Park, ParkReason,
-        Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+        Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd, MendOutcome, Offer,
+        Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
     },
 };
 
@@ -49,6 +51,7 @@ fn golden() -> Vec<(Message, String)> {
         next_ms: 1000,
     };
     let node = NodeName::new("n").unwrap();
+    let holes = Holes::try_from(vec![(Seq(3), Seq(5)), (Seq(250), Seq(300))]).unwrap();
     let log = log();
     let diverged = ParkReason::Diverged { source_head: head(), target_head: head() };
     let gap = ParkReason::Gap { first_seq: Seq(1), next_seq: Seq(2), cause: GapCause::Hole };
@@ -68,8 +71,12 @@ fn golden() -> Vec<(Message, String)> {
         ),
         (Message::Announce(Announce { genesis, head: head() }), format!("06{genesis_hex}{head_hex}")),
         (
-            Message::Ack(Ack { log, node, incarnation, head: head() }),
-            format!("07{id}016e{}{head_hex}", "dd".repeat(16)),
+            Message::Ack(Ack { log, node: node.clone(), incarnation, head: head(), holes: Holes::default() }),
+            format!("07{id}016e{}{head_hex}00", "dd".repeat(16)),
+        ),
+        (
+            Message::Ack(Ack { log, node, incarnation, head: head(), holes }),
+            format!("07{id}016e{}{head_hex}020305fafb2c01", "dd".repeat(16)),
         ),
         (Message::Credit(Credit { space: space(), bytes: 250 }), "080173fa".into()),
         (Message::Rewind(Rewind { log, head: head() }), format!("09{id}{head_hex}")),
@@ -85,6 +92,15 @@ fn golden() -> Vec<(Message, String)> {
         (Message::Close(CloseReason::Shutdown), "0c00".into()),
         (Message::Close(CloseReason::Protocol { min: 1, max: 2 }), "0c020102".into()),
         (Message::Close(CloseReason::Certificate), "0c06".into()),
+        (
+            Message::Mend(Mend { log, first_seq: Seq(250), end: head(), bytes_max: 1 << 20 }),
+            format!("0d{id}fa{head_hex}fc00001000"),
+        ),
+        (Message::MendEnd(MendEnd { log, end: head(), outcome: MendOutcome::Sent }), format!("0e{id}{head_hex}00")),
+        (
+            Message::MendEnd(MendEnd { log, end: head(), outcome: MendOutcome::Lacking(GapCause::Absent) }),
+            format!("0e{id}{head_hex}0104"),
+        ),
     ]
 }
 
@@ -113,6 +129,12 @@ fn the_bytes_of_every_message_are_fixed_for_ever() {
     let bytes = encoded(&Message::Batch(batch()));
     assert_eq!(bytes[..5], [95, 0, 0, 0, 1], "length of kind and batch, then kind");
     assert_eq!(bytes[5..], batch().bytes()[..], "verbatim");
+    let mends = encoded(&Message::MendBatch(batch()));
+    assert_eq!((&mends[..5], &mends[5..]), (&[95, 0, 0, 0, 2][..], &bytes[5..]));
+    assert_eq!(decode(&mut mends.clone(), LIMIT), Ok(Some(Message::MendBatch(batch()))));
+    let mut damaged = mends;
+    *damaged.last_mut().unwrap() ^= 1;
+    assert_eq!(decode(&mut damaged, LIMIT), Ok(Some(Message::DamagedMendBatch { log: log() })));
 }
 
 #[test]
@@ -195,6 +217,24 @@ fn a_changed_bit_of_a_batch_is_named_and_the_stream_goes_on() {
 }
 
 #[test]
+fn holes_that_are_none_are_refused() {
+    let holes = |ranges: &[u8]| {
+        let mut bytes = encoded(&golden()[7].0);
+        let len = bytes.len() - 1;
+        bytes.truncate(len);
+        bytes.extend_from_slice(ranges);
+        let len = (bytes.len() - 4) as u32;
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        decode(&mut bytes, LIMIT)
+    };
+    assert!(matches!(holes(&[1, 3, 5]), Ok(Some(Message::Ack(_)))));
+    let many: Vec<u8> = [17].into_iter().chain((0..17).flat_map(|n| [3 * n, 3 * n + 1])).collect();
+    for wrong in [&[1, 5, 5][..], &[1, 6, 5], &[2, 3, 5, 5, 6], &[2, 8, 9, 3, 5], &many] {
+        assert_eq!(holes(wrong), Err(CodecError::Control), "{wrong:?}");
+    }
+}
+
+#[test]
 fn a_genesis_that_is_none_is_refused() {
     let bytes = encoded(&golden()[6].0);
     for position in 7..11 {
@@ -216,7 +256,7 @@ proptest! {
     #[test]
     fn random_control_messages_never_panic_and_what_decodes_is_within_bounds(
         bytes in prop::collection::vec(any::<u8>(), 1..400),
-        kind in 0_u8..14,
+        kind in 0_u8..16,
     ) {
         let mut buffer = BytesMut::new();
         buffer.put_u32_le(bytes.len() as u32 + 1);
@@ -231,7 +271,7 @@ proptest! {
 
     #[test]
     fn messages_with_changed_bytes_never_panic(
-        pick in 0_usize..15,
+        pick in 0_usize..19,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let mut bytes = encoded(&golden()[pick].0);

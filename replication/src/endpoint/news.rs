@@ -27,8 +27,9 @@ enum Watches {
     /// At most [`WATCHES_MAX`], all of spaces that have a log here: a journal keeps a space's watch for ever, so names
     /// that a peer has made up are none of them.
     Spaces(Vec<SpaceWatch>),
-    /// `seen`: the arrival number before which all has been told; `None` if everything is to be told.
-    All { watch: Watch, seen: Option<Arrival> },
+    /// `seen`: the arrival number before which all has been told, and how many holes had been found and filled; `None`
+    /// if everything is to be told.
+    All { watch: Watch, seen: Option<(Arrival, u64)> },
 }
 
 #[derive(Debug)]
@@ -90,8 +91,9 @@ impl News {
                 Changed::Spaces(told.collect())
             }
             Watches::All { seen, .. } => {
-                let next = self.journal.next_arrival();
-                let logs = seen.replace(next).and_then(|seen| arrived(&self.journal, seen, next));
+                let now = (self.journal.next_arrival(), self.journal.holes_changed());
+                let seen = seen.replace(now).filter(|(_, holes)| *holes == now.1);
+                let logs = seen.and_then(|(seen, _)| arrived(&self.journal, seen, now.0));
                 self.narrow(spaces.clone());
                 logs.map_or_else(|| Changed::Spaces(spaces.cloned().collect()), Changed::Logs)
             }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use counterfoil_storage::{Batch, Head, Incarnation, LogId, NodeName, Seq};
+use counterfoil_storage::{Batch, Head, Holes, Incarnation, LogId, NodeName, Seq};
 
 use super::{
     FetchFailure, FetchRequest, Purpose, Session,
@@ -37,10 +37,10 @@ pub(super) struct PassingQueues {
 #[derive(Debug, Default)]
 pub(super) struct Passing {
     /// To be passed on; by node.
-    out: BTreeMap<NodeName, (Incarnation, Head)>,
+    out: BTreeMap<NodeName, (Incarnation, Head, Holes)>,
     in_out: bool,
     /// Passed on in this session, as it stands.
-    told: BTreeMap<NodeName, (Incarnation, Head)>,
+    told: BTreeMap<NodeName, (Incarnation, Head, Holes)>,
     /// What the peer has passed on; at most [`WITNESSES_MAX`].
     witnesses: BTreeMap<NodeName, Witness>,
     in_judgements: bool,
@@ -55,6 +55,8 @@ struct Witness {
     incarnation: Incarnation,
     /// Up to here, on this end's chain; at 0 if nothing is believed.
     believed: Head,
+    /// What it is said to have lost: that needs no proof.
+    holes: Holes,
     /// What is said and has not been judged.
     claimed: Option<Head>,
 }
@@ -89,7 +91,7 @@ impl Session {
         if is_nobody_s || !log.flows_in() {
             return;
         }
-        let news = (ack.incarnation, ack.head);
+        let news = (ack.incarnation, ack.head, ack.holes.clone());
         let told = log.passing.told.get(&ack.node);
         // Nothing is worth saying of a node only to take back what was said.
         if told == Some(&news) || (told.is_none() && ack.head.next_seq == Seq::ZERO) {
@@ -108,13 +110,13 @@ impl Session {
             let id = self.passing.out.pop_front()?;
             let Some(log) = self.logs.get_mut(&id) else { continue };
             let flows_in = log.flows_in();
-            let Some((node, (incarnation, head))) = log.passing.out.pop_first().filter(|_| flows_in) else {
+            let Some((node, (incarnation, head, holes))) = log.passing.out.pop_first().filter(|_| flows_in) else {
                 log.passing.in_out = false;
                 continue;
             };
-            log.passing.told.insert(node.clone(), (incarnation, head));
+            log.passing.told.insert(node.clone(), (incarnation, head, holes.clone()));
             self.passing.out.push_back(id);
-            return Some(Message::Ack(Ack { log: id, node, incarnation, head }));
+            return Some(Message::Ack(Ack { log: id, node, incarnation, head, holes }));
         }
     }
 
@@ -138,16 +140,28 @@ impl Session {
         let witness = witnesses.entry(ack.node.clone()).or_insert(Witness {
             incarnation: ack.incarnation,
             believed: origin,
+            holes: Holes::default(),
             claimed: None,
         });
         let lost = witness.incarnation != ack.incarnation || ack.head.next_seq < witness.believed.next_seq;
         witness.incarnation = ack.incarnation;
+        let has_lost = !ack.holes.are_within(&witness.holes);
+        let has_mended = !has_lost && ack.holes != witness.holes;
+        witness.holes.clone_from(&ack.holes);
         witness.claimed = Some(ack.head).filter(|head| head.next_seq > Seq::ZERO);
         if lost && witness.believed.next_seq > Seq::ZERO {
             // It counts for nothing until it is found on the chain.
             let from = std::mem::replace(&mut witness.believed, origin);
-            let (log, node, incarnation) = (ack.log, ack.node.clone(), ack.incarnation);
-            self.events.push_back(Event::Withdrawn { log, node, incarnation, from, to: origin });
+            let (log, node, incarnation, holes) = (ack.log, ack.node.clone(), ack.incarnation, Holes::default());
+            self.events.push_back(Event::Withdrawn { log, node, incarnation, from, to: origin, holes });
+        } else if (has_lost || has_mended) && witness.believed.next_seq > Seq::ZERO {
+            let Ack { log, ref node, incarnation, ref holes, .. } = *ack;
+            let (node, holes, head) = (node.clone(), holes.clone(), witness.believed);
+            self.events.push_back(if has_lost {
+                Event::Withdrawn { log, node, incarnation, from: head, to: head, holes }
+            } else {
+                Event::Acked { log, node, incarnation, head, holes }
+            });
         }
         self.judge_claims(ack.log);
         Ok(())
@@ -187,8 +201,8 @@ impl Session {
         }
         if witness.believed.next_seq < head.next_seq {
             witness.believed = head;
-            let (node, incarnation) = (node.clone(), witness.incarnation);
-            self.events.push_back(Event::Acked { log: id, node, incarnation, head });
+            let (node, incarnation, holes) = (node.clone(), witness.incarnation, witness.holes.clone());
+            self.events.push_back(Event::Acked { log: id, node, incarnation, head, holes });
         }
     }
 
@@ -203,7 +217,14 @@ impl Session {
             let Some((node, head)) = claims.find(|(_, head)| head.next_seq < local.next_seq) else { continue };
             log.passing.judging = Some((node.clone(), head));
             let purpose = Purpose::Judge;
-            return Some(FetchRequest { log: id, from: head.next_seq, bytes_max: 0, generation, purpose });
+            return Some(FetchRequest {
+                log: id,
+                from: head.next_seq,
+                before: None,
+                bytes_max: 0,
+                generation,
+                purpose,
+            });
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the policy and the configuration permit, now and after a reload.
 
+use counterfoil_storage::SpaceName;
+
 use super::{
     Session,
     state::{Incoming, Inflow, Log, Outflow, Outgoing},
@@ -35,6 +37,14 @@ impl Session {
             takeover: false,
         };
         policy.rights(&self.config.peer, &space.name).union(wish)
+    }
+
+    /// Whether the peer may read a space, which need not be one of the session.
+    pub(super) fn may_read(&self, space: &SpaceName) -> bool {
+        match self.space_index.get(space) {
+            Some(index) => self.rights(*index).read,
+            None => self.config.policy.rights(&self.config.peer, space).read,
+        }
     }
 
     /// Which logs of a space the peer may stream; `None`: none.
@@ -142,7 +152,7 @@ impl Session {
         self.refuse(self.spaces[index].name.clone(), Flow::Outgoing, Refusal::NoRight);
     }
 
-    pub(super) fn refuse(&mut self, space: counterfoil_storage::SpaceName, flow: Flow, reason: Refusal) {
+    pub(super) fn refuse(&mut self, space: SpaceName, flow: Flow, reason: Refusal) {
         self.control.push_back(Message::Refuse(Refuse { space: space.clone(), flow, reason }));
         self.events.push_back(Event::Refused { space, flow, reason, by: By::Local });
     }

@@ -94,7 +94,11 @@ impl Session {
         if self.source.fetches >= self.config.limits.fetches_max {
             return None;
         }
-        let request = self.next_check().or_else(|| self.next_judgement()).or_else(|| self.next_read())?;
+        let request = self
+            .next_check()
+            .or_else(|| self.next_judgement())
+            .or_else(|| self.next_mend_read())
+            .or_else(|| self.next_read())?;
         self.source.fetches += 1;
         Some(request)
     }
@@ -109,7 +113,14 @@ impl Session {
                 && !std::mem::replace(fetching, true)
             {
                 let (generation, purpose) = (log.generation, Purpose::Stream);
-                return Some(FetchRequest { log: id, from: remote.next_seq, bytes_max, generation, purpose });
+                return Some(FetchRequest {
+                    log: id,
+                    from: remote.next_seq,
+                    before: None,
+                    bytes_max,
+                    generation,
+                    purpose,
+                });
             }
         }
         None
@@ -141,7 +152,7 @@ impl Session {
                 streaming.fetching = true;
                 self.source.fetch_order.rotate_left(1);
                 let (from, purpose) = (streaming.read.next_seq, Purpose::Stream);
-                return Some(FetchRequest { log: id, from, bytes_max, generation, purpose });
+                return Some(FetchRequest { log: id, from, before: None, bytes_max, generation, purpose });
             }
         }
         None
@@ -162,6 +173,9 @@ impl Session {
         self.source.fetches = self.source.fetches.saturating_sub(1);
         if request.purpose == Purpose::Judge {
             return self.handle_judged(request.log, &result);
+        }
+        if request.purpose == Purpose::Mend {
+            return self.handle_mend_read(&request, result);
         }
         self.liveness.flowing(now);
         let Some(log) = self.logs.get_mut(&request.log) else { return };

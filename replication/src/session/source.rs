@@ -55,6 +55,10 @@ impl Session {
                 Outgoing::Awaiting { offered: Some(head) }
                     if head.next_seq > Seq::ZERO && self.source_carries(answer.scope, log) =>
                 {
+                    if !log.peer_holes.is_empty() {
+                        // It may have acknowledged them in an earlier session.
+                        self.note_statement(id, head);
+                    }
                     self.stream_from(id, head, false);
                 }
                 _ => {}
@@ -203,7 +207,8 @@ impl Session {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
         if !std::mem::replace(&mut log.stated, true) {
             let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
-            self.events.push_back(Event::Stated { log: id, node, incarnation, head });
+            let holes = log.peer_holes.clone();
+            self.events.push_back(Event::Stated { log: id, node, incarnation, head, holes });
         }
     }
 
@@ -212,13 +217,18 @@ impl Session {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
         log.stated = true;
         let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
+        let holes = log.peer_holes.clone();
+        let known = std::mem::replace(&mut log.peer_holes_told, holes.clone());
         match log.peer_head.replace(head) {
-            Some(from) if head.next_seq < from.next_seq => {
-                self.events.push_back(Event::Withdrawn { log: id, node, incarnation, from, to: head });
+            Some(from) if head.next_seq < from.next_seq || !holes.are_within(&known) => {
+                let space = &mut self.spaces[log.space];
+                space.in_sync = false;
+                space.behind_since.get_or_insert(self.liveness.last_heard);
+                self.events.push_back(Event::Withdrawn { log: id, node, incarnation, from, to: head, holes });
             }
-            Some(from) if head.next_seq == from.next_seq => {}
+            Some(from) if head.next_seq == from.next_seq && holes == known => {}
             None if head.next_seq == Seq::ZERO => {}
-            _ => self.events.push_back(Event::Acked { log: id, node, incarnation, head }),
+            _ => self.events.push_back(Event::Acked { log: id, node, incarnation, head, holes }),
         }
     }
 
@@ -248,11 +258,32 @@ impl Session {
         let Some(log) = self.logs.get_mut(&id) else { return };
         let before = log.head();
         log.local = Some(Local { first_seq: state.first_seq, head: state.durable, bytes: state.bytes });
+        if log.holes != state.holes {
+            log.holes = state.holes.clone();
+            self.want_mending(id);
+            self.resume_mended(id);
+        }
         if before != state.durable {
             self.advance_outgoing(now, id, index);
             self.judge_claims(id);
         }
         self.advance_incoming(id, before, state.durable);
+    }
+
+    /// A log that stopped for want of records which are here again goes on.
+    fn resume_mended(&mut self, id: LogId) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let Outgoing::Parked(ParkReason::Gap { first_seq, next_seq, cause: GapCause::Hole | GapCause::Damaged }) =
+            log.outgoing
+        else {
+            return;
+        };
+        if !log.holes.meet(first_seq, next_seq)
+            && let Some(head) = log.peer_head
+        {
+            // The target dropped what came meanwhile, until it hears of the log again.
+            self.stream_from(id, head, true);
+        }
     }
 
     /// A log here finds no place in the session. Told once: there may be many.
@@ -324,7 +355,12 @@ impl Session {
         }
         let Some(log) = self.logs.get_mut(&ack.log) else { return self.check_unknown_ack(ack.log) };
         let index = log.space;
+        log.peer_holes.clone_from(&ack.holes);
         if log.peer_head == Some(ack.head) {
+            if log.peer_holes != log.peer_holes_told {
+                self.note_peer_head(ack.log, ack.head);
+                self.check_in_sync(index);
+            }
             return Ok(());
         }
         if log.in_flight.acknowledge(ack.head) {

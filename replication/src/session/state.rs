@@ -6,11 +6,12 @@ use std::{
     time::Instant,
 };
 
-use counterfoil_storage::{Batch, Genesis, Head, LogId, NodeName, Seq, SpaceName};
+use counterfoil_storage::{Batch, Genesis, Head, Holes, LogId, NodeName, Seq, SpaceName};
 
-use super::passing::Passing;
+use super::{mending::Mending, passing::Passing};
 use crate::{
     config::Direction,
+    event::NotMended,
     frontier::FrontierHash,
     message::{Offer, ParkReason, Scope},
 };
@@ -160,12 +161,20 @@ pub(super) struct Log {
     pub(super) origin: Head,
     /// How it durably is here; `None` while the journal does not know it.
     pub(super) local: Option<Local>,
+    /// What is known to be missing of that.
+    pub(super) holes: Holes,
+    pub(super) mending: Mending,
+    /// Why the peer could not mend it, as was told last.
+    pub(super) not_mended: Option<NotMended>,
 
     pub(super) outgoing: Outgoing,
     /// Changes with each state of `outgoing`: reads asked for in an earlier one are ignored.
     pub(super) generation: u64,
     /// Up to where the peer has it durable, on this node's chain; `None` until known.
     pub(super) peer_head: Option<Head>,
+    /// What the peer says is missing there, and what of it has been told.
+    pub(super) peer_holes: Holes,
+    pub(super) peer_holes_told: Holes,
     /// The peer has said in this session where it ends there.
     pub(super) stated: bool,
     /// What was sent and not acknowledged. Also of a log that has stopped since.
@@ -179,6 +188,8 @@ pub(super) struct Log {
     pub(super) incoming: Incoming,
     /// The head that the peer believes this end to have; `None` while it has not been told of the log.
     pub(super) told: Option<Head>,
+    /// What the peer has been told is missing here.
+    pub(super) told_holes: Holes,
     pub(super) in_ack_queue: bool,
     /// Batches received that are not durable: sequence number after the last record, bytes. Their
     /// bytes are within the windows.
@@ -205,9 +216,14 @@ impl Log {
             genesis,
             origin,
             local: None,
+            holes: Holes::default(),
+            mending: Mending::Whole,
+            not_mended: None,
             outgoing: Outgoing::Idle,
             generation: 0,
             peer_head: None,
+            peer_holes: Holes::default(),
+            peer_holes_told: Holes::default(),
             stated: false,
             in_flight: InFlight::default(),
             in_ready: false,
@@ -215,6 +231,7 @@ impl Log {
             in_checks: false,
             incoming: Incoming::Idle,
             told: None,
+            told_holes: Holes::default(),
             in_ack_queue: false,
             unsettled: VecDeque::new(),
             source_next_seq: Seq::ZERO,
@@ -241,6 +258,7 @@ impl Log {
     pub(super) fn is_mirrored(&self) -> bool {
         let local = self.head();
         matches!(self.outgoing, Outgoing::Streaming(_))
+            && self.peer_holes.is_empty()
             && self.peer_head.is_some_and(|peer| peer == local || peer.next_seq > local.next_seq)
     }
 }

@@ -74,6 +74,7 @@ impl Session {
             return self.answer_with_heads(index);
         }
         let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
+        self.tell_holes(index, scope);
         for id in ids {
             self.tell_head(id, scope);
         }
@@ -82,10 +83,35 @@ impl Session {
 
     /// Begins to say all heads of a space.
     pub(super) fn answer_with_heads(&mut self, index: usize) {
+        if let Some(scope) = self.spaces[index].in_scope() {
+            self.tell_holes(index, scope);
+        }
         let space = &mut self.spaces[index];
         if space.answer.replace(Answer { after: None }).is_none() {
             self.target.answers.push_back(index);
         }
+    }
+
+    /// Says which logs of a space have holes, before an answer lets the source believe that they have not.
+    fn tell_holes(&mut self, index: usize, scope: Scope) {
+        let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
+        for id in ids {
+            let Some(log) = self.logs.get(&id) else { continue };
+            if !log.holes.is_empty() && self.target_carries(scope, log) {
+                let ack = self.ack_of(id);
+                self.control.extend(ack);
+            }
+        }
+    }
+
+    /// What is durable here of a log, which the peer is told now.
+    fn ack_of(&mut self, id: LogId) -> Option<Message> {
+        let log = self.logs.get_mut(&id)?;
+        let (head, holes) = (log.head(), log.holes.clone());
+        log.told = Some(head);
+        log.told_holes.clone_from(&holes);
+        let (node, incarnation) = (self.config.local.clone(), self.config.incarnation);
+        Some(Message::Ack(Ack { log: id, node, incarnation, head, holes }))
     }
 
     /// Part of an answer.
@@ -168,6 +194,11 @@ impl Session {
             self.open_incoming(id, false);
             self.check_right(id, index, scope);
             // Also of an own log: the peer believes that this end has nothing of it.
+            self.queue_ack(id);
+        } else if matches!(log.incoming, Incoming::Parked(ParkReason::Gap { .. })) {
+            // The source has again what it could not serve.
+            log.told = Some(log.origin);
+            self.open_incoming(id, false);
             self.queue_ack(id);
         } else if log.flows_in() {
             // So it does if it was told before it had the log itself.
@@ -471,10 +502,7 @@ impl Session {
             let Some(log) = self.logs.get_mut(&id) else { continue };
             log.in_ack_queue = false;
             if log.is_untold() {
-                let head = log.head();
-                log.told = Some(head);
-                let (node, incarnation) = (self.config.local.clone(), self.config.incarnation);
-                return Some(Message::Ack(Ack { log: id, node, incarnation, head }));
+                return self.ack_of(id);
             }
         }
     }
@@ -483,7 +511,7 @@ impl Session {
 impl Log {
     /// Whether the peer streams it and does not know what is durable here.
     fn is_untold(&self) -> bool {
-        self.flows_in() && self.told.is_some_and(|told| told != self.head())
+        self.flows_in() && self.told.is_some_and(|told| told != self.head() || self.told_holes != self.holes)
     }
 }
 

@@ -1,22 +1,23 @@
 //! Two sessions over model stores, joined by the codec.
 
 mod hostile;
+mod mending;
 mod passing;
 mod permission;
 mod streaming;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
 use counterfoil_storage::{
-    Batch, BatchBuilder, Genesis, Head, Hlc, Incarnation, LogId, MAX_BATCH_LEN, NodeName, Seq, SpaceName,
+    Batch, BatchBuilder, Genesis, Head, Hlc, Hole, Holes, Incarnation, LogId, MAX_BATCH_LEN, NodeName, Seq, SpaceName,
 };
 
-use super::{FetchFailure, LogState, Session, StoreFailure};
+use super::{FetchFailure, LogState, MendingRequest, MendingResult, Session, StoreFailure};
 use crate::{
     codec,
     config::{Direction, Limits, SessionConfig},
@@ -65,6 +66,8 @@ pub(super) struct ModelLog {
     /// How many of the batches are durable, and how many of the first were trimmed.
     pub(super) durable: usize,
     pub(super) trimmed: usize,
+    /// Which of them have rotted.
+    pub(super) lost: BTreeSet<usize>,
 }
 
 impl ModelLog {
@@ -76,7 +79,26 @@ impl ModelLog {
         let first_seq = self.batches.get(self.trimmed).map_or(Seq::ZERO, Batch::first_seq);
         let durable = self.head_at(self.durable);
         let bytes = self.batches[..self.durable].iter().map(|batch| batch.bytes().len() as u64).sum();
-        LogState { id, genesis: Arc::clone(&self.genesis), first_seq, durable, bytes }
+        let holes = self.holes().into_iter().map(|hole| (hole.first_seq, hole.end.next_seq)).collect::<Vec<_>>();
+        let holes = Holes::try_from(holes).unwrap();
+        LogState { id, genesis: Arc::clone(&self.genesis), first_seq, durable, bytes, holes }
+    }
+
+    fn holes(&self) -> Vec<Hole> {
+        let mut holes: Vec<Hole> = Vec::new();
+        for batch in self.lost.iter().map(|index| &self.batches[*index]) {
+            match holes.last_mut().filter(|hole| hole.end.next_seq == batch.first_seq()) {
+                Some(hole) => hole.end = batch.head(),
+                None => holes.push(Hole { first_seq: batch.first_seq(), end: batch.head() }),
+            }
+        }
+        holes
+    }
+
+    /// Takes back a batch that had rotted, if it is the very one.
+    fn mend(&mut self, batch: &Batch) -> bool {
+        let index = self.batches.iter().position(|stored| stored == batch);
+        index.is_some_and(|index| self.lost.remove(&index))
     }
 }
 
@@ -91,6 +113,8 @@ pub(super) struct Node {
     pub(super) full: bool,
     /// A hole that reads of any log meet.
     pub(super) hole: Option<(Seq, Seq)>,
+    /// How many batches each answer brought that mended something here.
+    pub(super) mended: Vec<usize>,
     /// Every message taken from the session.
     pub(super) sent: Vec<Message>,
 }
@@ -116,6 +140,7 @@ impl Node {
             flushing: true,
             full: false,
             hole: None,
+            mended: Vec::new(),
             sent: Vec::new(),
         }
     }
@@ -139,6 +164,7 @@ impl Node {
             batches: Vec::new(),
             durable: 0,
             trimmed: 0,
+            lost: BTreeSet::new(),
         });
         let batch = batch(id, log.head_at(log.batches.len()), bodies);
         log.batches.push(batch);
@@ -191,6 +217,17 @@ impl Node {
                 }
                 idle = false;
             }
+            while let Some(log) = self.session.poll_lookup() {
+                let state = self.logs.get(&log).map(|known| known.state(log));
+                self.session.handle_lookup(log, state.as_ref());
+                idle = false;
+            }
+            while let Some(request) = self.session.poll_mending() {
+                let result = self.mend(request);
+                self.session.handle_mending(result);
+                self.announce_logs();
+                idle = false;
+            }
             while let Some(request) = self.session.poll_fetch() {
                 let result = self.fetch(&request);
                 self.session.handle_fetched(now, request, result);
@@ -217,6 +254,7 @@ impl Node {
             batches: Vec::new(),
             durable: 0,
             trimmed: 0,
+            lost: BTreeSet::new(),
         });
         let head = log.head_at(log.batches.len());
         if batch.first_seq() > head.next_seq {
@@ -230,15 +268,54 @@ impl Node {
         (!duplicate).then_some(StoreFailure::Diverged { first_seq: batch.first_seq(), local: head })
     }
 
+    fn mend(&mut self, request: MendingRequest) -> MendingResult {
+        match request {
+            MendingRequest::Ends(id) => MendingResult::Ends(id, Some(self.logs[&id].holes())),
+            MendingRequest::Store { log, batches } => {
+                self.mended.push(batches.len());
+                let model = self.logs.get_mut(&log).unwrap();
+                MendingResult::Stored(log, batches.iter().all(|batch| model.mend(batch)))
+            }
+        }
+    }
+
+    /// Has batches of a log rot.
+    pub(super) fn rot(&mut self, id: LogId, lost: impl IntoIterator<Item = usize>) {
+        self.logs.get_mut(&id).unwrap().lost.extend(lost);
+        self.announce_logs();
+    }
+
+    /// Reads backwards from `before`.
+    fn fetch_back(&self, request: &super::FetchRequest, mut before: Head) -> Result<Vec<Batch>, FetchFailure> {
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        let log = &self.logs[&request.log];
+        while before.next_seq > request.from && (batches.is_empty() || bytes < request.bytes_max) {
+            let found = log.batches[..log.durable].iter().position(|batch| batch.head() == before);
+            let lacking = found.is_none_or(|index| log.lost.contains(&index));
+            let Some(batch) = found.filter(|_| !lacking).map(|index| &log.batches[index]) else {
+                let cause = if found.is_some() { GapCause::Damaged } else { GapCause::Absent };
+                let failure = FetchFailure { first_seq: request.from, next_seq: before.next_seq, cause };
+                return if batches.is_empty() { Err(failure) } else { Ok(batches) };
+            };
+            before = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
+            bytes += batch.bytes().len();
+            batches.push(batch.clone());
+        }
+        Ok(batches)
+    }
+
     fn fetch(&self, request: &super::FetchRequest) -> Result<Vec<Batch>, FetchFailure> {
+        if let Some(before) = request.before {
+            return self.fetch_back(request, before);
+        }
         let mut batches = Vec::new();
         let mut bytes = 0;
         let Some(log) = self.logs.get(&request.log) else { return Ok(batches) };
+        let rotten = log.lost.iter().map(|index| &log.batches[*index]).map(|lost| (lost.first_seq(), lost.next_seq()));
+        let holes: Vec<_> = self.hole.into_iter().chain(rotten).collect();
         for batch in log.batches[log.trimmed..log.durable].iter().filter(|batch| batch.next_seq() > request.from) {
-            if let Some((first_seq, next_seq)) = self.hole
-                && first_seq < batch.next_seq()
-                && batch.first_seq() < next_seq
-            {
+            let meets = |hole: &&(Seq, Seq)| hole.0 < batch.next_seq() && batch.first_seq() < hole.1;
+            if let Some((first_seq, next_seq)) = holes.iter().find(meets).copied() {
                 let failure = FetchFailure { first_seq, next_seq, cause: GapCause::Hole };
                 return if batches.is_empty() { Err(failure) } else { Ok(batches) };
             }

@@ -66,6 +66,9 @@ pub(crate) struct Shared {
     pub(crate) seals: Mutex<Vec<SealJob>>,
     /// Held until the journal is closed.
     pub(crate) lock: Mutex<Option<Box<dyn VfsLock>>>,
+    /// Held while damaged batches are written anew where they stand: no segment may be given up meanwhile. Taken
+    /// before any other lock.
+    pub(crate) mending: Mutex<()>,
 }
 
 /// Takes a lock whatever became of a thread that held it: what it guards is consistent at every point

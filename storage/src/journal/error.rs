@@ -193,6 +193,34 @@ pub enum StoreError {
     },
 }
 
+/// A hole was not filled.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum MendError {
+    /// The store takes nothing; see there.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// What is around the hole can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The batch is not one that is missing, or not the last one of its hole.
+    #[error("the batch at {first_seq} of log {log} is not what is missing there: its digest is another one")]
+    NotMissing {
+        /// The log.
+        log: LogId,
+        /// Where the batch begins.
+        first_seq: Seq,
+    },
+    /// The disk does not take it.
+    #[error("mending {place} failed: {error}")]
+    Disk {
+        /// Where.
+        place: Place,
+        /// What the operating system said.
+        error: DiskError,
+    },
+}
+
 /// Records can't be served.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::view::LogState;
 use crate::{
     genesis::Genesis,
+    holes::Holes,
     ids::{Head, LogId, Seq},
     time::Hlc,
 };
@@ -24,6 +25,8 @@ pub struct LogInfo {
     pub bytes: u64,
     /// Time of the first record of its last durable batch.
     pub last_time: Hlc,
+    /// What is known to be missing before that: see [`Journal::holes`](super::Journal::holes).
+    pub holes: Holes,
 }
 
 impl LogInfo {
@@ -36,6 +39,7 @@ impl LogInfo {
             durable: row.head,
             bytes: row.bytes,
             last_time: row.last_time,
+            holes: state.holes.clone(),
         }
     }
 }

@@ -107,6 +107,12 @@ impl BatchCache {
     }
 }
 
+/// Where a batch stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site {
+    pub(crate) place: Place,
+}
+
 /// Some batches of one segment that are to be read next.
 #[derive(Debug)]
 struct Extract {
@@ -138,6 +144,11 @@ impl Shared {
         let loaded = self.load_uncached(sealed).map_err(|error| Self::disk_error(sealed.number, 0, error))?;
         self.cache().insert(&loaded);
         Ok(loaded)
+    }
+
+    /// The index of a sealed segment.
+    pub(crate) fn index_of(&self, sealed: &SealedSegment) -> Result<Arc<SegmentIndex>, ReadError> {
+        self.load(sealed).map(|loaded| loaded.index)
     }
 
     fn load_uncached(&self, sealed: &SealedSegment) -> io::Result<LoadedSegment> {
@@ -323,6 +334,18 @@ impl Shared {
         LogReader::new(Arc::clone(self), log, seq).next().transpose()
     }
 
+    /// Where the indexes say that this very batch stands, whether or not it can be read there.
+    pub(crate) fn site_of(&self, batch: &Batch) -> Result<Option<Site>, ReadError> {
+        let header = batch.header();
+        let Located::Extract(extract) = self.locate(header.log, header.first_seq, 1)? else { return Ok(None) };
+        let is_meant = |entry: &Entry| {
+            (entry.first_seq, entry.record_count, entry.len as usize)
+                == (header.first_seq, header.record_count, header.batch_len())
+        };
+        let entry = extract.entries.front().map(|(_, entry, _)| *entry).filter(is_meant);
+        Ok(entry.map(|entry| Site { place: Place { segment: extract.segment, offset: entry.offset } }))
+    }
+
     /// Reads one batch alone, from the cache if it was read so of late.
     fn read_one(
         &self,
@@ -341,7 +364,7 @@ impl Shared {
             buffer.truncate(count);
             Bytes::from(buffer)
         });
-        let batch = check_entry(read, segment, log, entry)?;
+        let batch = check_entry(read, segment, log, entry).inspect_err(|error| self.note_hole(error))?;
         if entry.len <= CACHED_LEN_MAX {
             self.batches.insert(place, &batch);
         }
@@ -480,7 +503,9 @@ impl LogReader {
 
     fn hole_until(&mut self, next_seq: Seq) -> ReadError {
         let first_seq = std::mem::replace(&mut self.next, next_seq);
-        ReadError::Hole { log: self.log, first_seq, next_seq }
+        let error = ReadError::Hole { log: self.log, first_seq, next_seq };
+        self.shared.note_hole(&error);
+        error
     }
 }
 
@@ -502,7 +527,7 @@ impl Iterator for LogReader {
             self.cursor.entries.push_front((log, entry, batch));
             return Some(Err(error));
         }
-        let result = self.cursor.read(log, &entry, batch);
+        let result = self.cursor.read(log, &entry, batch).inspect_err(|error| self.shared.note_hole(error));
         if matches!(result, Err(ReadError::Disk { .. })) {
             self.cursor.entries.clear();
         } else {
@@ -548,7 +573,7 @@ impl Iterator for ArrivalReader {
             self.cursor.entries.push_front((log, entry, batch));
             return Some(Err(ReadError::MissingArrivals { first_arrival, next_arrival: entry.arrival }));
         }
-        let result = self.cursor.read(log, &entry, batch);
+        let result = self.cursor.read(log, &entry, batch).inspect_err(|error| self.shared.note_hole(error));
         if matches!(result, Err(ReadError::Disk { .. })) {
             self.cursor.entries.clear();
         } else {

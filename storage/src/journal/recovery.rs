@@ -119,6 +119,8 @@ pub(crate) struct Opened {
     pub(crate) tail: Option<TailStart>,
     /// Where reading goes on when opened to read only; none while there is no segment.
     pub(crate) frontier: Option<Frontier>,
+    /// Whole segments are missing: what they held of each log is to be looked for.
+    pub(crate) segments_lost: bool,
 }
 
 /// An operation on files under a store's folder, with its name for the error.
@@ -451,8 +453,9 @@ impl<'a> Opening<'a> {
     }
 
     fn opened(self, tail: Option<TailStart>, frontier: Option<Frontier>) -> Opened {
-        let Self { view, recovery, bound, seals, .. } = self;
-        Opened { view, recovery, identity: bound.identity, seals, tail, frontier }
+        let Self { view, recovery, bound, seals, lost, .. } = self;
+        let segments_lost = !lost.is_empty();
+        Opened { view, recovery, identity: bound.identity, seals, tail, frontier, segments_lost }
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     batch::Batch,
     genesis::Genesis,
+    holes::Holes,
     ids::{Arrival, Head, LogId, SegmentNumber, SpaceName},
     time::Hlc,
     vfs::VfsFile,
@@ -36,6 +37,8 @@ pub(crate) struct LogState {
     signal: Arc<Signal>,
     /// Its run in the segment that grows, if it was begun there.
     run: Option<(SegmentNumber, u32)>,
+    /// What is known to be missing of it.
+    pub(crate) holes: Holes,
 }
 
 /// The logs of one space.
@@ -124,6 +127,8 @@ pub(crate) struct View {
     rows_bytes: u64,
     /// Bytes of segments sealed since a footer last listed all logs.
     pub(crate) bytes_since_all_logs: u64,
+    /// Counts the holes found and filled since the journal was opened.
+    pub(crate) holes_changed: u64,
 }
 
 impl View {
@@ -141,6 +146,7 @@ impl View {
             bytes: 0,
             rows_bytes: 0,
             bytes_since_all_logs: 0,
+            holes_changed: 0,
         }
     }
 
@@ -202,7 +208,7 @@ impl View {
         if self.logs.len() <= slot {
             self.logs.resize_with(slot + 1, || None);
         }
-        self.logs[slot] = Some(LogState { id, row, signal, run: None });
+        self.logs[slot] = Some(LogState { id, row, signal, run: None, holes: Holes::default() });
         self.slots.insert(id, slot);
     }
 
@@ -320,6 +326,8 @@ impl View {
         };
         let header = batch.header();
         let len = batch.bytes().len();
+        // What came between was lost; nothing, where the log goes on.
+        state.holes.add(state.row.head.next_seq, header.first_seq);
         let run = match state.run.filter(|(segment, _)| *segment == active.number) {
             Some((_, run)) => run,
             None => {
@@ -341,6 +349,25 @@ impl View {
         state.row.bytes += len as u64;
         self.bytes += len as u64;
         self.ring.push(arrival, batch);
+    }
+
+    /// Adds records that can't be served to what is known to be missing of a log, or takes out what is there again;
+    /// whether that was news, which it then tells.
+    pub(crate) fn change_holes(
+        &mut self,
+        log: LogId,
+        wakers: &mut Vec<Waker>,
+        change: impl FnOnce(&mut Holes) -> bool,
+    ) -> bool {
+        let state = self.slots.get(&log).and_then(|slot| self.logs.get_mut(*slot)?.as_mut());
+        let Some(state) = state else { return false };
+        let is_news = change(&mut state.holes);
+        if is_news {
+            self.holes_changed += 1;
+            state.signal.raise(wakers);
+            self.signal.raise(wakers);
+        }
+        is_news
     }
 
     /// Takes the digests of the last frame, which are all computed.

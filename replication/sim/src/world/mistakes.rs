@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use counterfoil_replication::{Ack, Message};
+use counterfoil_storage::Holes;
 
 use super::{Outcome, World};
 use crate::bugs::Bug;
@@ -71,7 +72,8 @@ impl World {
             (Bug::AcksOnArrival, Message::Batch(batch)) => {
                 let Some(journal) = &self.machines[machine].journal else { return Ok(()) };
                 let (node, incarnation) = (self.machines[machine].name.clone(), journal.identity().incarnation);
-                let ack = Ack { log: batch.log(), node, incarnation, head: batch.head() };
+                let holes = Holes::default();
+                let ack = Ack { log: batch.log(), node, incarnation, head: batch.head(), holes };
                 self.say_one(connection, to, &Message::Ack(ack))?;
             }
             (Bug::RelaysOnArrival, Message::Batch(_)) => {

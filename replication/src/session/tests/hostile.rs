@@ -1,6 +1,6 @@
 //! What a peer that breaks the protocol, or falls silent, leads to.
 
-use counterfoil_storage::{Digest, Seq};
+use counterfoil_storage::{Digest, Holes, Seq};
 use proptest::prelude::*;
 
 use super::*;
@@ -63,7 +63,10 @@ fn every_wrong_message_is_a_named_error() {
     let head = Head { next_seq: Seq(1), digest: Digest::from_bytes([1; 32]) };
     let equal = Message::Equal(Reconciled { space: space("p"), scope: Scope::Own });
     let heads = Message::Heads(Heads { space: space("p"), scope: Scope::Own, heads: vec![], first: true, last: true });
-    let ack = |life: &str| Message::Ack(Ack { log, node: node("p"), incarnation: incarnation(life), head });
+    let ack = |life: &str| {
+        let holes = Holes::default();
+        Message::Ack(Ack { log, node: node("p"), incarnation: incarnation(life), head, holes })
+    };
     let refuse = Message::Refuse(Refuse { space: space("x"), flow: Flow::Incoming, reason: Refusal::NoRight });
     let beat = Message::Heartbeat(Heartbeat { next_ms: 0, frontiers: vec![], heads: vec![] });
     let cases = [
@@ -315,7 +318,7 @@ fn message() -> impl Strategy<Value = Message> {
             Message::Announce(Announce { genesis: genesis(space.as_str(), &writer), head })
         }),
         (log.clone(), head.clone()).prop_map(|(log, head)| {
-            Message::Ack(Ack { log, node: node("p"), incarnation: incarnation("p"), head })
+            Message::Ack(Ack { log, node: node("p"), incarnation: incarnation("p"), head, holes: Holes::default() })
         }),
         (name.clone(), 0_u64..200).prop_map(|(space, bytes)| Message::Credit(Credit { space, bytes })),
         (log.clone(), head.clone()).prop_map(|(log, head)| Message::Rewind(Rewind { log, head })),

@@ -1,13 +1,13 @@
 //! Acks of other nodes, passed on by a hub.
 
-use counterfoil_storage::Digest;
+use counterfoil_storage::{Digest, Holes};
 
 use super::*;
 use crate::message::Ack;
 
 /// An ack of `who`, as the hub's other sessions hear it.
 fn ack(log: LogId, who: &str, head: Head) -> Ack {
-    Ack { log, node: node(who), incarnation: incarnation(who), head }
+    Ack { log, node: node(who), incarnation: incarnation(who), head, holes: Holes::default() }
 }
 
 /// What the practice believes that `who` holds, event by event; `-` for what was taken back.

@@ -418,6 +418,7 @@ fn an_acknowledgement_of_a_head_that_is_not_on_the_chain_does_not_count() {
     practice.append("p", "p", &["b"]);
     run(start(), &mut practice, &mut hub);
     let forged = crate::message::Ack {
+        holes: counterfoil_storage::Holes::default(),
         log,
         node: node("hub"),
         incarnation: incarnation("hub"),

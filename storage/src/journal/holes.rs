@@ -1,0 +1,137 @@
+//! What is known to be missing, and how it comes to be known.
+//!
+//! A hole is known once it was met: while opening (frames that can't be read, segment files that are missing), by a
+//! read whose checksum does not match, or by [`Journal::find_holes`], which reads everything. What has rotted and was
+//! not looked at since is not known.
+
+use std::{collections::HashMap, mem, sync::Arc, task::Waker};
+
+use super::{Journal, commit::Shared, error::ReadError, index::Entry};
+use crate::{
+    holes::{Hole, Holes},
+    ids::{Arrival, Head, LogId, Seq},
+};
+
+impl Journal {
+    /// What is known to be missing of a log, and which batches fill it; ascending. Nothing of a log that is not known.
+    ///
+    /// Reads the batch behind each hole, which may turn out to be damaged too.
+    ///
+    /// # Errors
+    ///
+    /// The disk refuses a read.
+    pub fn holes(&self, log: LogId) -> Result<Vec<Hole>, ReadError> {
+        self.shared.holes(log)
+    }
+
+    /// Reads everything, so that all that is missing is known: by [`LogInfo::holes`](super::LogInfo::holes), by
+    /// [`holes`](Self::holes), and by whoever [watches](Self::watch).
+    ///
+    /// `progress` is told the batches read and the batches in all. Reads and appends go on beside. Memory: the ends of
+    /// all logs.
+    ///
+    /// # Errors
+    ///
+    /// The disk refuses a read; what was found until then is known.
+    pub fn find_holes(&self, mut progress: impl FnMut(u64, u64)) -> Result<(), ReadError> {
+        let end = self.next_arrival();
+        let mut reader = self.read_arrivals(Arrival::ZERO);
+        while reader.next_arrival() < end {
+            match reader.next() {
+                None => break,
+                Some(Err(error @ (ReadError::Disk { .. } | ReadError::UnknownLog { .. }))) => return Err(error),
+                // Known by now, or found as a gap below.
+                Some(_) => progress(reader.next_arrival().0.min(end.0), end.0),
+            }
+        }
+        self.shared.find_gaps()
+    }
+
+    /// Counts how often a hole was found or filled since the journal was opened.
+    pub fn holes_changed(&self) -> u64 {
+        self.shared.view_without_digests().holes_changed
+    }
+}
+
+impl Shared {
+    /// Takes note of what an error of reading says is missing.
+    pub(crate) fn note_hole(&self, error: &ReadError) {
+        if let ReadError::Damaged { log, first_seq, next_seq, .. } | ReadError::Hole { log, first_seq, next_seq } =
+            error
+            && self.change_holes(*log, |holes| holes.add(*first_seq, *next_seq))
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "a hole was found");
+        }
+    }
+
+    /// Changes what is known to be missing of a log, and tells it to whoever watches; whether it was news.
+    pub(crate) fn change_holes(&self, log: LogId, change: impl FnOnce(&mut Holes) -> bool) -> bool {
+        let mut wakers = Vec::new();
+        let is_news = self.view_mut().change_holes(log, &mut wakers, change);
+        wakers.into_iter().for_each(Waker::wake);
+        is_news
+    }
+
+    pub(crate) fn holes(self: &Arc<Self>, log: LogId) -> Result<Vec<Hole>, ReadError> {
+        let mut found = Vec::new();
+        let mut from = Seq::ZERO;
+        loop {
+            let (holes, head) = {
+                let view = self.view();
+                let Some(state) = view.log(log) else { return Ok(Vec::new()) };
+                (state.holes.clone(), state.row.head)
+            };
+            let Some((first_seq, next_seq)) = holes.iter().find(|(_, next)| *next > from) else { return Ok(found) };
+            let end = if next_seq >= head.next_seq {
+                Some(head)
+            } else {
+                match self.read_batch(log, next_seq) {
+                    Ok(batch) => {
+                        batch.map(|batch| Head { next_seq: batch.first_seq(), digest: batch.header().previous })
+                    }
+                    // It is part of the hole by now, which is looked at again.
+                    Err(ReadError::Damaged { .. } | ReadError::Hole { .. }) => None,
+                    Err(error) => return Err(error),
+                }
+            };
+            if let Some(end) = end {
+                found.push(Hole { first_seq: first_seq.max(from), end });
+                from = next_seq;
+            }
+        }
+    }
+
+    /// Looks for sequence numbers that no index knows. Reads the footers of all segments.
+    pub(crate) fn find_gaps(&self) -> Result<(), ReadError> {
+        let mut ends: HashMap<LogId, Seq> = HashMap::new();
+        let mut gaps = Vec::new();
+        let mut take = |(log, entry): (LogId, Entry)| {
+            let end = ends.entry(log).or_default();
+            if *end < entry.first_seq {
+                gaps.push((log, *end, entry.first_seq));
+            }
+            *end = entry.next_seq().max(*end);
+        };
+        // What is written meanwhile goes on where the logs end.
+        let (sealed, active, heads) = {
+            let view = self.view_without_digests();
+            let active = view.active.as_ref().map(|active| active.index.arrivals_from(Arrival::ZERO, usize::MAX));
+            let heads: Vec<_> = view.logs().map(|state| (state.id, state.row.head.next_seq)).collect();
+            (view.sealed.clone(), active.unwrap_or_default(), heads)
+        };
+        for segment in &sealed {
+            self.index_of(segment)?.arrivals_from(Arrival::ZERO, usize::MAX).into_iter().for_each(&mut take);
+        }
+        active.into_iter().for_each(&mut take);
+        for (log, head) in heads {
+            let end = ends.get(&log).copied().unwrap_or_default();
+            if end < head {
+                gaps.push((log, end, head));
+            }
+        }
+        for (log, first_seq, next_seq) in mem::take(&mut gaps) {
+            self.note_hole(&ReadError::Hole { log, first_seq, next_seq });
+        }
+        Ok(())
+    }
+}
