@@ -1,5 +1,6 @@
 //! The journal: one sequence of segments on disk that holds the batches of all logs of a store.
 
+mod arrivals;
 mod background;
 mod commit;
 mod digests;
@@ -15,6 +16,7 @@ mod read;
 mod receipt;
 mod recovery;
 mod report;
+mod rewrite;
 mod salvage;
 mod scan;
 mod seal;
@@ -33,11 +35,12 @@ use std::{
     time::Duration,
 };
 
+pub use arrivals::ArrivalReader;
 pub use error::{AppendError, DiskError, OpenError, Place, ReadError, StoreError};
 pub use identity::Identity;
 pub use info::{JournalStats, LogInfo};
 pub use options::Options;
-pub use read::{ArrivalReader, LogReader};
+pub use read::LogReader;
 pub use receipt::Receipt;
 pub use report::{Damage, Finding, Recovery, VerifyReport};
 pub use verify::verify;

@@ -442,7 +442,7 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         first_arrival: header.first_arrival,
         file: new_file,
         index: super::index::SegmentIndex::default(),
-        announced: std::collections::HashSet::new(),
+        noted: std::collections::HashSet::new(),
         end: FRAMES_OFFSET,
     });
     sealed
