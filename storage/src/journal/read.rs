@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     batch::Batch,
     ids::{Arrival, LogId, SegmentNumber, Seq},
+    sync::{Mutex, MutexGuard},
     vfs::{OpenMode, VfsFile, read_full},
 };
 
