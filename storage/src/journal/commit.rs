@@ -6,7 +6,7 @@
 use std::{
     mem,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError},
     task::Waker,
     time::Instant,
 };
@@ -26,7 +26,11 @@ use super::{
     view::{ActiveSegment, View},
     watch::Parker,
 };
-use crate::{ids::SegmentNumber, vfs::VfsLock};
+use crate::{
+    ids::SegmentNumber,
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    vfs::VfsLock,
+};
 
 /// A last segment that reaches this part of the largest size gets a footer at a clean close, and is
 /// not written again.

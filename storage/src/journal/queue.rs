@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     mem,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::Waker,
 };
 
@@ -19,6 +19,7 @@ use crate::{
     compression::Compression,
     genesis::Genesis,
     ids::{Head, LogId, Seq},
+    sync::OnceLock,
     time::Hlc,
 };
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard},
+    sync::{Arc, PoisonError},
 };
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     batch::Batch,
     ids::{LogId, SegmentNumber, Seq},
+    sync::{Mutex, MutexGuard, RwLockReadGuard},
     vfs::{OpenMode, VfsFile, read_full},
 };
 
