@@ -3,7 +3,8 @@
 use std::{fmt, io, path::PathBuf};
 
 use counterfoil_storage::{
-    AppendError, BatchError, LogId, NameError, NodeName, OpenError, ParseIdError, ReadError, Seq, SpaceName, StoreError,
+    AppendError, BatchError, LogId, MendError, NameError, NodeName, OpenError, ParseIdError, ReadError, Seq, SpaceName,
+    StoreError,
 };
 use thiserror::Error;
 
@@ -49,6 +50,9 @@ pub enum Error {
     /// A batch of another node was not stored.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What was lost could not be stored again.
+    #[error(transparent)]
+    Mend(#[from] MendError),
     /// Records can't be served.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -105,6 +109,15 @@ pub enum Error {
     SameNode {
         /// The node.
         node: NodeName,
+    },
+    /// A node that was to give something was not reached.
+    #[cfg(feature = "net")]
+    #[error("{peer} was not reached: {reason}")]
+    NotReached {
+        /// The node, and where it should listen.
+        peer: String,
+        /// Why.
+        reason: String,
     },
     /// Another link of this store carries the space to the same node.
     #[error("space {space} goes to {peer} by another link already: stop that one first, or leave the space out")]
@@ -225,6 +238,7 @@ impl Error {
             Self::Append(error) => append_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Read(error) => read_kind(error),
+            Self::Mend(error) => mend_kind(error),
             Self::Batch(_) => ErrorKind::Damaged,
             Self::OtherNode { .. }
             | Self::NodeNotNamed { .. }
@@ -245,8 +259,19 @@ impl Error {
             Self::Listen(_) => ErrorKind::System,
             Self::Policy(_) => ErrorKind::Security,
             Self::NotMirrored { .. } => ErrorKind::NotMirrored,
+            #[cfg(feature = "net")]
+            Self::NotReached { .. } => ErrorKind::System,
             Self::System { .. } => ErrorKind::System,
         }
+    }
+}
+
+fn mend_kind(error: &MendError) -> ErrorKind {
+    match error {
+        MendError::Append(error) => append_kind(error),
+        MendError::Read(error) => read_kind(error),
+        MendError::NotMissing { .. } => ErrorKind::Damaged,
+        _ => ErrorKind::Disk,
     }
 }
 

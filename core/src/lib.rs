@@ -61,6 +61,8 @@ mod options;
 mod read;
 mod receipt;
 #[cfg(feature = "net")]
+mod repair;
+#[cfg(feature = "net")]
 mod runtime;
 #[cfg(feature = "net")]
 mod server;
@@ -81,9 +83,9 @@ pub use counterfoil_replication::net::{
 pub use counterfoil_replication::{Policy, PolicyError, Rights};
 pub use counterfoil_storage::{
     AppendError, BatchError, Compression, Damage, Digest, DiskError, Finding, Genesis, Head, Hlc, Hole, Holes,
-    Incarnation, LogId, LogInfo, MAX_NAME_LEN, MAX_RECORD_LEN, NameError, NodeName, OpenError, Parent, ParseIdError,
-    Place, ReadError, Recovery, SegmentNumber, Seq, SpaceName, StoreError, StoreId, SystemClock, Term, VerifyReport,
-    WallClock, vfs,
+    Incarnation, LogId, LogInfo, MAX_NAME_LEN, MAX_RECORD_LEN, MendError, NameError, NodeName, OpenError, Parent,
+    ParseIdError, Place, ReadError, Recovery, SegmentNumber, Seq, SpaceName, StoreError, StoreId, SystemClock, Term,
+    VerifyReport, WallClock, vfs,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "net")]
@@ -92,6 +94,8 @@ pub use local_link::{LocalLink, LocalLinkBuilder};
 pub use options::Builder;
 pub use read::{Cursor, Follow, FollowStream, Read, Record};
 pub use receipt::{Durability, Durable, Receipt};
+#[cfg(feature = "net")]
+pub use repair::{Repair, RepairProgress, Unmended};
 #[cfg(feature = "net")]
 pub use server::{Peer, Server, ServerBuilder};
 pub use space::Space;

@@ -1,6 +1,8 @@
 //! The journal: one sequence of segments on disk that holds the batches of all logs of a store.
 
+mod arrivals;
 mod background;
+mod close_gaps;
 mod commit;
 mod digests;
 mod error;
@@ -17,6 +19,7 @@ mod read;
 mod receipt;
 mod recovery;
 mod report;
+mod rewrite;
 mod salvage;
 mod scan;
 mod seal;
@@ -30,16 +33,16 @@ mod writer;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
-    thread::{self, JoinHandle},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
+pub use arrivals::ArrivalReader;
 pub use error::{AppendError, DiskError, MendError, OpenError, Place, ReadError, StoreError};
 pub use identity::Identity;
 pub use info::{JournalStats, LogInfo};
 pub use options::Options;
-pub use read::{ArrivalReader, LogReader};
+pub use read::LogReader;
 pub use receipt::Receipt;
 pub use report::{Damage, Finding, Recovery, VerifyReport};
 pub use verify::verify;
@@ -61,6 +64,10 @@ use crate::{
     batch::Batch,
     genesis::Genesis,
     ids::{Arrival, Head, Incarnation, LogId, NodeName, Seq, SpaceName, StoreId},
+    sync::{
+        Condvar, Mutex, MutexGuard, RwLock,
+        thread::{self, JoinHandle},
+    },
     time::Hlc,
     vfs::{Vfs, VfsLock},
 };

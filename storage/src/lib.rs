@@ -7,6 +7,7 @@ mod genesis;
 mod holes;
 mod ids;
 mod journal;
+mod sync;
 mod time;
 mod varint;
 pub mod vfs;

@@ -19,7 +19,7 @@ use counterfoil_replication::{
     Scope, SessionConfig, Want, codec,
 };
 use counterfoil_storage::{
-    Batch, Digest, Genesis, Head, Incarnation, Journal, LogId, NodeName, Seq, SpaceName, vfs::Memory,
+    Batch, Digest, Genesis, Head, Holes, Incarnation, Journal, LogId, NodeName, Seq, SpaceName, vfs::Memory,
 };
 
 use crate::template::{self, DIR};
@@ -311,6 +311,7 @@ fn message(step: &Step) -> Option<Message> {
             node: NodeName::new(pick(&WRITERS, *node)).unwrap(),
             incarnation: life(*number),
             head: head(*at, log(*choice)),
+            holes: Holes::default(),
         }),
         Step::Credit { space: number, bytes } => Message::Credit(Credit { space: space(*number), bytes: *bytes }),
         Step::Rewind { log: choice, head: at } => {

@@ -8,6 +8,7 @@ mod kill;
 mod mirror;
 mod recorded;
 mod refusals;
+mod repair;
 mod sandbox;
 mod status;
 mod usage;

@@ -6,7 +6,7 @@
 use std::{
     mem,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError},
     task::Waker,
     time::Instant,
 };
@@ -26,7 +26,11 @@ use super::{
     view::{ActiveSegment, View},
     watch::Parker,
 };
-use crate::{ids::SegmentNumber, vfs::VfsLock};
+use crate::{
+    ids::SegmentNumber,
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    vfs::VfsLock,
+};
 
 /// A last segment that reaches this part of the largest size gets a footer at a clean close, and is
 /// not written again.
@@ -445,7 +449,7 @@ pub(crate) fn begin_active(view: &mut View, segment: NewSegment) -> Option<SealJ
         first_arrival: header.first_arrival,
         file: new_file,
         index: super::index::SegmentIndex::default(),
-        announced: std::collections::HashSet::new(),
+        noted: std::collections::HashSet::new(),
         end: FRAMES_OFFSET,
     });
     sealed

@@ -4,12 +4,12 @@
 //! read whose checksum does not match, or by [`Journal::find_holes`], which reads everything. What has rotted and was
 //! not looked at since is not known.
 
-use std::{collections::HashMap, mem, sync::Arc, task::Waker};
+use std::{collections::HashMap, sync::Arc, task::Waker};
 
 use super::{Journal, commit::Shared, error::ReadError, index::Entry};
 use crate::{
     holes::{Hole, Holes},
-    ids::{Arrival, Head, LogId, Seq},
+    ids::{Arrival, Head, LogId, SegmentNumber, Seq},
 };
 
 impl Journal {
@@ -113,24 +113,37 @@ impl Shared {
             *end = entry.next_seq().max(*end);
         };
         // What is written meanwhile goes on where the logs end.
-        let (sealed, active, heads) = {
+        let (sealed, active, logs) = {
             let view = self.view_without_digests();
             let active = view.active.as_ref().map(|active| active.index.arrivals_from(Arrival::ZERO, usize::MAX));
-            let heads: Vec<_> = view.logs().map(|state| (state.id, state.row.head.next_seq)).collect();
-            (view.sealed.clone(), active.unwrap_or_default(), heads)
+            let is_there = |number: &SegmentNumber| {
+                view.sealed_segment(*number).is_some() || view.active.as_ref().is_some_and(|it| it.number == *number)
+            };
+            let logs = view.logs().map(|state| {
+                let mut rewrites = state.row.rewrites.ranges().to_vec();
+                rewrites.retain(|range| is_there(&range.segment));
+                (state.id, (state.row.head.next_seq, rewrites))
+            });
+            let logs: HashMap<_, _> = logs.collect();
+            (view.sealed.clone(), active.unwrap_or_default(), logs)
         };
         for segment in &sealed {
             self.index_of(segment)?.arrivals_from(Arrival::ZERO, usize::MAX).into_iter().for_each(&mut take);
         }
         active.into_iter().for_each(&mut take);
-        for (log, head) in heads {
-            let end = ends.get(&log).copied().unwrap_or_default();
-            if end < head {
-                gaps.push((log, end, head));
-            }
+        for (log, (head, _)) in &logs {
+            let end = ends.get(log).copied().unwrap_or_default();
+            gaps.push((*log, end, *head));
         }
-        for (log, first_seq, next_seq) in mem::take(&mut gaps) {
-            self.note_hole(&ReadError::Hole { log, first_seq, next_seq });
+        for (log, first_seq, next_seq) in gaps {
+            let mut gap = Holes::default();
+            gap.add(first_seq, next_seq);
+            for range in logs.get(&log).map_or(&[][..], |(_, rewrites)| rewrites) {
+                gap.take(range.first_seq, range.next_seq);
+            }
+            for (first_seq, next_seq) in gap.iter() {
+                self.note_hole(&ReadError::Hole { log, first_seq, next_seq });
+            }
         }
         Ok(())
     }

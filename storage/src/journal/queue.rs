@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     mem,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::Waker,
 };
 
@@ -12,12 +12,14 @@ use foldhash::fast::RandomState;
 use super::{
     error::{AppendError, DiskError},
     frame::Announcement,
+    rewrite::Rewritten,
 };
 use crate::{
     batch::{Batch, BatchBuilder, HEADER_LEN},
     compression::Compression,
     genesis::Genesis,
     ids::{Head, LogId, Seq},
+    sync::OnceLock,
     time::Hlc,
 };
 
@@ -47,6 +49,8 @@ pub(crate) enum Item {
     Open { slot: usize, log: LogId, builder: BatchBuilder },
     /// A batch of another node's, verbatim, or one of this node's that is full.
     Batch { slot: usize, batch: Batch },
+    /// A batch that belongs elsewhere in its log: the log's head stays what it is.
+    Rewritten { slot: usize, rewritten: Box<Rewritten> },
 }
 
 /// A log as far as it is queued.
@@ -210,6 +214,12 @@ impl Queue {
         true
     }
 
+    /// Queues the announcement of a log once more: the segment that held it is lost.
+    pub(crate) fn announce_again(&mut self, slot: usize) {
+        self.logs[slot].announced = false;
+        self.announce(slot);
+    }
+
     /// Queues a record of an own log; its sequence number.
     pub(crate) fn push_record(&mut self, slot: usize, wall_unix_ms: u64, body: &[u8]) -> Seq {
         self.announce(slot);
@@ -290,6 +300,13 @@ impl Queue {
         self.items.push(Item::Batch { slot, batch });
     }
 
+    /// Queues a batch that belongs elsewhere in its log.
+    pub(crate) fn push_rewritten(&mut self, slot: usize, rewritten: Rewritten) {
+        self.announce(slot);
+        self.bytes += rewritten.bytes().len();
+        self.items.push(Item::Rewritten { slot, rewritten: Box::new(rewritten) });
+    }
+
     /// Takes what is queued as the group in flight and begins the next one.
     pub(crate) fn take(&mut self) -> (Arc<Group>, Vec<Item>) {
         debug_assert!(self.in_flight.is_none(), "one group is written at a time");
@@ -363,7 +380,10 @@ impl Item {
     /// The slot of its log.
     pub(crate) fn slot(&self) -> usize {
         match self {
-            Self::Announcement { slot, .. } | Self::Open { slot, .. } | Self::Batch { slot, .. } => *slot,
+            Self::Announcement { slot, .. }
+            | Self::Open { slot, .. }
+            | Self::Batch { slot, .. }
+            | Self::Rewritten { slot, .. } => *slot,
         }
     }
 

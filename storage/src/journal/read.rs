@@ -1,9 +1,9 @@
-//! Reading what is durable: by log and sequence number, or by arrival.
+//! Reading what is durable, by log and sequence number. By arrival: see the module `arrivals`.
 
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use bytes::Bytes;
@@ -14,18 +14,20 @@ use super::{
     error::{Place, ReadError},
     frame::align,
     index::{Entry, Footer, Lookup, RunLinks, SegmentIndex},
+    rewrite::RewriteRange,
     scan::{FrameAt, Resumed, Scanner},
     segment::{self, HeaderState, SegmentHeader, Window},
-    view::SealedSegment,
+    view::{ActiveSegment, Ring, SealedSegment, View},
 };
 use crate::{
     batch::Batch,
-    ids::{Arrival, LogId, SegmentNumber, Seq},
+    ids::{LogId, SegmentNumber, Seq},
+    sync::{Mutex, MutexGuard, RwLockReadGuard},
     vfs::{OpenMode, VfsFile, read_full},
 };
 
 /// How many batches are looked up at a time.
-const LOOKUP_BATCHES: usize = 64;
+pub(super) const LOOKUP_BATCHES: usize = 64;
 
 /// Bytes read ahead where batches lie close together.
 const READ_AHEAD: usize = 256 << 10;
@@ -33,9 +35,9 @@ const READ_AHEAD: usize = 256 << 10;
 /// A segment with its index in memory.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadedSegment {
-    number: SegmentNumber,
-    file: Arc<dyn VfsFile>,
-    index: Arc<SegmentIndex>,
+    pub(super) number: SegmentNumber,
+    pub(super) file: Arc<dyn VfsFile>,
+    pub(super) index: Arc<SegmentIndex>,
 }
 
 /// Segments used of late, with their indexes; bounded in bytes.
@@ -107,18 +109,29 @@ impl BatchCache {
     }
 }
 
-/// Where a batch stands.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Site {
-    pub(crate) place: Place,
-}
-
 /// Some batches of one segment that are to be read next.
 #[derive(Debug)]
-struct Extract {
-    segment: SegmentNumber,
-    file: Arc<dyn VfsFile>,
-    entries: VecDeque<(LogId, Entry, Option<Batch>)>,
+pub(super) struct Extract {
+    pub(super) segment: SegmentNumber,
+    pub(super) file: Arc<dyn VfsFile>,
+    pub(super) entries: VecDeque<Listed>,
+}
+
+/// A batch that is to be read.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) log: LogId,
+    pub(super) entry: Entry,
+    /// If it is at hand.
+    pub(super) batch: Option<Batch>,
+    /// It has been rewritten, and is read where it stands now.
+    pub(super) is_elsewhere: bool,
+}
+
+impl Listed {
+    fn new(log: LogId, entry: Entry, batch: Option<Batch>) -> Self {
+        Self { log, entry, batch, is_elsewhere: false }
+    }
 }
 
 /// Where a sequence number is.
@@ -131,13 +144,34 @@ enum Located {
     End,
 }
 
+impl Located {
+    /// What there is before `end`; without any a hole.
+    fn of(extract: Extract, end: Seq) -> Self {
+        if extract.entries.is_empty() { Self::Hole { resumes_at: end } } else { Self::Extract(extract) }
+    }
+}
+
+/// Those entries of the segment that grows that begin before `end`.
+fn active_extract(ring: &Ring, active: &ActiveSegment, log: LogId, entries: Vec<Entry>, end: Seq) -> Extract {
+    let entries = entries.into_iter().take_while(|entry| entry.first_seq < end);
+    let entries = entries.map(|entry| Listed::new(log, entry, ring.batch(entry.arrival).cloned())).collect();
+    Extract { segment: active.number, file: Arc::clone(&active.file), entries }
+}
+
+/// Those entries of a sealed segment that begin before `end`.
+fn sealed_extract(segment: LoadedSegment, log: LogId, entries: Vec<Entry>, end: Seq) -> Extract {
+    let entries = entries.into_iter().take_while(|entry| entry.first_seq < end);
+    let entries = entries.map(|entry| Listed::new(log, entry, None)).collect();
+    Extract { segment: segment.number, file: segment.file, entries }
+}
+
 impl Shared {
     fn disk_error(segment: SegmentNumber, offset: u64, error: io::Error) -> ReadError {
         ReadError::Disk { place: Place { segment, offset }, error: error.into() }
     }
 
     /// A sealed segment with its index, from the cache or its footer.
-    fn load(&self, sealed: &SealedSegment) -> Result<LoadedSegment, ReadError> {
+    pub(super) fn load(&self, sealed: &SealedSegment) -> Result<LoadedSegment, ReadError> {
         if let Some(loaded) = self.cache().find(sealed.number) {
             return Ok(loaded);
         }
@@ -177,27 +211,30 @@ impl Shared {
 
     /// Up to `limit` batches of `log` from the one that holds `seq`.
     fn locate(&self, log: LogId, seq: Seq, limit: usize) -> Result<Located, ReadError> {
-        let (links, mut resumes_at) = {
+        let (links, end, mut resumes_at) = {
             let view = self.view_without_digests();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
             if seq >= state.row.head.next_seq {
                 return Ok(Located::End);
             }
-            let mut resumes_at = state.row.head.next_seq;
+            let rewritten = state.row.rewrites.at_or_after(seq);
+            if let Some(range) = rewritten.filter(|range| range.first_seq <= seq) {
+                return self.locate_rewritten(view, log, seq, range, limit);
+            }
+            // What was rewritten is not read where it was.
+            let end = rewritten.map_or(state.row.head.next_seq, |range| range.first_seq);
+            let mut resumes_at = end;
             if let Some(active) = &view.active {
                 let entries = active.index.run_from(log, seq, limit);
                 let run_begins_before = active.index.links(log).is_some_and(|links| links.path[0].first_seq <= seq);
                 if let Some(first) = entries.first() {
-                    if run_begins_before || first.first_seq <= seq {
-                        let with_ring = |entry: Entry| (log, entry, view.ring.batch(entry.arrival).cloned());
-                        let entries = entries.into_iter().map(with_ring).collect();
-                        let extract = Extract { segment: active.number, file: Arc::clone(&active.file), entries };
-                        return Ok(Located::Extract(extract));
+                    if (run_begins_before || first.first_seq <= seq) && first.first_seq < end {
+                        return Ok(Located::Extract(active_extract(&view.ring, active, log, entries, end)));
                     }
-                    resumes_at = first.first_seq;
+                    resumes_at = resumes_at.min(first.first_seq);
                 }
             }
-            (state.row.links.clone(), resumes_at)
+            (state.row.links.clone(), end, resumes_at)
         };
         // Where a segment on the way can't be read, all are looked at.
         let target = match self.walk(log, seq, links) {
@@ -205,14 +242,37 @@ impl Shared {
             Ok(None) | Err(_) => self.search(log, seq)?,
         };
         let entries = target.as_ref().map(|segment| segment.index.run_from(log, seq, limit)).unwrap_or_default();
-        let Some(segment) = target.filter(|_| !entries.is_empty()) else {
-            if let Some(next) = self.run_after(log, seq) {
-                resumes_at = resumes_at.min(next);
+        match target {
+            Some(segment) if entries.first().is_some_and(|first| first.first_seq < end) => {
+                Ok(Located::Extract(sealed_extract(segment, log, entries, end)))
             }
-            return Ok(Located::Hole { resumes_at });
-        };
-        let entries = entries.into_iter().map(|entry| (log, entry, None)).collect();
-        Ok(Located::Extract(Extract { segment: segment.number, file: segment.file, entries }))
+            _ => {
+                if let Some(next) = self.run_after(log, seq) {
+                    resumes_at = resumes_at.min(next);
+                }
+                Ok(Located::Hole { resumes_at })
+            }
+        }
+    }
+
+    /// Up to `limit` batches from the one that holds `seq`, which was rewritten with its `range`.
+    fn locate_rewritten(
+        &self,
+        view: RwLockReadGuard<'_, View>,
+        log: LogId,
+        seq: Seq,
+        range: RewriteRange,
+        limit: usize,
+    ) -> Result<Located, ReadError> {
+        let end = range.next_seq;
+        if let Some(active) = view.active.as_ref().filter(|active| active.number == range.segment) {
+            let entries = active.index.rewritten_from(log, seq, limit);
+            return Ok(Located::of(active_extract(&view.ring, active, log, entries, end), end));
+        }
+        drop(view);
+        let Some(segment) = self.load_number(range.segment)? else { return Ok(Located::Hole { resumes_at: end }) };
+        let entries = segment.index.rewritten_from(log, seq, limit);
+        Ok(Located::of(sealed_extract(segment, log, entries, end), end))
     }
 
     /// Follows the links of runs to the last one that begins at or before `seq`.
@@ -276,57 +336,42 @@ impl Shared {
         firsts.filter(|first| *first > seq).min()
     }
 
-    /// The batches from `arrival` on; `None` if none has arrived.
-    fn locate_arrival(&self, arrival: Arrival) -> Result<Option<Extract>, ReadError> {
-        let sealed = {
+    /// The file of a segment, if there is one of that number.
+    pub(super) fn file_of(&self, number: SegmentNumber) -> Result<Option<Arc<dyn VfsFile>>, ReadError> {
+        {
             let view = self.view_without_digests();
-            let first_behind = view.sealed.partition_point(|segment| segment.first_arrival <= arrival);
-            let candidates: Vec<_> = view.sealed[first_behind.saturating_sub(1)..].to_vec();
-            if let Some(active) = view.active.as_ref().filter(|active| active.first_arrival <= arrival) {
-                let entries = active.index.arrivals_from(arrival, LOOKUP_BATCHES);
-                let with_ring = |(log, entry): (LogId, Entry)| (log, entry, view.ring.batch(entry.arrival).cloned());
-                let entries: VecDeque<_> = entries.into_iter().map(with_ring).collect();
-                let extract = Extract { segment: active.number, file: Arc::clone(&active.file), entries };
-                return Ok((!extract.entries.is_empty()).then_some(extract));
-            }
-            candidates
-        };
-        for segment in sealed {
-            let loaded = self.load(&segment)?;
-            let entries = loaded.index.arrivals_from(arrival, LOOKUP_BATCHES);
-            if !entries.is_empty() {
-                let entries = entries.into_iter().map(|(log, entry)| (log, entry, None)).collect();
-                return Ok(Some(Extract { segment: loaded.number, file: loaded.file, entries }));
+            if let Some(active) = view.active.as_ref().filter(|active| active.number == number) {
+                return Ok(Some(Arc::clone(&active.file)));
             }
         }
-        let first_active = self.view_without_digests().active.as_ref().map(|active| active.first_arrival);
-        match first_active {
-            Some(first) if first > arrival => self.locate_arrival(first),
-            _ => Ok(None),
-        }
+        Ok(self.load_number(number)?.map(|loaded| loaded.file))
     }
 
     /// The durable batch that holds `seq`.
     pub(crate) fn read_batch(self: &Arc<Self>, log: LogId, seq: Seq) -> Result<Option<Batch>, ReadError> {
-        let (in_active, links) = {
+        let (in_active, links, rewritten) = {
             let view = self.view_without_digests();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
             if seq >= state.row.head.next_seq {
                 return Ok(None);
             }
-            let found = view.active.as_ref().and_then(|active| match active.index.find(log, seq) {
-                Lookup::Found(entry) => {
-                    Some((active.number, Arc::clone(&active.file), entry, view.ring.batch(entry.arrival).cloned()))
-                }
-                Lookup::Missing { .. } => None,
+            let rewritten = state.row.rewrites.segment_of(seq);
+            let found = view.active.as_ref().filter(|active| rewritten.is_none_or(|number| number == active.number));
+            let found = found.and_then(|active| {
+                let entry = active.index.find_in(rewritten.is_some(), log, seq)?;
+                Some((active.number, Arc::clone(&active.file), entry, view.ring.batch(entry.arrival).cloned()))
             });
-            (found, state.row.links.clone())
+            (found, state.row.links.clone(), rewritten)
         };
         if let Some((segment, file, entry, batch)) = in_active {
             return batch.map_or_else(|| self.read_one(&*file, segment, log, &entry), Ok).map(Some);
         }
-        if let Ok(Some(segment)) = self.walk(log, seq, links)
-            && let Lookup::Found(entry) = segment.index.find(log, seq)
+        let segment = match rewritten {
+            Some(number) => self.load_number(number),
+            None => self.walk(log, seq, links),
+        };
+        if let Ok(Some(segment)) = segment
+            && let Some(entry) = segment.index.find_in(rewritten.is_some(), log, seq)
         {
             return self.read_one(&*segment.file, segment.number, log, &entry).map(Some);
         }
@@ -335,15 +380,15 @@ impl Shared {
     }
 
     /// Where the indexes say that this very batch stands, whether or not it can be read there.
-    pub(crate) fn site_of(&self, batch: &Batch) -> Result<Option<Site>, ReadError> {
+    pub(crate) fn place_of(&self, batch: &Batch) -> Result<Option<Place>, ReadError> {
         let header = batch.header();
         let Located::Extract(extract) = self.locate(header.log, header.first_seq, 1)? else { return Ok(None) };
         let is_meant = |entry: &Entry| {
             (entry.first_seq, entry.record_count, entry.len as usize)
                 == (header.first_seq, header.record_count, header.batch_len())
         };
-        let entry = extract.entries.front().map(|(_, entry, _)| *entry).filter(is_meant);
-        Ok(entry.map(|entry| Site { place: Place { segment: extract.segment, offset: entry.offset } }))
+        let entry = extract.entries.front().map(|listed| listed.entry).filter(is_meant);
+        Ok(entry.map(|entry| Place { segment: extract.segment, offset: entry.offset }))
     }
 
     /// Reads one batch alone, from the cache if it was read so of late.
@@ -443,14 +488,14 @@ fn check_entry(read: io::Result<Bytes>, segment: SegmentNumber, log: LogId, entr
 
 /// Reads the extracts of a journal one after the other.
 #[derive(Debug, Default)]
-struct Cursor {
+pub(super) struct Cursor {
     window: Option<(SegmentNumber, Window)>,
     segment: SegmentNumber,
-    entries: VecDeque<(LogId, Entry, Option<Batch>)>,
+    pub(super) entries: VecDeque<Listed>,
 }
 
 impl Cursor {
-    fn fill(&mut self, extract: Extract) {
+    pub(super) fn fill(&mut self, extract: Extract) {
         let Extract { segment, file, entries } = extract;
         if self.window.as_ref().is_none_or(|(number, _)| *number != segment) {
             self.window = Some((segment, Window::new(file)));
@@ -459,12 +504,13 @@ impl Cursor {
     }
 
     /// Reads the batch that comes next, and ahead as far as what follows is known to be durable and near.
-    fn read(&mut self, log: LogId, entry: &Entry, batch: Option<Batch>) -> Result<Batch, ReadError> {
+    pub(super) fn read(&mut self, listed: Listed) -> Result<Batch, ReadError> {
+        let Listed { log, entry, batch, .. } = listed;
         if let Some(batch) = batch {
             return Ok(batch);
         }
         let mut end = entry.offset + u64::from(entry.len);
-        for (_, next, _) in &self.entries {
+        for Listed { entry: next, .. } in &self.entries {
             let near = next.offset >= end && next.offset < end + 4096;
             if !near || next.offset + u64::from(next.len) > entry.offset + READ_AHEAD as u64 {
                 break;
@@ -474,7 +520,7 @@ impl Cursor {
         let Some((_, window)) = &mut self.window else {
             return Err(ReadError::UnknownLog { log });
         };
-        read_entry(window, self.segment, log, entry, (end - entry.offset) as usize)
+        read_entry(window, self.segment, log, &entry, (end - entry.offset) as usize)
     }
 }
 
@@ -521,64 +567,19 @@ impl Iterator for LogReader {
                 Ok(Located::Extract(extract)) => self.cursor.fill(extract),
             }
         }
-        let (log, entry, batch) = self.cursor.entries.pop_front()?;
-        if entry.first_seq > self.next {
-            let error = self.hole_until(entry.first_seq);
-            self.cursor.entries.push_front((log, entry, batch));
+        let listed = self.cursor.entries.pop_front()?;
+        let (first_seq, next_seq) = (listed.entry.first_seq, listed.entry.next_seq());
+        if first_seq > self.next {
+            let error = self.hole_until(first_seq);
+            self.cursor.entries.push_front(listed);
             return Some(Err(error));
         }
-        let result = self.cursor.read(log, &entry, batch).inspect_err(|error| self.shared.note_hole(error));
+        let result = self.cursor.read(listed).inspect_err(|error| self.shared.note_hole(error));
         if matches!(result, Err(ReadError::Disk { .. })) {
             self.cursor.entries.clear();
         } else {
-            self.next = entry.next_seq();
+            self.next = next_seq;
         }
         Some(result)
-    }
-}
-
-/// Iterates over the durable batches of all logs in order of arrival. Like [`LogReader`] otherwise.
-#[derive(Debug)]
-pub struct ArrivalReader {
-    shared: Arc<Shared>,
-    next: Arrival,
-    cursor: Cursor,
-}
-
-impl ArrivalReader {
-    pub(crate) fn new(shared: Arc<Shared>, from: Arrival) -> Self {
-        Self { shared, next: from, cursor: Cursor::default() }
-    }
-
-    /// Arrival number of the next batch that it has not returned.
-    pub fn next_arrival(&self) -> Arrival {
-        self.next
-    }
-}
-
-impl Iterator for ArrivalReader {
-    type Item = Result<(Arrival, Batch), ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.cursor.entries.is_empty() {
-            match self.shared.locate_arrival(self.next) {
-                Err(error) => return Some(Err(error)),
-                Ok(None) => return None,
-                Ok(Some(extract)) => self.cursor.fill(extract),
-            }
-        }
-        let (log, entry, batch) = self.cursor.entries.pop_front()?;
-        if entry.arrival > self.next {
-            let first_arrival = std::mem::replace(&mut self.next, entry.arrival);
-            self.cursor.entries.push_front((log, entry, batch));
-            return Some(Err(ReadError::MissingArrivals { first_arrival, next_arrival: entry.arrival }));
-        }
-        let result = self.cursor.read(log, &entry, batch).inspect_err(|error| self.shared.note_hole(error));
-        if matches!(result, Err(ReadError::Disk { .. })) {
-            self.cursor.entries.clear();
-        } else {
-            self.next = Arrival(entry.arrival.0 + 1);
-        }
-        Some(result.map(|batch| (entry.arrival, batch)))
     }
 }

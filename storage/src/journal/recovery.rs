@@ -407,7 +407,7 @@ impl<'a> Opening<'a> {
             self.mend_header(last)?;
         }
         self.view.bytes_since_all_logs = if footer.all_logs { 0 } else { self.view.bytes_since_all_logs + end };
-        footer.rows.into_iter().for_each(|(id, row)| self.view.restore_log(id, row));
+        self.view.restore(last.header.number, footer);
         self.push_sealed(last, end);
         self.view.next_arrival = mark.first_arrival;
         self.recovery.clean = true;

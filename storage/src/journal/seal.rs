@@ -36,7 +36,7 @@ impl Sealed {
     pub(crate) fn heads(&self) -> Vec<SealedHead> {
         let head = |(slot, entry): &(usize, usize)| match &self.entries[*entry] {
             FrameEntry::Batch(batch) => Some((*slot, batch.head())),
-            FrameEntry::Announcement(_) | FrameEntry::Lost(_) => None,
+            FrameEntry::Announcement(_) | FrameEntry::Rewritten(_) | FrameEntry::Lost(_) => None,
         };
         self.last.iter().filter_map(head).collect()
     }
@@ -65,10 +65,12 @@ impl Sealer {
         };
         for (item, durable) in items.into_iter().zip(heads) {
             let slot = item.slot();
-            let head = self.advance(slot, &sealed.entries, *durable);
+            let is_in_order = !matches!(item, Item::Rewritten { .. });
+            let head = if is_in_order { self.advance(slot, &sealed.entries, *durable) } else { None };
             sealed.slots.push(slot);
             sealed.entries.push(match item {
                 Item::Announcement { announcement, .. } => FrameEntry::Announcement(announcement),
+                Item::Rewritten { rewritten, .. } => FrameEntry::Rewritten(rewritten),
                 Item::Batch { batch, .. } => {
                     let follows = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
                     assert_eq!(head, Some(follows), "a batch continues its log");
@@ -94,7 +96,10 @@ impl Sealer {
             });
         }
         for slot in &sealed.slots {
-            self.last_entry[*slot] = 0;
+            // One with nothing but rewritten batches need not have a place.
+            if let Some(last) = self.last_entry.get_mut(*slot) {
+                *last = 0;
+            }
         }
         // Of a log with several batches sealed here, the last counts.
         sealed.last.reverse();
@@ -113,7 +118,7 @@ impl Sealer {
         match last.checked_sub(1).map(|index| &entries[index as usize]) {
             Some(FrameEntry::Announcement(announcement)) => Some(announcement.genesis.head()),
             Some(FrameEntry::Batch(batch)) => Some(batch.head()),
-            Some(FrameEntry::Lost(_)) | None => durable,
+            Some(FrameEntry::Rewritten(_) | FrameEntry::Lost(_)) | None => durable,
         }
     }
 }

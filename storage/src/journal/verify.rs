@@ -1,12 +1,15 @@
 //! Reading everything and checking every checksum and chain.
 
+mod chain;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     path::Path,
     sync::Arc,
 };
 
+use self::chain::LogCheck;
 use super::{
     Options,
     error::{OpenError, Place},
@@ -20,7 +23,7 @@ use super::{
 };
 use crate::{
     batch::{BATCH_MAGIC, Batch, BatchHeader},
-    ids::{Head, LogId, SegmentNumber, Seq, StoreId},
+    ids::{LogId, SegmentNumber, Seq, StoreId},
     vfs::{OpenMode, Vfs, VfsFile, read_full},
 };
 
@@ -46,7 +49,7 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         dir,
         vfs,
         store,
-        heads: HashMap::new(),
+        logs: BTreeMap::new(),
         lost: HashSet::new(),
         report,
         progress,
@@ -60,7 +63,7 @@ struct Verification<'a, P> {
     dir: &'a Path,
     vfs: &'a dyn Vfs,
     store: StoreId,
-    heads: HashMap<LogId, Head>,
+    logs: BTreeMap<LogId, LogCheck>,
     /// Logs with the ends of their batches that are lost.
     lost: HashSet<(LogId, Seq)>,
     report: VerifyReport,
@@ -115,6 +118,9 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                 path: segment::path(self.dir, segment.number),
                 error,
             })?;
+        }
+        for (log, check) in std::mem::take(&mut self.logs) {
+            self.report.damage.extend(check.finish(log, &self.lost));
         }
         if let Some(what) = extent_state.damage(last, self.was_closed) {
             self.report.damage.push(Damage::of_store(what));
@@ -227,13 +233,13 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
             match entry {
                 FrameEntry::Announcement(announcement) => {
                     let genesis = &announcement.genesis;
-                    self.heads.entry(genesis.log_id()).or_insert_with(|| genesis.head());
+                    self.logs.entry(genesis.log_id()).or_default().announce(genesis.head());
                 }
                 FrameEntry::Batch(batch) => self.batch(number, offset, batch),
+                FrameEntry::Rewritten(rewritten) => self.batch(number, offset, rewritten.batch()),
                 FrameEntry::Lost(lost) => {
                     // That what follows does not continue the log here is no further damage.
-                    let header = BatchHeader::decode(&lost.bytes).ok();
-                    self.lost.extend(header.map(|header| (header.log, header.next_seq())));
+                    self.lost.extend(lost.header().map(|header| (header.log, header.next_seq())));
                 }
             }
             offset += entry.bytes().len() as u64;
@@ -245,23 +251,10 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         self.report.records += u64::from(batch.header().record_count);
         let place = Place { segment, offset };
         let (log, first, next) = (batch.log(), batch.first_seq(), batch.next_seq());
-        let what = match self.heads.get(&log) {
-            None => Some((first, next, "the log was never announced".to_owned())),
-            Some(head) if first > head.next_seq && self.lost.contains(&(log, first)) => {
-                batch.check_records().err().map(|error| (first, next, error.to_string()))
-            }
-            Some(head) if first > head.next_seq => {
-                Some((head.next_seq, first, "records are missing before this batch".to_owned()))
-            }
-            Some(head) if *head != (Head { next_seq: first, digest: batch.header().previous }) => {
-                Some((first, next, "the batch does not continue its log's chain".to_owned()))
-            }
-            Some(_) => batch.check_records().err().map(|error| (first, next, error.to_string())),
-        };
-        if let Some((first, next, what)) = what {
+        let misplaced = self.logs.entry(log).or_default().add(batch, place).map(str::to_owned);
+        if let Some(what) = misplaced.or_else(|| batch.check_records().err().map(|error| error.to_string())) {
             self.report.damage.push(Damage::of_records(place, log, first, next, what));
         }
-        self.heads.insert(log, batch.head());
     }
 
     /// A bad frame: names the batches in it whose own checksums tell which is damaged, where they can be told.

@@ -10,21 +10,29 @@ use foldhash::fast::RandomState;
 
 use super::{
     digests::Digests,
-    frame::{Frame, FrameEntry},
+    error::Place,
+    frame::{EntryKind, Frame, FrameEntry},
     index::{Footer, LogRow, RunLinks, SegmentIndex},
+    rewrite::{RewriteRange, Rewrites, Rewritten, segments_of},
     watch::Signal,
 };
 use crate::{
-    batch::Batch,
+    batch::{Batch, BatchHeader},
     genesis::Genesis,
     holes::Holes,
-    ids::{Arrival, Head, LogId, SegmentNumber, SpaceName},
+    ids::{Arrival, Head, LogId, SegmentNumber, Seq, SpaceName},
     time::Hlc,
     vfs::VfsFile,
 };
 
-/// About what a log takes in a footer besides its genesis, in bytes.
+/// About what a log takes in a footer besides its genesis and what was rewritten of it, in bytes.
 const LOG_ROW_BYTES: u64 = 200;
+
+/// What a range of rewritten records takes in a footer, in bytes.
+const REWRITE_RANGE_BYTES: u64 = 24;
+
+/// Of so many damaged batches it is kept in mind where they stand.
+const SLOTS_MAX: usize = 4096;
 
 /// A footer lists all logs when that takes at most one byte in so many written since.
 const ALL_LOGS_RATIO: u64 = 16;
@@ -66,8 +74,8 @@ pub(crate) struct ActiveSegment {
     pub(crate) first_arrival: Arrival,
     pub(crate) file: Arc<dyn VfsFile>,
     pub(crate) index: SegmentIndex,
-    /// Logs announced in it.
-    pub(crate) announced: HashSet<LogId>,
+    /// Logs announced in it, or of which it holds rewritten batches.
+    pub(crate) noted: HashSet<LogId>,
     /// Where its durable frames end.
     pub(crate) end: u64,
 }
@@ -117,6 +125,9 @@ pub(crate) struct View {
     pub(crate) signal: Arc<Signal>,
     /// Ascending by number.
     pub(crate) sealed: Vec<SealedSegment>,
+    /// The sealed segments that hold rewritten batches, with the first and last of their arrival numbers where these are
+    /// known.
+    pub(crate) rewritten: BTreeMap<SegmentNumber, Option<(Arrival, Arrival)>>,
     /// None until the first segment is made.
     pub(crate) active: Option<ActiveSegment>,
     pub(crate) ring: Ring,
@@ -129,6 +140,17 @@ pub(crate) struct View {
     pub(crate) bytes_since_all_logs: u64,
     /// Counts the holes found and filled since the journal was opened.
     pub(crate) holes_changed: u64,
+    /// Batches found damaged while opening, which no index has; at most [`SLOTS_MAX`].
+    slots_lost: HashMap<(LogId, Seq), Slot>,
+}
+
+/// Where a batch stands that was found damaged while opening.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    /// As far as it can be read.
+    header: BatchHeader,
+    pub(crate) arrival: Arrival,
+    pub(crate) place: Place,
 }
 
 impl View {
@@ -140,6 +162,7 @@ impl View {
             spaces: BTreeMap::new(),
             signal: Arc::default(),
             sealed: Vec::new(),
+            rewritten: BTreeMap::new(),
             active: None,
             ring: Ring::new(ring_bytes),
             next_arrival: Arrival::ZERO,
@@ -147,6 +170,7 @@ impl View {
             rows_bytes: 0,
             bytes_since_all_logs: 0,
             holes_changed: 0,
+            slots_lost: HashMap::new(),
         }
     }
 
@@ -188,20 +212,53 @@ impl View {
         Arc::clone(&self.spaces.entry(space.clone()).or_default().signal)
     }
 
-    /// Adds or replaces a log as a footer describes it.
-    pub(crate) fn restore_log(&mut self, id: LogId, row: LogRow) {
+    /// Adds or replaces logs as the footer of a segment describes them; footers come in the order of their segments.
+    pub(crate) fn restore(&mut self, segment: SegmentNumber, footer: Footer) {
+        let Footer { all_logs, rows, index } = footer;
+        for (id, row) in rows {
+            self.restore_log(id, row, all_logs);
+        }
+        if let Some(arrivals) = index.rewritten_arrivals() {
+            self.rewritten.insert(segment, Some(arrivals));
+        }
+        if all_logs {
+            for segment in segments_of(self.logs.iter().flatten().map(|state| &state.row.rewrites)) {
+                self.rewritten.entry(segment).or_default();
+            }
+            return;
+        }
+        for (log, entry) in index.rewritten() {
+            self.note_rewritten(log, RewriteRange { first_seq: entry.first_seq, next_seq: entry.next_seq(), segment });
+        }
+    }
+
+    fn restore_log(&mut self, id: LogId, row: LogRow, has_rewrites: bool) {
         match self.slots.get(&id).and_then(|slot| self.logs[*slot].as_mut()) {
             Some(state) => {
                 self.bytes = self.bytes - state.row.bytes + row.bytes;
-                state.row = row;
+                let known = std::mem::replace(&mut state.row, row);
+                if has_rewrites {
+                    self.rows_bytes -= rewrites_bytes(&known.rewrites);
+                    self.rows_bytes += rewrites_bytes(&state.row.rewrites);
+                } else {
+                    state.row.rewrites = known.rewrites;
+                }
             }
             None => self.insert_log(id, row, self.logs.len()),
         }
     }
 
+    /// These records of a log are to be read from rewritten batches in that segment from now on.
+    fn note_rewritten(&mut self, log: LogId, range: RewriteRange) {
+        let Some(Some(state)) = self.slots.get(&log).map(|slot| self.logs[*slot].as_mut()) else { return };
+        self.rows_bytes -= rewrites_bytes(&state.row.rewrites);
+        state.row.rewrites.insert(range);
+        self.rows_bytes += rewrites_bytes(&state.row.rewrites);
+    }
+
     fn insert_log(&mut self, id: LogId, row: LogRow, slot: usize) {
         self.bytes += row.bytes;
-        self.rows_bytes += LOG_ROW_BYTES + row.genesis.encode().len() as u64;
+        self.rows_bytes += LOG_ROW_BYTES + row.genesis.encode().len() as u64 + rewrites_bytes(&row.rewrites);
         let space = self.spaces.entry(row.genesis.space.clone()).or_default();
         space.logs.push(id);
         let signal = Arc::clone(&space.signal);
@@ -215,7 +272,7 @@ impl View {
     fn add_log(&mut self, genesis: &Genesis, slot: Option<usize>) {
         let id = genesis.log_id();
         if let Some(active) = &mut self.active {
-            active.announced.insert(id);
+            active.noted.insert(id);
         }
         if !self.slots.contains_key(&id) {
             let row = LogRow {
@@ -224,6 +281,7 @@ impl View {
                 last_time: Hlc::ZERO,
                 bytes: 0,
                 links: RunLinks::default(),
+                rewrites: Rewrites::default(),
             };
             self.insert_log(id, row, slot.unwrap_or(self.logs.len()));
         }
@@ -239,12 +297,15 @@ impl View {
         self.bytes_since_all_logs += active.end;
         let all_logs = self.rows_bytes * ALL_LOGS_RATIO <= self.bytes_since_all_logs;
         let index = Arc::new(active.index);
-        let touched = |state: &LogState| index.links(state.id).is_some() || active.announced.contains(&state.id);
+        let touched = |state: &LogState| index.links(state.id).is_some() || active.noted.contains(&state.id);
         let chosen = self.logs().filter(|state| all_logs || touched(state));
         let mut rows: Vec<_> = chosen.map(|state| (state.id, state.row.clone())).collect();
         rows.sort_unstable_by_key(|(log, _)| *log);
         if all_logs {
             self.bytes_since_all_logs = 0;
+        }
+        if let Some(arrivals) = index.rewritten_arrivals() {
+            self.rewritten.insert(number, Some(arrivals));
         }
         self.sealed.push(SealedSegment {
             number,
@@ -290,6 +351,7 @@ impl View {
         for (index, entry) in frame.entries.into_iter().enumerate() {
             let slot = slots.map(|slots| slots[index]);
             let len = entry.bytes().len() as u64;
+            let takes_arrival = entry.takes_arrival();
             let slot = match entry {
                 FrameEntry::Announcement(announcement) => {
                     self.add_log(&announcement.genesis, slot);
@@ -301,8 +363,22 @@ impl View {
                     place.0.0 += 1;
                     slot
                 }
+                FrameEntry::Rewritten(rewritten) => {
+                    let slot = slot.or_else(|| self.slots.get(&rewritten.batch().log()).copied());
+                    self.apply_rewritten(&rewritten, slot, place);
+                    place.0.0 += u64::from(rewritten.kept_arrival().is_none());
+                    slot
+                }
                 FrameEntry::Lost(lost) => {
-                    place.0.0 += u64::from(lost.takes_arrival);
+                    let header = lost.header().filter(|_| lost.kind == EntryKind::Batch);
+                    if let (Some(header), Some(active)) = (header, &self.active)
+                        && self.slots_lost.len() < SLOTS_MAX
+                    {
+                        let (arrival, at) = (place.0, Place { segment: active.number, offset: place.1 });
+                        let slot = Slot { header, arrival, place: at };
+                        self.slots_lost.insert((header.log, header.first_seq), slot);
+                    }
+                    place.0.0 += u64::from(takes_arrival);
                     None
                 }
             };
@@ -327,7 +403,11 @@ impl View {
         let header = batch.header();
         let len = batch.bytes().len();
         // What came between was lost; nothing, where the log goes on.
-        state.holes.add(state.row.head.next_seq, header.first_seq);
+        if state.holes.add(state.row.head.next_seq, header.first_seq) {
+            for range in state.row.rewrites.ranges() {
+                state.holes.take(range.first_seq, range.next_seq);
+            }
+        }
         let run = match state.run.filter(|(segment, _)| *segment == active.number) {
             Some((_, run)) => run,
             None => {
@@ -351,6 +431,12 @@ impl View {
         self.ring.push(arrival, batch);
     }
 
+    /// Where a batch stands that was found damaged while opening. That it is this one is told by its header, with the
+    /// digest of the one before it.
+    pub(crate) fn slot_of(&self, batch: &Batch) -> Option<Slot> {
+        self.slots_lost.get(&(batch.log(), batch.first_seq())).filter(|slot| slot.header == *batch.header()).copied()
+    }
+
     /// Adds records that can't be served to what is known to be missing of a log, or takes out what is there again;
     /// whether that was news, which it then tells.
     pub(crate) fn change_holes(
@@ -368,6 +454,30 @@ impl View {
             self.signal.raise(wakers);
         }
         is_news
+    }
+
+    fn apply_rewritten(&mut self, rewritten: &Rewritten, slot: Option<usize>, (next, offset): (Arrival, u64)) {
+        let state = slot.and_then(|slot| self.logs.get_mut(slot)?.as_mut());
+        let batch = rewritten.batch();
+        let (Some(state), Some(active)) = (state, &mut self.active) else {
+            tracing::warn!(log = %batch.log(), "a rewritten batch of a log that was never announced is not served");
+            return;
+        };
+        let header = batch.header();
+        active.index.push_rewritten(header, rewritten.kept_arrival().unwrap_or(next), offset);
+        active.noted.insert(header.log);
+        if header.next_seq() > state.row.head.next_seq {
+            // What told that the log reached so far is lost, or was given up.
+            state.row.head = batch.head();
+            state.row.bytes += batch.bytes().len() as u64;
+            self.bytes += batch.bytes().len() as u64;
+        }
+        state.row.last_time = state.row.last_time.max(header.time);
+        if state.holes.take(header.first_seq, header.next_seq()) {
+            self.holes_changed += 1;
+        }
+        let range = RewriteRange { first_seq: header.first_seq, next_seq: header.next_seq(), segment: active.number };
+        self.note_rewritten(header.log, range);
     }
 
     /// Takes the digests of the last frame, which are all computed.
@@ -389,4 +499,8 @@ impl View {
         self.spaces.values().for_each(|space| space.signal.raise(wakers));
         self.signal.raise(wakers);
     }
+}
+
+fn rewrites_bytes(rewrites: &Rewrites) -> u64 {
+    rewrites.ranges().len() as u64 * REWRITE_RANGE_BYTES
 }

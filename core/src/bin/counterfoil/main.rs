@@ -15,6 +15,7 @@ mod mirror;
 mod open;
 mod output;
 mod progress;
+mod repair;
 mod seconds;
 mod serve;
 mod signals;
@@ -58,6 +59,7 @@ enum Command {
     Cat(cat::Cat),
     Status(status::Status),
     Verify(verify::Verify),
+    Repair(repair::Repair),
     #[command(subcommand)]
     Cert(cert::Cert),
     Serve(serve::Serve),
@@ -72,6 +74,7 @@ impl Command {
             Self::Cat(cat) => cat.run(),
             Self::Status(status) => status.run(),
             Self::Verify(verify) => verify.run(),
+            Self::Repair(repair) => repair.run(),
             Self::Cert(cert) => cert.run(),
             Self::Serve(serve) => serve.run(),
             Self::Mirror(mirror) => mirror.run(),
@@ -83,7 +86,7 @@ impl Command {
     fn log_level(&self) -> LevelFilter {
         match self {
             Self::Serve(_) | Self::Mirror(_) => LevelFilter::INFO,
-            Self::Cat(_) | Self::Status(_) | Self::Verify(_) => LevelFilter::ERROR,
+            Self::Cat(_) | Self::Status(_) | Self::Verify(_) | Self::Repair(_) => LevelFilter::ERROR,
             _ => LevelFilter::WARN,
         }
     }

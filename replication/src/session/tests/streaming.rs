@@ -100,7 +100,10 @@ fn diverged_histories_park_that_log_at_both_ends_and_no_other() {
     let other = Arc::new(Genesis { nonce: [9; 16], ..(*model.genesis).clone() });
     let other_id = other.log_id();
     let first = batch(other_id, other.head(), &["fine"]);
-    practice.logs.insert(other_id, ModelLog { genesis: other, batches: vec![first], durable: 1, trimmed: 0 });
+    practice.logs.insert(
+        other_id,
+        ModelLog { genesis: other, batches: vec![first], durable: 1, trimmed: 0, lost: BTreeSet::new() },
+    );
     run(start(), &mut practice, &mut hub);
     let (reason, by) = practice.parked(log).unwrap();
     assert!(matches!(reason, ParkReason::Diverged { .. }) && by == By::Local, "{reason}");

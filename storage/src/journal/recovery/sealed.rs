@@ -47,7 +47,7 @@ impl Opening<'_> {
         for (index, ((found, end), footer)) in sealed.iter().zip(ends).zip(footers).enumerate() {
             match footer {
                 Some(footer) => {
-                    footer.rows.into_iter().for_each(|(id, row)| self.view.restore_log(id, row));
+                    self.view.restore(found.header.number, footer);
                     self.push_sealed(found, end.offset());
                     self.view.bytes_since_all_logs += end.offset();
                 }

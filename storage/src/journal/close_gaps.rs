@@ -1,0 +1,198 @@
+//! Putting an empty segment in the place of one that is gone, once all that it held is stored anew.
+//!
+//! While a file is missing that must have been there, each opening and each verification says so. When nothing is
+//! missing any more there is nothing to say. What the file held is not known; but arrival numbers count batches: there
+//! must be as many rewritten ones in the gaps of logs as numbers that no batch bears. So a log of which nothing but
+//! the lost file told keeps the damage being told.
+//!
+//! Each step leaves a store that is at worst damaged as before: the segment behind says first where the frames of an
+//! empty one end, which counts only once the empty one is there.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io::{self, IoSlice},
+    ops::Range,
+    sync::{Arc, PoisonError},
+};
+
+use super::{
+    Journal,
+    commit::Shared,
+    error::{DiskError, MendError, Place},
+    index::SegmentIndex,
+    recovery::missing_ranges,
+    segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader},
+};
+use crate::{
+    ids::{Arrival, LogId, SegmentNumber, Seq, random_bytes},
+    vfs::{OpenMode, VfsFile, write_full},
+};
+
+/// Counts what is there and what is not.
+#[derive(Debug, Default)]
+struct Census {
+    /// Where the runs of each log end.
+    ends: HashMap<LogId, Seq>,
+    /// Records that no run has.
+    gaps: Vec<(LogId, Range<Seq>)>,
+    /// Batches that have been rewritten.
+    rewritten: BTreeSet<(LogId, Seq)>,
+    /// Arrival numbers that a batch bears.
+    arrivals: u64,
+}
+
+impl Census {
+    fn count(&mut self, index: &SegmentIndex, first_arrival: Arrival) {
+        for (log, entry) in index.arrivals_from(Arrival::ZERO, usize::MAX) {
+            let end = self.ends.entry(log).or_default();
+            if *end < entry.first_seq {
+                self.gaps.push((log, *end..entry.first_seq));
+            }
+            *end = entry.next_seq().max(*end);
+            self.arrivals += 1;
+        }
+        for (log, entry) in index.rewritten() {
+            self.rewritten.insert((log, entry.first_seq));
+            // One that keeps its number bears that of a batch which is damaged where it stood, or gone.
+            self.arrivals += u64::from(entry.arrival >= first_arrival);
+        }
+    }
+
+    /// How many batches in the gaps have been rewritten.
+    fn filled(&self) -> u64 {
+        let in_gap =
+            |(log, gap): &(LogId, Range<Seq>)| self.rewritten.range((*log, gap.start)..(*log, gap.end)).count() as u64;
+        self.gaps.iter().map(in_gap).sum()
+    }
+}
+
+/// Segments that are gone, and those around them.
+struct Gap {
+    missing: Range<u64>,
+    /// Where the frames of the segment before end; 0 before the first.
+    previous_end: u64,
+    next: SegmentNumber,
+}
+
+impl Journal {
+    /// Puts empty segments in the place of those whose files are gone, if all that they held is stored anew; how many.
+    /// Call [`find_holes`](Self::find_holes) first. Reads the footers of all segments.
+    ///
+    /// **Durability**: on `Ok` neither opening nor verifying the store says any more that they are missing.
+    ///
+    /// # Errors
+    ///
+    /// The disk refuses, or is full; the store is read only, closed or poisoned.
+    pub fn close_gaps(&self) -> Result<u64, MendError> {
+        let _mending = self.shared.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.close_gaps()
+    }
+}
+
+impl Shared {
+    fn close_gaps(self: &Arc<Self>) -> Result<u64, MendError> {
+        if let Some(refusal) = self.queue_for_writing()?.refusal() {
+            return Err(refusal.into());
+        }
+        let gaps = self.gaps();
+        if gaps.is_empty() || !self.is_all_stored_anew()? {
+            return Ok(0);
+        }
+        let mut closed = 0;
+        for gap in gaps {
+            let place = Place { segment: SegmentNumber(gap.missing.start), offset: 0 };
+            self.close_gap(&gap).map_err(|error| MendError::Disk { place, error: DiskError::from(error) })?;
+            tracing::info!(dir = %self.dir.display(), segments = ?gap.missing, "nothing of lost segments is missing");
+            closed += gap.missing.end - gap.missing.start;
+        }
+        Ok(closed)
+    }
+
+    /// Segments that are gone, between those that are there, and that are known to have held batches.
+    fn gaps(&self) -> Vec<Gap> {
+        let view = self.view_without_digests();
+        let mut there: Vec<_> =
+            view.sealed.iter().map(|segment| (segment.number, segment.first_arrival, segment.end)).collect();
+        there.extend(view.active.as_ref().map(|active| (active.number, active.first_arrival, active.end)));
+        let numbers: Vec<_> = there.iter().map(|(number, ..)| *number).collect();
+        let end = numbers.last().map_or(0, |last| last.0);
+        let gap = |missing: Range<u64>| {
+            let behind = there.partition_point(|(number, ..)| number.0 < missing.start);
+            let (next, next_arrival, _) = there[behind];
+            let before = behind.checked_sub(1).map(|before| there[before]);
+            let first_arrival = before.map_or(Arrival::ZERO, |(_, first_arrival, _)| first_arrival);
+            let previous_end = before.map_or(0, |(.., end)| end);
+            (first_arrival < next_arrival).then_some(Gap { missing, previous_end, next })
+        };
+        missing_ranges(&numbers, end).into_iter().filter_map(gap).collect()
+    }
+
+    /// Whether nothing is known to be missing, and there is a rewritten batch for each arrival number that none bears.
+    fn is_all_stored_anew(&self) -> Result<bool, MendError> {
+        let mut census = Census::default();
+        let (sealed, heads, next_arrival) = {
+            let view = self.view_without_digests();
+            if view.logs().any(|state| !state.holes.is_empty()) {
+                return Ok(false);
+            }
+            let heads: Vec<_> = view.logs().map(|state| (state.id, state.row.head.next_seq)).collect();
+            (view.sealed.clone(), heads, view.next_arrival)
+        };
+        for segment in &sealed {
+            census.count(&*self.index_of(segment)?, segment.first_arrival);
+        }
+        {
+            let view = self.view_without_digests();
+            if let Some(active) = &view.active {
+                census.count(&active.index, active.first_arrival);
+            }
+            if view.next_arrival != next_arrival || view.sealed.len() != sealed.len() {
+                // Others write meanwhile: next time.
+                return Ok(false);
+            }
+        }
+        for (log, head) in heads {
+            let end = census.ends.get(&log).copied().unwrap_or_default();
+            census.gaps.push((log, end..head.max(end)));
+        }
+        Ok(census.arrivals.saturating_add(census.filled()) == next_arrival.0)
+    }
+
+    fn close_gap(&self, gap: &Gap) -> io::Result<()> {
+        let vfs = &*self.options.vfs;
+        let next = vfs.open(&segment::path(&self.dir, gap.next), OpenMode::Write)?;
+        let (HeaderState::Whole(header) | HeaderState::OneCopy(header)) =
+            SegmentHeader::read(&*next, self.identity.store, gap.next)?
+        else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the header of the segment behind can't be read"));
+        };
+        write_header(&*next, &SegmentHeader { previous_end: FRAMES_OFFSET, ..header })?;
+        // The last first: each one that is there has one behind it that says where its frames end.
+        for number in gap.missing.clone().rev() {
+            let previous_end = if number == gap.missing.start { gap.previous_end } else { FRAMES_OFFSET };
+            let number = SegmentNumber(number);
+            let path = segment::path(&self.dir, number);
+            let file = match vfs.open(&path, OpenMode::Create) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    // What can't be read any more is kept aside.
+                    vfs.rename(&path, &self.dir.join(format!("torn-{:016x}-{:016x}", number.0, 0)))?;
+                    vfs.open(&path, OpenMode::Create)?
+                }
+                opened => opened?,
+            };
+            write_header(&*file, &SegmentHeader { number, salt: random_bytes()?, previous_end, ..header })?;
+            vfs.sync_dir(&self.dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes both copies of a header, one after the other, so that one is whole at any time.
+fn write_header(file: &dyn VfsFile, header: &SegmentHeader) -> io::Result<()> {
+    let block = header.encode_block();
+    let (first, second) = block.split_at(FRAMES_OFFSET as usize / 2);
+    write_full(file, &mut [IoSlice::new(first)], 0)?;
+    file.sync_data()?;
+    write_full(file, &mut [IoSlice::new(second)], FRAMES_OFFSET / 2)?;
+    file.sync_data()
+}
