@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use counterfoil_storage::{
     AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, OpenError, Options, Receipt,
-    Recovery, SpaceName, StoreError, Stored, WallClock,
+    Recovery, Seq, SpaceName, StoreError, Stored, WallClock,
 };
 
 use crate::{Fault, FaultVfs, Injection, Ledger, Operation, Reading, Rng, Violation, ledger::ensure};
@@ -307,7 +307,12 @@ impl Player {
                 }
                 Ok(())
             }
-            Err(error) => self.explain(&error),
+            Err(error) => {
+                if matches!(error, AppendError::Poisoned { .. }) {
+                    self.ledger.created(&genesis);
+                }
+                self.explain(&error)
+            }
         }
     }
 
@@ -321,13 +326,26 @@ impl Player {
         }
         let id = self.own[log % self.own.len()];
         let bodies = self.bodies(lens);
-        match journal.writer(id).and_then(|writer| writer.append_all(&bodies)) {
+        let writer = match journal.writer(id) {
+            Ok(writer) => writer,
+            Err(error) => return self.explain(&error),
+        };
+        let next_seq = writer.next_seq();
+        match writer.append_all(&bodies) {
             Ok(receipt) => {
                 ensure!(!self.is_poisoned, "a poisoned journal took an append");
                 self.take_receipt(&receipt, &bodies)
             }
-            Err(error) => self.explain(&error),
+            Err(error) => self.refused(id, next_seq, &bodies, &error),
         }
+    }
+
+    /// Records were refused. If the disk failed when it was tried at once, they may be kept all the same.
+    fn refused(&mut self, log: LogId, seq: Seq, bodies: &[Vec<u8>], error: &AppendError) -> Result<(), Violation> {
+        if matches!(error, AppendError::Poisoned { .. }) && !self.is_poisoned {
+            self.ledger.queued(log, seq, bodies)?;
+        }
+        self.explain(error)
     }
 
     fn take_receipt(&mut self, receipt: &Receipt, bodies: &[Vec<u8>]) -> Result<(), Violation> {
@@ -357,7 +375,7 @@ impl Player {
                 }
             }
             Ok(Stored::Duplicate) => Err(Violation(format!("{id}: a new batch was taken for a duplicate"))),
-            Err(StoreError::Append(error)) => self.explain(&error),
+            Err(StoreError::Append(error)) => self.refused(id, head.next_seq, &bodies, &error),
             Err(error) => {
                 // After a failed commit the journal may have let go of batches that this player still counts.
                 ensure!(self.errors > 0, "a sound batch was refused: {error}");
