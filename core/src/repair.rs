@@ -183,10 +183,6 @@ impl Store {
         if !was_reached && !missing.is_empty() {
             return Err(Error::NotReached { peer: target.to_string(), reason: last_failure });
         }
-        if missing.is_empty() {
-            // Files that are gone need not be told of any more.
-            self.inner.journal.close_gaps()?;
-        }
         repair.missing = missing;
         for missing in &mut repair.missing {
             missing.reason = reasons.get(&missing.log).unwrap_or(&last_failure).clone();

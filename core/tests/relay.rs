@@ -82,7 +82,7 @@ fn a_far_hub_that_is_replaced_by_an_empty_one_withdraws_its_ack_with_an_event() 
     let replacement = node("hub-2");
     let unrelated = hub.mirror_in_process(&replacement).spaces(["another"]).start().unwrap();
     let withdrawn = events.find(|event| matches!(event, LinkEvent::AckWithdrawn { .. })).unwrap();
-    let LinkEvent::AckWithdrawn { log, node, head } = withdrawn else { unreachable!() };
+    let LinkEvent::AckWithdrawn { log, node, head, .. } = withdrawn else { unreachable!() };
     assert_eq!((log, node.as_str(), head.next_seq.0), (receipt.log(), "hub-2", 0));
     assert_eq!(holders(&practice, log), [("hub".to_owned(), 2)]);
     assert_eq!(reached(&receipt, 2, SHORT), Durability::Mirrored(1));

@@ -13,7 +13,7 @@ use crate::{
     error::PeerMisbehaved,
     event::{By, Event},
     frontier::{FrontierHash, LogHead},
-    message::{Ack, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope},
+    message::{Ack, Announce, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope},
 };
 
 impl Session {
@@ -234,6 +234,12 @@ impl Session {
 
     /// Stops a log at this end and tells both.
     pub(super) fn park_outgoing(&mut self, id: LogId, reason: ParkReason) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.stopped_at = match log.outgoing {
+                Outgoing::Checking { remote, .. } => Some(remote),
+                _ => log.peer_head,
+            };
+        }
         self.set_outgoing(id, Outgoing::Parked(reason.clone()));
         self.control.push_back(Message::Park(Park { log: id, flow: Flow::Outgoing, reason: reason.clone() }));
         self.events.push_back(Event::Parked { log: id, reason, by: By::Local });
@@ -278,11 +284,11 @@ impl Session {
         else {
             return;
         };
-        if !log.holes.meet(first_seq, next_seq)
-            && let Some(head) = log.peer_head
-        {
+        if let Some(remote) = log.stopped_at.filter(|_| !log.holes.meet(first_seq, next_seq)) {
             // The target dropped what came meanwhile, until it hears of the log again.
-            self.stream_from(id, head, true);
+            let (genesis, head) = ((*log.genesis).clone(), log.head());
+            self.control.push_back(Message::Announce(Announce { genesis, head }));
+            self.classify(id, remote);
         }
     }
 

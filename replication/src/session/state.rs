@@ -172,6 +172,8 @@ pub(super) struct Log {
     pub(super) generation: u64,
     /// Up to where the peer has it durable, on this node's chain; `None` until known.
     pub(super) peer_head: Option<Head>,
+    /// Where it ended at the peer when it was stopped here.
+    pub(super) stopped_at: Option<Head>,
     /// What the peer says is missing there, and what of it has been told.
     pub(super) peer_holes: Holes,
     pub(super) peer_holes_told: Holes,
@@ -222,6 +224,7 @@ impl Log {
             outgoing: Outgoing::Idle,
             generation: 0,
             peer_head: None,
+            stopped_at: None,
             peer_holes: Holes::default(),
             peer_holes_told: Holes::default(),
             stated: false,

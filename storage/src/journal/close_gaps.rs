@@ -90,7 +90,7 @@ impl Journal {
 }
 
 impl Shared {
-    fn close_gaps(self: &Arc<Self>) -> Result<u64, MendError> {
+    pub(super) fn close_gaps(self: &Arc<Self>) -> Result<u64, MendError> {
         if let Some(refusal) = self.queue_for_writing()?.refusal() {
             return Err(refusal.into());
         }

@@ -6,7 +6,7 @@
 //!
 //! Where nothing tells any more where a batch stood (a segment file, or a commit's table, is lost), it is rewritten: see
 //! the module `rewrite`. It then arrives again, unless its arrival number is known: read by log, it is in its place. Once
-//! nothing is missing any more, an empty segment takes the place of one that is gone: see [`Journal::close_gaps`].
+//! nothing is missing any more, an empty segment takes the place of one that is gone: see the module `close_gaps`.
 
 use std::{
     io::{self, IoSlice},
@@ -32,7 +32,7 @@ impl Journal {
     /// holes will do.
     ///
     /// Each must be the very batch that is missing, by its digest: see [`holes`](Self::holes). One that is not missing
-    /// any more changes nothing. Blocks while the disk does.
+    /// any more changes nothing. Once nothing is missing [gaps are closed](Self::close_gaps). Blocks while the disk does.
     ///
     /// **Durability**: on `Ok` all of them survive power loss. On `Err`, and if the power fails meanwhile, each is there,
     /// or missing as before; the log's holes tell.
@@ -47,7 +47,12 @@ impl Journal {
         let mut lost = Vec::new();
         let mended = self.shared.mend(batches, &mut lost);
         self.shared.rewrite_lost(lost)?;
-        mended
+        mended?;
+        if let Err(error) = self.shared.close_gaps() {
+            // Nothing is missing for that; it is tried again with the next mending.
+            tracing::warn!(dir = %self.shared.dir.display(), %error, "lost segments go on being told of");
+        }
+        Ok(())
     }
 }
 
