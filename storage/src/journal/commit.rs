@@ -262,7 +262,7 @@ impl Shared {
             self.room.notify_all();
         }
         let digests = self.begin_digests(&sealed);
-        let written = tail.write(kind, mem::take(&mut sealed.entries))?;
+        let written = tail.write(kind, mem::take(&mut sealed.entries), &sealed.pieces)?;
         let has_begun = written.begun.is_some();
         self.publish(written, &sealed.slots, digests);
         if !sealed.builders.is_empty() {
@@ -295,11 +295,7 @@ impl Shared {
         } else {
             view.apply(frame, offset);
         }
-        let evicted = mem::take(&mut view.ring.evicted);
         drop(view);
-        if let Some(hasher) = &self.hasher {
-            hasher.free(evicted);
-        }
         if let Some(job) = seal_job {
             match &self.filler {
                 Some(filler) => filler.seal(job),
