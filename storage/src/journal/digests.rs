@@ -1,13 +1,16 @@
 //! Digests of many long batches, computed beside the flush: nobody's ack waits for them, only the next batch of the same
 //! log and whoever asks where a log ends. Short ones have theirs since they were sealed together.
 
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Arc, PoisonError};
 
 use super::frame::FrameEntry;
-use crate::batch::Batch;
+use crate::{
+    batch::Batch,
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 /// From so many batches on the work is shared with a thread of its own.
 const SHARED_MIN: usize = 64;
