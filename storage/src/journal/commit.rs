@@ -186,8 +186,13 @@ impl Shared {
             });
             queue.register(group, waker);
             drop(queue);
-            if !parker.park_until(deadline) {
-                return group.outcome.get().cloned();
+            let is_woken = parker.park_until(deadline);
+            // Without the lock, which all who are woken together would wait for.
+            if let Some(outcome) = group.outcome.get() {
+                return Some(outcome.clone());
+            }
+            if !is_woken {
+                return None;
             }
             queue = self.queue();
         }
