@@ -44,7 +44,6 @@ use crate::{
     field::Fields,
     ids::{Digest, Head, LogId, Seq},
     time::Hlc,
-    varint,
 };
 
 /// Length of a batch's header, in bytes.
