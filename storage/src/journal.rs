@@ -29,8 +29,7 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
-    thread::{self, JoinHandle},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -60,6 +59,10 @@ use crate::{
     batch::Batch,
     genesis::Genesis,
     ids::{Arrival, Head, Incarnation, LogId, NodeName, Seq, SpaceName, StoreId},
+    sync::{
+        Condvar, Mutex, MutexGuard, RwLock,
+        thread::{self, JoinHandle},
+    },
     time::Hlc,
     vfs::{Vfs, VfsLock},
 };
