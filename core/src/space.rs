@@ -258,7 +258,8 @@ impl Space {
 
     /// Finds out whether a log had that head here, when it was as long.
     fn check_head(&self, log: LogId, head: Head) -> Result<LogInfo> {
-        let not_here = |why| Error::NotThatFrontier { space: self.state.name.clone(), log, next_seq: head.next_seq, why };
+        let not_here =
+            |why| Error::NotThatFrontier { space: self.state.name.clone(), log, next_seq: head.next_seq, why };
         let info = self.log(log).map_err(|_| not_here("the log is not here"))?;
         if info.durable == head {
             return Ok(info);

@@ -142,7 +142,8 @@ fn a_space_reads_as_it_was_at_a_frontier_there_and_where_more_has_come_since() {
     append(&a, "3", 1);
     append(&b, "4", 1);
     let then: Frontier = then.to_string().parse().unwrap();
-    let as_of = |store: &Store| store.space("shared").unwrap().as_of(&then).map(|read| read.map(Result::unwrap).collect());
+    let as_of =
+        |store: &Store| store.space("shared").unwrap().as_of(&then).map(|read| read.map(Result::unwrap).collect());
     let seen: Vec<_> = as_of(&hub).unwrap();
     assert_eq!(seen, was);
     assert_eq!(text(&seen), ["1", "2"]);
@@ -256,7 +257,8 @@ fn a_part_of_a_space_is_a_part_of_the_own_log() {
     let _links = [link(&a, &b), link(&a, &hub), link(&b, &hub)];
     append(&a, "theirs", 2);
     append(&b, "ours", 1);
-    let part = |store: &Store| store.space("shared").unwrap().read(Seq(0)..).map(|read| read.map(Result::unwrap).collect());
+    let part =
+        |store: &Store| store.space("shared").unwrap().read(Seq(0)..).map(|read| read.map(Result::unwrap).collect());
     let own: Vec<_> = part(&b).unwrap();
     assert_eq!(text(&own), ["ours"]);
     let error = part(&hub).map(|records: Vec<Record>| records.len()).unwrap_err();

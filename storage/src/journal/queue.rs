@@ -194,7 +194,17 @@ impl Queue {
         self.slots.insert(id, slot);
         let (sealed, unsealed) = (Some(head), VecDeque::new());
         let next_seq = head.next_seq;
-        self.logs.push(LogQueue { id, genesis, own, next_seq, sealed, unsealed, announced, open: None, is_ahead: false });
+        self.logs.push(LogQueue {
+            id,
+            genesis,
+            own,
+            next_seq,
+            sealed,
+            unsealed,
+            announced,
+            open: None,
+            is_ahead: false,
+        });
         slot
     }
 
