@@ -7,8 +7,8 @@ const DAY_MS: i128 = 24 * 60 * 60 * 1000;
 /// `2026-11-23T08:15:00.250Z`. Years beyond 9999 have more digits.
 pub(crate) fn text(time: SystemTime) -> String {
     let unix_ms = match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => after.as_millis() as i128,
-        Err(before) => -(before.duration().as_millis() as i128),
+        Ok(after) => after.as_millis().cast_signed(),
+        Err(before) => -before.duration().as_millis().cast_signed(),
     };
     let (year, month, day) = date(unix_ms.div_euclid(DAY_MS));
     let ms = unix_ms.rem_euclid(DAY_MS);
