@@ -24,6 +24,10 @@
 //! The body, decompressed, is the records, each: length of its bytes (varint), time since the record before it in
 //! clock steps (varint; 0 for the first), its bytes.
 //!
+//! A record with [attributes](Attributes) has 2^25 added to its length, which alone never exceeds 2^24, and between the
+//! time and the bytes: its kind times two, plus one if a time follows (1 byte, not 0), and that time, when it happened
+//! (8 bytes, milliseconds since 1970, signed).
+//!
 //! # Digest
 //!
 //! BLAKE3 of the stored bytes, header included. A batch of at most 1024 bytes is followed by zeros up to the next
@@ -40,7 +44,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 pub(crate) use digest::SHORT_LEN;
-pub use records::{Body, Record, RecordRef, RecordRefs, Records};
+pub use records::{Attributes, Body, Record, RecordKind, RecordRef, RecordRefs, Records};
 use thiserror::Error;
 
 use crate::{
@@ -48,7 +52,6 @@ use crate::{
     field::Fields,
     ids::{Digest, Head, LogId, Seq},
     time::Hlc,
-    varint,
 };
 
 /// Length of a batch's header, in bytes.
@@ -205,18 +208,34 @@ struct Content {
     header: BatchHeader,
     /// Header and body, exactly [`BatchHeader::batch_len`] bytes.
     bytes: Bytes,
-    digest: ContentDigest,
+    digest: Kept<Digest>,
+    last_time: Kept<Hlc>,
 }
 
-enum ContentDigest {
-    Known(Digest),
-    OnFirstUse(OnceLock<Digest>),
+/// What is known of a batch since it was made, or found out when it is first asked for.
+enum Kept<T> {
+    Known(T),
+    OnFirstUse(OnceLock<T>),
+}
+
+impl<T: Copy> Kept<T> {
+    fn get_or_init(&self, find: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Known(known) => *known,
+            Self::OnFirstUse(cell) => *cell.get_or_init(find),
+        }
+    }
 }
 
 impl Batch {
     fn new(header: BatchHeader, bytes: Bytes) -> Self {
-        let digest = ContentDigest::OnFirstUse(OnceLock::new());
-        Self { bundle: Arc::new([Content { header, bytes, digest }]), place: 0 }
+        let content = Content {
+            header,
+            bytes,
+            digest: Kept::OnFirstUse(OnceLock::new()),
+            last_time: Kept::OnFirstUse(OnceLock::new()),
+        };
+        Self { bundle: Arc::new([content]), place: 0 }
     }
 
     fn content(&self) -> &Content {
@@ -263,17 +282,23 @@ impl Batch {
     /// BLAKE3 of its bytes, padded if they are short; computed on first use.
     pub fn digest(&self) -> Digest {
         let Content { bytes, digest, .. } = self.content();
-        match digest {
-            ContentDigest::Known(digest) => *digest,
-            ContentDigest::OnFirstUse(digest) => *digest.get_or_init(|| digest::digest_of(bytes)),
-        }
+        digest.get_or_init(|| digest::digest_of(bytes))
+    }
+
+    /// The time of its last record; found on first use. Of a body that can't be read, that of the first.
+    pub fn last_time(&self) -> Hlc {
+        self.content().last_time.get_or_init(|| {
+            let body = self.body().ok();
+            let last = body.and_then(|body| body.record_refs().map_while(Result::ok).last().map(|record| record.time));
+            last.unwrap_or(self.header().time)
+        })
     }
 
     /// Its digest, if that has been computed already.
     pub(crate) fn known_digest(&self) -> Option<Digest> {
         match &self.content().digest {
-            ContentDigest::Known(digest) => Some(*digest),
-            ContentDigest::OnFirstUse(digest) => digest.get().copied(),
+            Kept::Known(digest) => Some(*digest),
+            Kept::OnFirstUse(digest) => digest.get().copied(),
         }
     }
 
@@ -324,7 +349,12 @@ impl Batch {
     /// and passed on all the same.
     pub fn check_records(&self) -> Result<(), BatchError> {
         match self.body() {
-            Ok(body) => body.record_refs().try_for_each(|record| record.map(drop)),
+            Ok(body) => {
+                let mut last_time = self.header().time;
+                body.record_refs().try_for_each(|record| record.map(|record| last_time = record.time))?;
+                self.content().last_time.get_or_init(|| last_time);
+                Ok(())
+            }
             Err(BatchError::Compression { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -384,13 +414,18 @@ impl BatchBuilder {
         self.compression = Compression::None;
     }
 
-    /// Appends a record.
+    /// Appends a record without attributes.
     ///
     /// # Panics
     ///
     /// If the body is longer than [`MAX_RECORD_LEN`], the batch would become longer than
     /// [`MAX_BATCH_LEN`], or `time` is before the last record's.
     pub fn push(&mut self, time: Hlc, body: &[u8]) {
+        self.push_with(time, Attributes::default(), body);
+    }
+
+    /// Appends a record with attributes; otherwise like [`push`](Self::push).
+    pub fn push_with(&mut self, time: Hlc, attributes: Attributes, body: &[u8]) {
         assert!(body.len() <= MAX_RECORD_LEN, "the caller checks the length of records");
         if self.record_count == 0 {
             self.buffer.resize(HEADER_LEN, 0);
@@ -398,8 +433,7 @@ impl BatchBuilder {
             self.last_time = time;
         }
         let step = time.to_bits().checked_sub(self.last_time.to_bits()).expect("time does not go back in a batch");
-        varint::write(&mut self.buffer, body.len() as u64);
-        varint::write(&mut self.buffer, step);
+        attributes.write_prefix(&mut self.buffer, body.len(), step);
         self.buffer.extend_from_slice(body);
         self.last_time = time;
         self.record_count += 1;
@@ -467,7 +501,8 @@ impl BatchBuilder {
 #[derive(Debug, Default)]
 pub(crate) struct Bundle {
     bytes: Vec<u8>,
-    headers: Vec<BatchHeader>,
+    /// With the time of the last record.
+    headers: Vec<(BatchHeader, Hlc)>,
 }
 
 impl Bundle {
@@ -482,14 +517,14 @@ impl Bundle {
         let begin = self.bytes.len();
         self.bytes.extend_from_slice(&builder.buffer);
         self.bytes[begin..begin + CRC_OFFSET].copy_from_slice(&header.encode());
-        self.headers.push(header);
+        self.headers.push((header, builder.last_time));
     }
 
     /// The batches in order, whose digests are known, and the buffer that they share.
     pub(crate) fn finish(mut self) -> (Bytes, impl Iterator<Item = Batch>) {
         // Not while they are sealed: what was just written in small parts is slow to be read in large ones.
         let mut rest = &mut self.bytes[..];
-        for header in &self.headers {
+        for (header, _) in &self.headers {
             let (batch, behind) = rest.split_at_mut(header.batch_len());
             let crc = crc_of(batch);
             batch[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
@@ -497,12 +532,13 @@ impl Bundle {
         }
         let bytes = Bytes::from(self.bytes);
         let places = 0..self.headers.len() as u32;
-        let digests = digest::digests_of(self.headers.iter().map(BatchHeader::batch_len), &bytes);
+        let digests = digest::digests_of(self.headers.iter().map(|(header, _)| header.batch_len()), &bytes);
         let mut offset = 0;
-        let contents = self.headers.into_iter().zip(digests).map(|(header, digest)| {
+        let contents = self.headers.into_iter().zip(digests).map(|((header, last_time), digest)| {
             let begin = offset;
             offset += header.batch_len();
-            Content { header, bytes: bytes.slice(begin..offset), digest: ContentDigest::Known(digest) }
+            let (digest, last_time) = (Kept::Known(digest), Kept::Known(last_time));
+            Content { header, bytes: bytes.slice(begin..offset), digest, last_time }
         });
         let bundle: Arc<[Content]> = contents.collect();
         (bytes, places.map(move |place| Batch { bundle: Arc::clone(&bundle), place }))
@@ -537,6 +573,11 @@ mod tests {
         LogId::from_bytes([1; 16])
     }
 
+    fn attributes() -> impl Strategy<Value = Attributes> {
+        (0_u8..128, any::<Option<i64>>())
+            .prop_map(|(kind, happened_unix_ms)| Attributes { kind: RecordKind::new(kind), happened_unix_ms })
+    }
+
     fn batch_of(bodies: &[Vec<u8>]) -> Batch {
         let mut builder = BatchBuilder::with_capacity(0);
         for (index, body) in bodies.iter().enumerate() {
@@ -559,6 +600,24 @@ mod tests {
             let borrowed: Vec<_> = body.record_refs().map(|record| record.unwrap().body.to_vec()).collect();
             prop_assert_eq!(&borrowed, &bodies);
             prop_assert_eq!(batch.record(Seq(4)).or(batch.record(batch.next_seq())), None);
+        }
+
+        #[test]
+        fn attributes_read_back_and_records_without_them_take_no_byte_more(
+            records in vec((vec(any::<u8>(), 0..300), attributes(), 0_u64..1000), 1..40),
+        ) {
+            let (mut builder, mut time) = (BatchBuilder::with_capacity(0), Hlc::from_bits(1000));
+            for (body, attributes, step) in &records {
+                time = Hlc::from_bits(time.to_bits() + step);
+                builder.push_with(time, *attributes, body);
+            }
+            let batch = Batch::parse(builder.seal(log(), head()).bytes().clone()).unwrap();
+            prop_assert_eq!(batch.last_time(), time);
+            let read: Vec<_> = batch.records().map(|record| record.unwrap()).collect();
+            for (record, (body, attributes, _)) in read.iter().zip(&records) {
+                prop_assert_eq!((&record.body[..], record.attributes), (&body[..], *attributes));
+            }
+            prop_assert_eq!(read.len(), records.len());
         }
 
         #[test]
@@ -602,6 +661,28 @@ mod tests {
             let forged = Batch::parse(bytes.into()).unwrap();
             assert!(forged.check_records().is_err(), "{offset}");
         }
+    }
+
+    #[test]
+    fn the_bytes_of_attributes_are_fixed_for_ever() {
+        let mut builder = BatchBuilder::with_capacity(0);
+        let collection = RecordKind::new(1);
+        builder.push_with(Hlc::from_bits(9), Attributes { kind: collection, happened_unix_ms: None }, b"a");
+        builder.push_with(Hlc::from_bits(11), Attributes { kind: collection, happened_unix_ms: Some(-2) }, b"bc");
+        let batch = builder.seal(log(), head());
+        let golden = *b"\x81\x80\x80\x10\x00\x02a\x82\x80\x80\x10\x02\x03\xfe\xff\xff\xff\xff\xff\xff\xffbc";
+        assert_eq!(batch.bytes()[HEADER_LEN..], golden);
+    }
+
+    #[test]
+    fn attributes_that_are_announced_and_empty_are_refused() {
+        let mut builder = BatchBuilder::with_capacity(0);
+        builder.push_with(Hlc::from_bits(9), Attributes { kind: RecordKind::new(1), happened_unix_ms: None }, b"a");
+        let mut bytes = builder.seal(log(), head()).bytes().to_vec();
+        bytes[HEADER_LEN + 5] = 0;
+        let crc = crc_of(&bytes);
+        bytes[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+        assert!(Batch::parse(bytes.into()).unwrap().check_records().is_err());
     }
 
     #[test]
