@@ -17,6 +17,7 @@ use counterfoil_storage::{
 use self::news::{Changed, News};
 use crate::{
     acks::{AckBoard, Subscription},
+    codec,
     config::{Direction, SessionConfig},
     error::SessionError,
     event::{Event, SessionStatus},
@@ -55,6 +56,8 @@ pub struct Endpoint {
     news: News,
     /// Where acks of other nodes are heard of, to be passed on.
     acks: Option<Subscription>,
+    /// What is said is to be compressed once the peer takes that.
+    compresses: bool,
 }
 
 /// A reader and the place at which it goes on.
@@ -136,6 +139,7 @@ impl Endpoint {
             receipts: VecDeque::new(),
             readers: HashMap::new(),
             acks: None,
+            compresses: false,
         };
         endpoint.load(now);
         endpoint
@@ -146,6 +150,18 @@ impl Endpoint {
     pub fn with_acks(mut self, board: &Arc<AckBoard>) -> Self {
         self.acks = Some(board.subscribe());
         self
+    }
+
+    /// Has the driver compress what is said, as soon as the peer says that it takes that.
+    #[must_use]
+    pub fn compressing(mut self, compresses: bool) -> Self {
+        self.compresses = compresses;
+        self
+    }
+
+    /// Whether what is said from now on is to be compressed.
+    pub fn is_to_compress(&self) -> bool {
+        self.compresses && codec::TAKES_ZSTD && self.session.peer_takes_zstd()
     }
 
     /// Brings another space into the session.
@@ -435,6 +451,7 @@ mod tests {
             space_window_bytes: 1 << 20,
             batch_len_max_bytes: 1 << 20,
             next_ms: 1000,
+            takes_zstd: false,
         };
         for message in [
             Message::Hello(hello),

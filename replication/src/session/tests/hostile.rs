@@ -22,6 +22,7 @@ fn hello() -> Hello {
         space_window_bytes: 1 << 20,
         batch_len_max_bytes: 1 << 20,
         next_ms: 1000,
+        takes_zstd: false,
     }
 }
 
