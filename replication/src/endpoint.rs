@@ -34,7 +34,7 @@ const QUEUE_RETRY: Duration = Duration::from_millis(20);
 
 /// A session tied to a journal; still without sockets, clocks and threads.
 ///
-/// After each `handle_…`, drain [`poll_event`](Self::poll_event), [`poll_fetch`](Self::poll_fetch) and
+/// After each `handle_…`, drain [`poll_commit`](Self::poll_commit), [`poll_event`](Self::poll_event), [`poll_fetch`](Self::poll_fetch) and
 /// [`poll_transmit`](Self::poll_transmit) (as far as the connection takes messages), then wait for whichever
 /// comes first: a message, the journal's watch, a fetch that is done, or [`poll_timeout`](Self::poll_timeout).
 /// An error ends the session: tell the peer [`SessionError::close_reason`], close the connection, drop the endpoint.
@@ -58,7 +58,41 @@ pub struct Endpoint {
     acks: Option<Subscription>,
     /// What is said is to be compressed once the peer takes that.
     compresses: bool,
+    /// What has been queued in the journal since a commit was last taken.
+    queued: Queued,
 }
+
+/// What has been queued and for how much of it a commit is to be had.
+#[derive(Debug, Clone, Copy, Default)]
+struct Queued {
+    batches: usize,
+    bytes: usize,
+}
+
+/// A commit that somebody is to have made, of what an endpoint has queued in its journal.
+#[derive(Debug)]
+#[must_use = "nothing else has it committed soon"]
+pub struct Commit {
+    journal: Journal,
+    /// It is little, and nothing else of the session is under way: its latency counts.
+    pub is_urgent: bool,
+}
+
+impl Commit {
+    /// Makes it here, which blocks while the disk does, unless the journal is busy with another: then that one is
+    /// followed by it at once.
+    pub fn run(self) {
+        self.journal.commit_if_idle();
+    }
+
+    /// Has the journal's own thread make it. Never blocks.
+    pub fn nudge(self) {
+        self.journal.nudge();
+    }
+}
+
+/// So many bytes are little: they are written in a fraction of the time that flushing them takes.
+const URGENT_BYTES_MAX: usize = 32 << 10;
 
 /// A reader and the place at which it goes on.
 #[derive(Debug)]
@@ -140,6 +174,7 @@ impl Endpoint {
             readers: HashMap::new(),
             acks: None,
             compresses: false,
+            queued: Queued::default(),
         };
         endpoint.load(now);
         endpoint
@@ -248,6 +283,14 @@ impl Endpoint {
         Some(Fetch { request, reader })
     }
 
+    /// What has been queued since this was last asked is to be committed: nobody blocks on it, so it would wait until the
+    /// journal does so by itself.
+    pub fn poll_commit(&mut self) -> Option<Commit> {
+        let Queued { batches, bytes } = std::mem::take(&mut self.queued);
+        let is_urgent = bytes <= URGENT_BYTES_MAX && self.receipts.len() <= batches && self.waiting.is_empty();
+        (batches > 0).then(|| Commit { journal: self.journal.clone(), is_urgent })
+    }
+
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.session.poll_event()
@@ -321,14 +364,14 @@ impl Endpoint {
             return Ok(());
         }
         while let Some(request) = self.waiting.pop_front() {
+            let bytes = request.batch.bytes().len();
             if let Err(AppendError::WouldBlock { .. }) = self.store_one(now, &request)? {
                 self.waiting.push_front(request);
                 self.retry_at = Some(now + QUEUE_RETRY);
                 break;
             }
+            self.queued = Queued { batches: self.queued.batches + 1, bytes: self.queued.bytes + bytes };
         }
-        // Nobody blocks on what was queued: have the committer begin at once.
-        self.journal.nudge();
         Ok(())
     }
 

@@ -30,7 +30,7 @@ mod session;
 
 pub use acks::{AckBoard, AckChange};
 pub use config::{Direction, Limits, SessionConfig};
-pub use endpoint::{Endpoint, Fetch, Fetched};
+pub use endpoint::{Commit, Endpoint, Fetch, Fetched};
 pub use error::{PeerMisbehaved, SessionError};
 pub use event::{By, Event, SessionStatus, SpaceStatus};
 pub use frontier::{FrontierHash, LogHead};

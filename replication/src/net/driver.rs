@@ -249,8 +249,10 @@ where
             return Err(ended);
         }
         let mut busy = self.poll_read(cx)?;
+        self.commit();
         busy |= self.poll_journal(cx)?;
         busy |= self.poll_timer(cx)?;
+        self.commit();
         busy |= self.start_fetches()?;
         self.deliver_events();
         self.fill_output()?;
@@ -294,6 +296,20 @@ where
             self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
         }
         Ok(true)
+    }
+
+    /// Has what was stored committed.
+    ///
+    /// While little comes, latency counts: committed here it saves two thread switches. One thread at most is in a flush of
+    /// the journal, so the runtime's other threads go on with the other sessions. When much comes, the journal's own thread
+    /// flushes while this one receives.
+    fn commit(&self) {
+        let commit = self.handle.lock().endpoint.poll_commit();
+        match commit {
+            Some(commit) if commit.is_urgent => commit.run(),
+            Some(commit) => commit.nudge(),
+            None => {}
+        }
     }
 
     /// Takes the journal's news, and the reads that are done.

@@ -129,10 +129,12 @@ fn line(bytes_per_second: u64, delay: Duration) -> (DuplexStream, DuplexStream, 
     for (mut from, mut to, count) in [(near_read, far_write, forth.clone()), (far_read, near_write, back)] {
         let (sender, mut receiver) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
         tokio::spawn(async move {
-            let mut buffer = vec![0; CHUNK];
+            let (mut buffer, mut free_at) = (vec![0; CHUNK], Instant::now());
             while let Ok(len @ 1..) = from.read(&mut buffer).await {
                 count.fetch_add(len as u64, Ordering::Relaxed);
-                sleep(Duration::from_nanos(len as u64 * 1_000_000_000 / bytes_per_second)).await;
+                free_at =
+                    free_at.max(Instant::now()) + Duration::from_nanos(len as u64 * 1_000_000_000 / bytes_per_second);
+                sleep_until(free_at).await;
                 if sender.send((Instant::now() + delay, buffer[..len].to_vec())).is_err() {
                     return;
                 }
