@@ -43,12 +43,12 @@ impl Pairing for crate::Counterfoil {
         issue(dir, PRACTICE)?;
         let store = Store::builder().node(PRACTICE).create(dir.join("practice.store"))?;
         let space = store.own_space()?;
-        let line = line_of(workload);
         let mut pair = Running {
             store,
             space,
             dir: dir.to_owned(),
-            line,
+            line: line_of(workload),
+            compress: workload == Workload::U,
             hubs: 0,
             next: None,
             hub: None,
@@ -65,6 +65,7 @@ struct Running {
     space: Space,
     dir: PathBuf,
     line: Option<Line>,
+    compress: bool,
     hubs: u32,
     /// A hub that nobody is linked to yet.
     next: Option<Hub>,
@@ -97,7 +98,8 @@ impl Running {
         issue(&self.dir, &name)?;
         let dir = self.dir.join(format!("{name}.store"));
         let store = Store::builder().node(&name).create(&dir)?;
-        let server = store.serve("127.0.0.1:0", Tls::from_dir(self.dir.join(&name))?).start()?;
+        let server = store.serve("127.0.0.1:0", Tls::from_dir(self.dir.join(&name))?);
+        let server = if self.compress { server.compress().start()? } else { server.start()? };
         let shaper = self.line.map(|line| Shaper::to(server.local_addr(), line)).transpose()?;
         self.next = Some(Hub { name, dir, server, store, shaper });
         Ok(())
@@ -121,7 +123,8 @@ impl Pair for Running {
         let hub = self.next.take().ok_or("no hub")?;
         let address = hub.shaper.as_ref().map_or(hub.server.local_addr(), Shaper::address);
         let tls = Tls::from_dir(self.dir.join(PRACTICE))?;
-        let link = self.store.mirror_to(format!("{}@{address}", hub.name), tls).start()?;
+        let link = self.store.mirror_to(format!("{}@{address}", hub.name), tls);
+        let link = if self.compress { link.compress().start()? } else { link.start()? };
         self.hub = Some((hub, link));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Rounds of those workloads that take two nodes: each pair is started once for a workload, then they take turns.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, thread};
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, thread};
 
 use counterfoil_benches::{Body, Outcome, Pair, Pairing, RECORD_BYTES, RECORDS_A_CALL, WRITERS, Workload, folder};
 use tempfile::TempDir;

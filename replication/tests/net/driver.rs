@@ -123,7 +123,7 @@ async fn a_session_of_many_spaces_hears_of_each() {
 /// A connection that carries `bytes_per_second` each way, with a delay, and counts what goes from its first end.
 fn line(bytes_per_second: u64, delay: Duration) -> (DuplexStream, DuplexStream, Arc<AtomicU64>) {
     const CHUNK: usize = 16 << 10;
-    let ((near, near_inside), (far, far_inside)) = (duplex(CHUNK), duplex(CHUNK));
+    let ((near, near_inside), (far, far_inside)) = (duplex(4 * CHUNK), duplex(4 * CHUNK));
     let ((near_read, near_write), (far_read, far_write)) = (split(near_inside), split(far_inside));
     let (forth, back) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     for (mut from, mut to, count) in [(near_read, far_write, forth.clone()), (far_read, near_write, back)] {
@@ -134,10 +134,11 @@ fn line(bytes_per_second: u64, delay: Duration) -> (DuplexStream, DuplexStream, 
                 count.fetch_add(len as u64, Ordering::Relaxed);
                 free_at =
                     free_at.max(Instant::now()) + Duration::from_nanos(len as u64 * 1_000_000_000 / bytes_per_second);
-                sleep_until(free_at).await;
-                if sender.send((Instant::now() + delay, buffer[..len].to_vec())).is_err() {
+                if sender.send((free_at + delay, buffer[..len].to_vec())).is_err() {
                     return;
                 }
+                // A timer has milliseconds: shorter times add up.
+                sleep_until(free_at - Duration::from_millis(5)).await;
             }
         });
         tokio::spawn(async move {
