@@ -149,14 +149,12 @@ impl Pair for Running {
 
     fn wait_mirrored(&self, count: u64) -> Outcome<()> {
         let link = self.link()?;
-        if count >= self.appended.load(Ordering::Relaxed) {
+        if count <= self.appended.load(Ordering::Relaxed) {
+            // It would be committed soon in any case.
             self.store.commit()?;
-            let is_mirrored = link.wait_mirrored(MIRRORED);
-            return if is_mirrored { Ok(()) } else { Err(format!("not mirrored: {:?}", link.status()).into()) };
         }
-        let log = *self.log.get().ok_or("nothing was appended")?;
         let is_there = || {
-            let acks = self.store.acks(log);
+            let acks = self.log.get().map(|log| self.store.acks(*log)).unwrap_or_default();
             acks.iter().any(|ack| ack.node == *link.peer() && ack.head.next_seq.0 >= count)
         };
         while !is_there() {

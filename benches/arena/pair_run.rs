@@ -85,13 +85,17 @@ impl PairArena<'_> {
         match workload {
             Workload::N => self.append(&mut stand, self.effort.catch_up_records(pairing.name()))?,
             Workload::U => {}
-            _ => {
-                // What is done when a pair first meets is not what is measured.
+            // What is done when a pair first meets is not what is measured.
+            Workload::O | Workload::P => {
                 stand.pair.begin_mirror()?;
-                let mut waiter = stand.pair.waiter().ok();
-                let mut bodies = self.bodies.each().take(10);
-                waiter.as_mut().map_or(Ok(()), |waiter| bodies.try_for_each(|body| waiter.append_mirrored(body)))?;
+                let mut waiter = stand.pair.waiter()?;
+                self.bodies.each().take(10).try_for_each(|body| waiter.append_mirrored(body))?;
                 drop(waiter);
+            }
+            _ => {
+                stand.pair.begin_mirror()?;
+                self.append(&mut stand, RECORDS_A_CALL)?;
+                stand.pair.wait_mirrored(stand.appended)?;
             }
         }
         Ok(stand)

@@ -48,12 +48,17 @@ fn lock(client: &Mutex<Client>) -> MutexGuard<'_, Client> {
     client.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the server said: the client's own words are "db error".
+fn in_words(error: &postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 fn connect(port: u16) -> Outcome<Client> {
     let start = now();
     loop {
         match Client::connect(&format!("host=127.0.0.1 port={port} user=arena dbname=postgres"), NoTls) {
             Ok(client) => return Ok(client),
-            Err(error) if start.elapsed() > PATIENCE => return Err(error.into()),
+            Err(error) if start.elapsed() > PATIENCE => return Err(in_words(&error).into()),
             // It is starting up.
             Err(_) => thread::sleep(GLANCE),
         }
@@ -163,9 +168,9 @@ impl Running {
             self.mirror = Some(Mirror { client: Mutex::new(client), _server: server });
         }
         let from = format!("host=127.0.0.1 port={} user=arena dbname=postgres sslmode=require", self.port_via);
-        Ok(self.client()?.batch_execute(&format!(
-            "CREATE SUBSCRIPTION arena CONNECTION '{from}' PUBLICATION arena WITH (synchronous_commit = 'on')"
-        ))?)
+        let subscribe =
+            format!("CREATE SUBSCRIPTION arena CONNECTION '{from}' PUBLICATION arena WITH (synchronous_commit = 'on')");
+        Ok(self.client()?.batch_execute(&subscribe).map_err(|error| in_words(&error))?)
     }
 
     fn client(&self) -> Outcome<MutexGuard<'_, Client>> {

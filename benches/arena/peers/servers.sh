@@ -10,6 +10,9 @@
 #   servers.sh postgres DIR                 in the foreground
 #   servers.sh stop PID                     and waits for its end
 set -eu
+# Nobody's own settings and certificates.
+HOME=/nonexistent
+export HOME
 
 # PostgreSQL does not run as root. Folders that it is to write to are given to it.
 if [ "$(id -u)" = 0 ]; then

@@ -115,7 +115,9 @@ fn windows_out_of_range_and_echoes_that_nobody_asked_for_are_refused() {
     for (session_bytes, space_bytes, field) in [(0, 1, "session window"), (1, u64::MAX, "space window")] {
         let mut hub = hub_after([Message::Hello(hello())]);
         let told = Message::Window(Window { session_bytes, space_bytes });
-        assert!(matches!(misbehaviour(&mut hub, told), PeerMisbehaved::OutOfRange { field: named, .. } if named == field));
+        assert!(
+            matches!(misbehaviour(&mut hub, told), PeerMisbehaved::OutOfRange { field: named, .. } if named == field)
+        );
     }
     let mut hub = hub_after([Message::Hello(hello())]);
     assert_eq!(misbehaviour(&mut hub, Message::Echo(0)), PeerMisbehaved::UnaskedEcho);
