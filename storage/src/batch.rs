@@ -23,6 +23,10 @@
 //!
 //! The body, decompressed, is the records, each: length of its bytes (varint), time since the record before it in
 //! clock steps (varint; 0 for the first), its bytes.
+//!
+//! A record with [attributes](Attributes) has 2^25 added to its length, which alone never exceeds 2^24, and between the
+//! time and the bytes: its kind times two, plus one if a time follows (1 byte, not 0), and that time, when it happened
+//! (8 bytes, milliseconds since 1970, signed).
 
 mod records;
 
@@ -32,7 +36,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-pub use records::{Body, Record, RecordRef, RecordRefs, Records};
+pub use records::{Attributes, Body, Record, RecordKind, RecordRef, RecordRefs, Records};
 use thiserror::Error;
 
 use crate::{
@@ -40,7 +44,6 @@ use crate::{
     field::Fields,
     ids::{Digest, Head, LogId, Seq},
     time::Hlc,
-    varint,
 };
 
 /// Length of a batch's header, in bytes.
@@ -194,11 +197,12 @@ struct Content {
     /// Header and body, exactly [`BatchHeader::batch_len`] bytes.
     bytes: Bytes,
     digest: OnceLock<Digest>,
+    last_time: OnceLock<Hlc>,
 }
 
 impl Batch {
     fn new(header: BatchHeader, bytes: Bytes) -> Self {
-        Self(Arc::new(Content { header, bytes, digest: OnceLock::new() }))
+        Self(Arc::new(Content { header, bytes, digest: OnceLock::new(), last_time: OnceLock::new() }))
     }
 
     /// Takes the bytes of exactly one batch and verifies its checksum.
@@ -241,6 +245,15 @@ impl Batch {
     /// BLAKE3 of its bytes; computed on first use.
     pub fn digest(&self) -> Digest {
         *self.0.digest.get_or_init(|| Digest::of(&self.0.bytes))
+    }
+
+    /// The time of its last record; found on first use. Of a body that can't be read, that of the first.
+    pub fn last_time(&self) -> Hlc {
+        *self.0.last_time.get_or_init(|| {
+            let body = self.body().ok();
+            let last = body.and_then(|body| body.record_refs().map_while(Result::ok).last().map(|record| record.time));
+            last.unwrap_or(self.0.header.time)
+        })
     }
 
     /// Its digest, if that has been computed already.
@@ -295,7 +308,13 @@ impl Batch {
     /// and passed on all the same.
     pub fn check_records(&self) -> Result<(), BatchError> {
         match self.body() {
-            Ok(body) => body.record_refs().try_for_each(|record| record.map(drop)),
+            Ok(body) => {
+                let mut last_time = self.0.header.time;
+                body.record_refs().try_for_each(|record| record.map(|record| last_time = record.time))?;
+                // Whoever came first found the same.
+                let _ = self.0.last_time.set(last_time);
+                Ok(())
+            }
             Err(BatchError::Compression { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -348,13 +367,18 @@ impl BatchBuilder {
         Self { buffer: Vec::with_capacity(HEADER_LEN + capacity), ..Self::default() }
     }
 
-    /// Appends a record.
+    /// Appends a record without attributes.
     ///
     /// # Panics
     ///
     /// If the body is longer than [`MAX_RECORD_LEN`], the batch would become longer than
     /// [`MAX_BATCH_LEN`], or `time` is before the last record's.
     pub fn push(&mut self, time: Hlc, body: &[u8]) {
+        self.push_with(time, Attributes::default(), body);
+    }
+
+    /// Appends a record with attributes; otherwise like [`push`](Self::push).
+    pub fn push_with(&mut self, time: Hlc, attributes: Attributes, body: &[u8]) {
         assert!(body.len() <= MAX_RECORD_LEN, "the caller checks the length of records");
         if self.record_count == 0 {
             self.buffer.resize(HEADER_LEN, 0);
@@ -362,8 +386,7 @@ impl BatchBuilder {
             self.last_time = time;
         }
         let step = time.to_bits().checked_sub(self.last_time.to_bits()).expect("time does not go back in a batch");
-        varint::write(&mut self.buffer, body.len() as u64);
-        varint::write(&mut self.buffer, step);
+        attributes.write_prefix(&mut self.buffer, body.len(), step);
         self.buffer.extend_from_slice(body);
         self.last_time = time;
         self.record_count += 1;
@@ -468,6 +491,11 @@ mod tests {
         LogId::from_bytes([1; 16])
     }
 
+    fn attributes() -> impl Strategy<Value = Attributes> {
+        (0_u8..128, any::<Option<i64>>())
+            .prop_map(|(kind, happened_unix_ms)| Attributes { kind: RecordKind::new(kind), happened_unix_ms })
+    }
+
     fn batch_of(bodies: &[Vec<u8>]) -> Batch {
         let mut builder = BatchBuilder::with_capacity(0);
         for (index, body) in bodies.iter().enumerate() {
@@ -490,6 +518,24 @@ mod tests {
             let borrowed: Vec<_> = body.record_refs().map(|record| record.unwrap().body.to_vec()).collect();
             prop_assert_eq!(&borrowed, &bodies);
             prop_assert_eq!(batch.record(Seq(4)).or(batch.record(batch.next_seq())), None);
+        }
+
+        #[test]
+        fn attributes_read_back_and_records_without_them_take_no_byte_more(
+            records in vec((vec(any::<u8>(), 0..300), attributes(), 0_u64..1000), 1..40),
+        ) {
+            let (mut builder, mut time) = (BatchBuilder::with_capacity(0), Hlc::from_bits(1000));
+            for (body, attributes, step) in &records {
+                time = Hlc::from_bits(time.to_bits() + step);
+                builder.push_with(time, *attributes, body);
+            }
+            let batch = Batch::parse(builder.seal(log(), head()).bytes().clone()).unwrap();
+            prop_assert_eq!(batch.last_time(), time);
+            let read: Vec<_> = batch.records().map(|record| record.unwrap()).collect();
+            for (record, (body, attributes, _)) in read.iter().zip(&records) {
+                prop_assert_eq!((&record.body[..], record.attributes), (&body[..], *attributes));
+            }
+            prop_assert_eq!(read.len(), records.len());
         }
 
         #[test]
@@ -533,6 +579,28 @@ mod tests {
             let forged = Batch::parse(bytes.into()).unwrap();
             assert!(forged.check_records().is_err(), "{offset}");
         }
+    }
+
+    #[test]
+    fn the_bytes_of_attributes_are_fixed_for_ever() {
+        let mut builder = BatchBuilder::with_capacity(0);
+        let collection = RecordKind::new(1);
+        builder.push_with(Hlc::from_bits(9), Attributes { kind: collection, happened_unix_ms: None }, b"a");
+        builder.push_with(Hlc::from_bits(11), Attributes { kind: collection, happened_unix_ms: Some(-2) }, b"bc");
+        let batch = builder.seal(log(), head());
+        let golden = *b"\x81\x80\x80\x10\x00\x02a\x82\x80\x80\x10\x02\x03\xfe\xff\xff\xff\xff\xff\xff\xffbc";
+        assert_eq!(batch.bytes()[HEADER_LEN..], golden);
+    }
+
+    #[test]
+    fn attributes_that_are_announced_and_empty_are_refused() {
+        let mut builder = BatchBuilder::with_capacity(0);
+        builder.push_with(Hlc::from_bits(9), Attributes { kind: RecordKind::new(1), happened_unix_ms: None }, b"a");
+        let mut bytes = builder.seal(log(), head()).bytes().to_vec();
+        bytes[HEADER_LEN + 5] = 0;
+        let crc = crc_of(&bytes);
+        bytes[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+        assert!(Batch::parse(bytes.into()).unwrap().check_records().is_err());
     }
 
     #[test]
