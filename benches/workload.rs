@@ -171,7 +171,9 @@ impl Workload {
             Self::N => "a mirror that catches up from nothing, the same",
             Self::O => "one writer, waiting until mirrored",
             Self::P => "32 writers, waiting until mirrored",
-            Self::U => "bytes on the wire for each byte of FHIR records, one at a time, compressed",
+            Self::U => {
+                "bytes that go to the mirror for each byte of FHIR records, one at a time, connection compressed"
+            }
             Self::V20 => "mirrored over 10 Mbit/s and 20 ms there and back",
             Self::V200 => "mirrored over 100 Mbit/s and 200 ms there and back",
         }

@@ -30,7 +30,7 @@ struct Stand {
 
 impl PairArena<'_> {
     pub(crate) fn run(&self, workload: Workload) -> Results {
-        let mut results = Results { series: Vec::new(), absent: Vec::new() };
+        let mut results = Results::default();
         let mut stands = BTreeMap::new();
         for (place, pairing) in self.lineup.iter().enumerate() {
             self.progress.say(workload, pairing.name(), "made ready");
@@ -53,7 +53,7 @@ impl PairArena<'_> {
                 self.progress.say(workload, name, &format!("round {}", round + 1));
                 thread::sleep(self.effort.pause);
                 let Some(stand) = stands.get_mut(&place) else { continue };
-                match self.take(stand, workload) {
+                match self.take(stand, workload, &mut results.found) {
                     Ok(turn) => turns.entry(place).or_default().push(turn),
                     Err(error) => {
                         results.absent.push((name, format!("failed: {error}")));
@@ -106,7 +106,7 @@ impl PairArena<'_> {
         Ok(())
     }
 
-    fn take(&self, stand: &mut Stand, workload: Workload) -> Outcome<Turn> {
+    fn take(&self, stand: &mut Stand, workload: Workload, found: &mut Vec<String>) -> Outcome<Turn> {
         match workload {
             Workload::M => {
                 let start = now();
@@ -124,7 +124,7 @@ impl PairArena<'_> {
             }
             Workload::O => self.wait_for_each(&*stand.pair),
             Workload::P => self.many_wait(&*stand.pair),
-            Workload::U => fhir::on_the_wire(&mut *stand.pair, self.effort.fhir_records),
+            Workload::U => fhir::on_the_wire(&mut *stand.pair, self.effort.fhir_records, found),
             Workload::V20 => self.over_a_line(stand, self.effort.line_records[0]),
             Workload::V200 => self.over_a_line(stand, self.effort.line_records[1]),
             _ => Err("it takes one node".into()),

@@ -6,9 +6,12 @@ use serde::Serialize;
 use crate::turn::Turn;
 
 /// What came out of a workload: what each system did, and why others did nothing.
+#[derive(Default)]
 pub(crate) struct Results {
     pub(crate) series: Vec<Series>,
     pub(crate) absent: Vec<(&'static str, String)>,
+    /// What else came out.
+    pub(crate) found: Vec<String>,
 }
 
 /// Who did a workload.
@@ -96,11 +99,12 @@ pub(crate) struct Chapter {
     pub(crate) workload: Workload,
     pub(crate) rows: Vec<Row>,
     pub(crate) absent: Vec<(&'static str, String)>,
+    pub(crate) found: Vec<String>,
 }
 
 impl Chapter {
     pub(crate) fn new(workload: Workload, results: Results) -> Self {
-        let Results { series, absent } = results;
+        let Results { series, absent, found } = results;
         let is_more_better = workload.unit().is_more_better();
         let limit = series.iter().find(|series| series.entry.system == "limit").map(|limit| limit.compared(workload));
         let peers =
@@ -113,7 +117,7 @@ impl Chapter {
             let order = a.median.total_cmp(&b.median);
             if is_more_better { order.reverse() } else { order }
         });
-        Self { workload, rows, absent }
+        Self { workload, rows, absent, found }
     }
 }
 

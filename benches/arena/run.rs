@@ -52,7 +52,7 @@ impl Stand {
 
 impl Arena<'_> {
     pub(crate) fn run(&mut self, workload: Workload) -> Results {
-        let mut results = Results { series: Vec::new(), absent: Vec::new() };
+        let mut results = Results::default();
         let mut stands = BTreeMap::new();
         for (place, contender) in self.lineup.iter().enumerate() {
             self.progress.say(workload, contender.name(), "made ready");

@@ -82,7 +82,7 @@ fn notes(chapter: &Chapter) -> Vec<String> {
         row.remark.map(|remark| format!("{}{star}: {remark}", row.system))
     });
     let absent = chapter.absent.iter().map(|(system, reason)| format!("without {system}: {reason}"));
-    remarks.chain(absent).collect()
+    remarks.chain(absent).chain(chapter.found.iter().cloned()).collect()
 }
 
 /// All workloads, to be committed.

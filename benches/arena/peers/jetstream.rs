@@ -132,11 +132,11 @@ impl Pair for Running {
     }
 
     fn wait_mirrored(&self, count: u64) -> Outcome<()> {
-        // Whoever appends beside this settles its own.
-        if let Ok(mut edge) = self.edge.try_lock() {
-            edge.settle(0)?;
-        }
         loop {
+            // Unless somebody appends beside this. A client that does not take its acks is cut off.
+            if let Ok(mut edge) = self.edge.try_lock() {
+                edge.settle(0)?;
+            }
             let info = lock(&self.hub).ask("$JS.API.STREAM.INFO.MIRROR", &json!(null))?;
             if info["state"]["messages"].as_u64().is_some_and(|messages| messages >= count) {
                 return Ok(());
