@@ -21,7 +21,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::WINDOW_BYTES_MAX;
 use crate::config::Limits;
+
+const NANOS: u128 = 1_000_000_000;
 
 /// For what is not steady: threads that get their turn late, flushes that take longer.
 const SLACK: Duration = Duration::from_millis(20);
@@ -34,8 +37,8 @@ const SAMPLE_MIN: Duration = Duration::from_millis(10);
 /// Time between two probes of the round trip while it is not old.
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
 /// A window changes when it would become at most this part of what it is, or at least that.
-const SHRINKS_TO: f64 = 0.6;
-const GROWS_TO: f64 = 1.25;
+const SHRINKS_TO_PERCENT: u64 = 60;
+const GROWS_TO_PERCENT: u64 = 125;
 /// The part of a window that empties the line.
 const DRAINED: u64 = 4;
 
@@ -55,17 +58,17 @@ pub(super) struct WindowMeter {
     allowed: Windows,
     /// The probe with whose echo it has.
     settles_with: Option<u32>,
-    /// The session's window in spaces' windows.
-    spaces: f64,
+    /// The first windows: the session's stays as many times a space's.
+    first: Windows,
     space_bytes_min: u64,
     space_bytes_max: u64,
 
     /// In bytes per second.
-    rate: Recent,
-    /// From arriving to being durable, in seconds.
-    store: Recent,
-    /// In seconds; `None` until the first echo.
-    round_trip: Option<f64>,
+    rate: Recent<u64>,
+    /// From arriving to being durable.
+    store: Recent<Duration>,
+    /// `None` until the first echo.
+    round_trip: Option<Duration>,
     /// When it is to be measured again.
     measure_at: Option<Instant>,
     measuring: Measuring,
@@ -106,11 +109,11 @@ impl WindowMeter {
             told,
             allowed: told,
             settles_with: None,
-            spaces: told.session_bytes as f64 / told.space_bytes.max(1) as f64,
+            first: told,
             space_bytes_min: limits.space_window_bytes_min.min(told.space_bytes),
             space_bytes_max: limits.space_window_bytes_max.max(told.space_bytes),
-            rate: Recent::new(f64::max),
-            store: Recent::new(f64::min),
+            rate: Recent::new(u64::max),
+            store: Recent::new(Duration::min),
             round_trip: None,
             measure_at: None,
             measuring: Measuring::Not,
@@ -147,7 +150,7 @@ impl WindowMeter {
     pub(super) fn echoed(&mut self, now: Instant, number: u32) -> Result<Option<Windows>, ()> {
         let probe = self.probe.as_mut().filter(|probe| probe.number == number && !probe.is_answered).ok_or(())?;
         probe.is_answered = true;
-        let took = now.duration_since(probe.sent).as_secs_f64();
+        let took = now.duration_since(probe.sent);
         if self.settles_with == Some(number) {
             self.settles_with = None;
             self.allowed = self.told;
@@ -171,7 +174,7 @@ impl WindowMeter {
 
     /// A batch that arrived then is durable now.
     pub(super) fn stored(&mut self, now: Instant, arrived: Instant) {
-        self.store.note(now, now.duration_since(arrived).as_secs_f64());
+        self.store.note(now, now.duration_since(arrived));
     }
 
     /// Bytes came in: what the peer is to be told.
@@ -179,11 +182,12 @@ impl WindowMeter {
         let sample = self.sample.get_or_insert(Sample { since: now, bytes: 0 });
         sample.bytes += bytes;
         let elapsed = now.duration_since(sample.since);
-        let least = Duration::from_secs_f64(self.round_trip?).max(SAMPLE_MIN);
+        let least = self.round_trip?.max(SAMPLE_MIN);
         if elapsed < least || sample.bytes < self.told.space_bytes / 4 {
             return None;
         }
-        self.rate.note(now, sample.bytes as f64 / elapsed.as_secs_f64());
+        let rate = u128::from(sample.bytes) * NANOS / elapsed.as_nanos();
+        self.rate.note(now, rate.try_into().unwrap_or(u64::MAX));
         self.sample = Some(Sample { since: now, bytes: 0 });
         if self.measuring != Measuring::Not {
             return None;
@@ -193,20 +197,25 @@ impl WindowMeter {
             self.measuring = Measuring::Telling(self.next_probe);
             return Some(self.tell(wanted / DRAINED));
         }
-        let change = wanted as f64 / self.told.space_bytes as f64;
+        let percent = wanted.saturating_mul(100) / self.told.space_bytes;
         let reaches_most = wanted == self.space_bytes_max && wanted != self.told.space_bytes;
-        (change <= SHRINKS_TO || change >= GROWS_TO || reaches_most).then(|| self.tell(wanted))
+        let changes = percent <= SHRINKS_TO_PERCENT || percent >= GROWS_TO_PERCENT || reaches_most;
+        changes.then(|| self.tell(wanted))
     }
 
     /// A space's window by what was measured.
     fn wanted(&self) -> Option<u64> {
-        let way = 2.0 * (self.round_trip? + self.store.get().unwrap_or(0.0)) + SLACK.as_secs_f64();
-        Some(((self.rate.get()? * way) as u64).clamp(self.space_bytes_min, self.space_bytes_max))
+        let way = 2 * (self.round_trip? + self.store.get().unwrap_or_default()) + SLACK;
+        let bytes = u128::from(self.rate.get()?) * way.as_nanos() / NANOS;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        Some(bytes.clamp(self.space_bytes_min, self.space_bytes_max))
     }
 
     fn tell(&mut self, space_bytes: u64) -> Windows {
         let space_bytes = space_bytes.max(1);
-        let session_bytes = ((space_bytes as f64 * self.spaces) as u64).max(1);
+        let [space, session, first] =
+            [space_bytes, self.first.session_bytes, self.first.space_bytes.max(1)].map(u128::from);
+        let session_bytes = (space * session / first).clamp(1, u128::from(WINDOW_BYTES_MAX)) as u64;
         self.told = Windows { session_bytes, space_bytes };
         self.allowed.session_bytes = self.allowed.session_bytes.max(session_bytes);
         self.allowed.space_bytes = self.allowed.space_bytes.max(space_bytes);
@@ -218,20 +227,20 @@ impl WindowMeter {
 
 /// The greatest, or the least, of what was measured lately.
 #[derive(Debug)]
-struct Recent {
-    pick: fn(f64, f64) -> f64,
+struct Recent<T> {
+    pick: fn(T, T) -> T,
     /// Of the time before the last turn, and since.
-    before: Option<f64>,
-    since: Option<f64>,
+    before: Option<T>,
+    since: Option<T>,
     turns_at: Option<Instant>,
 }
 
-impl Recent {
-    fn new(pick: fn(f64, f64) -> f64) -> Self {
+impl<T: Copy> Recent<T> {
+    fn new(pick: fn(T, T) -> T) -> Self {
         Self { pick, before: None, since: None, turns_at: None }
     }
 
-    fn note(&mut self, now: Instant, value: f64) {
+    fn note(&mut self, now: Instant, value: T) {
         if *self.turns_at.get_or_insert(now + MEMORY) <= now {
             self.before = self.since.take();
             self.turns_at = Some(now + MEMORY);
@@ -239,7 +248,7 @@ impl Recent {
         self.since = Some(self.since.map_or(value, |other| (self.pick)(other, value)));
     }
 
-    fn get(&self) -> Option<f64> {
+    fn get(&self) -> Option<T> {
         match (self.before, self.since) {
             (Some(before), Some(since)) => Some((self.pick)(before, since)),
             (one, other) => one.or(other),

@@ -129,7 +129,7 @@ impl World {
                     assert!(self.held < self.meter.allowed().space_bytes, "an honest source overdraws");
                     self.held += BATCH_BYTES;
                     self.arrived += BATCH_BYTES;
-                    self.delays.push_back(at - sent_at);
+                    self.delays.push_back(at.saturating_sub(sent_at));
                     self.plan(at + self.line.store, Happening::Durable { arrived: at });
                     let windows = self.meter.received(now, BATCH_BYTES);
                     self.tell(windows);
@@ -168,7 +168,7 @@ impl World {
     }
 }
 
-/// SplitMix64: G. Steele et al., *Fast Splittable Pseudorandom Number Generators*, 2014.
+/// `SplitMix64`: G. Steele et al., *Fast Splittable Pseudorandom Number Generators*, 2014.
 fn random(state: &mut u64) -> f64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -200,7 +200,7 @@ fn a_line_of_any_kind_is_soon_full_and_its_queue_stays_short() {
         let rate = world.rate_over(Duration::from_secs(24));
         assert!(rate > 0.93 * line.rate, "seed {seed}: {rate} over {line:?}, told {:?}", world.meter.told());
         let wanted = 2.0 * line.holds() + line.rate * SLACK.as_secs_f64();
-        let bound = (limits.space_window_bytes_min as f64).max(1.05 * wanted / SHRINKS_TO);
+        let bound = (limits.space_window_bytes_min as f64).max(1.05 * wanted * 100.0 / SHRINKS_TO_PERCENT as f64);
         let told = world.meter.told().space_bytes as f64;
         assert!(told <= bound, "seed {seed}: told {told}, not {bound}, over {line:?}");
     }
