@@ -110,12 +110,12 @@ impl Effort {
         }
     }
 
-    /// What a mirror is to catch up with. Peers, which are slower by far, get an eighth.
+    /// What a mirror is to catch up with. Peers, which are slower by far, get a quarter.
     pub(crate) fn catch_up_records(&self, system: &str) -> usize {
         if matches!(system, "counterfoil" | "limit" | "limit-plain") {
             self.catch_up_records
         } else {
-            self.catch_up_records / 8
+            self.catch_up_records / 4
         }
     }
 

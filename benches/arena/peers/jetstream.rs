@@ -55,8 +55,11 @@ impl Pairing for JetStream {
         }
     }
 
-    fn remark(&self, _workload: Workload) -> Option<Remark> {
-        Some(Remark::Less("does not flush before it acks"))
+    fn remark(&self, workload: Workload) -> Option<Remark> {
+        Some(Remark::Less(match workload {
+            Workload::N => "does not flush before it acks; a quarter of the records",
+            _ => "does not flush before it acks",
+        }))
     }
 
     fn start(&self, dir: &Path, workload: Workload) -> Outcome<Box<dyn Pair>> {

@@ -15,11 +15,11 @@ const UNACKED_MAX: usize = 8192;
 /// The longest line of the server's that is read.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 
-const INBOX: &str = "_INBOX.arena";
-
 pub(super) struct Client {
     reader: BufReader<TcpStream>,
     writer: BufWriter<TcpStream>,
+    /// Where answers come; its own, since a leaf node passes on what a subject of the hub is for.
+    inbox: String,
     unacked: usize,
 }
 
@@ -28,10 +28,10 @@ impl Client {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_nodelay(true)?;
         let (reader, writer) = (BufReader::new(stream.try_clone()?), BufWriter::with_capacity(64 << 10, stream));
-        let mut client = Self { reader, writer, unacked: 0 };
+        let mut client = Self { reader, writer, inbox: format!("_INBOX.arena-{port}"), unacked: 0 };
         client.line()?;
         let options = r#"{"verbose":false,"pedantic":false,"headers":false,"lang":"rust","version":"0"}"#;
-        write!(client.writer, "CONNECT {options}\r\nSUB {INBOX} 1\r\n")?;
+        write!(client.writer, "CONNECT {options}\r\nSUB {} 1\r\n", client.inbox)?;
         client.writer.flush()?;
         Ok(client)
     }
@@ -40,7 +40,7 @@ impl Client {
     pub(super) fn ask(&mut self, subject: &str, question: &Value) -> Outcome<Value> {
         self.settle(0)?;
         let question = question.to_string();
-        write!(self.writer, "PUB {subject} {INBOX} {}\r\n{question}\r\n", question.len())?;
+        write!(self.writer, "PUB {subject} {} {}\r\n{question}\r\n", self.inbox, question.len())?;
         self.writer.flush()?;
         self.answer()
     }
@@ -51,7 +51,7 @@ impl Client {
             if self.unacked == UNACKED_MAX {
                 self.settle(UNACKED_MAX / 2)?;
             }
-            write!(self.writer, "PUB {subject} {INBOX} {}\r\n", body.len())?;
+            write!(self.writer, "PUB {subject} {} {}\r\n", self.inbox, body.len())?;
             self.writer.write_all(body)?;
             self.writer.write_all(b"\r\n")?;
             self.unacked += 1;

@@ -85,7 +85,7 @@ impl Pairing for PostgreSql {
     fn remark(&self, workload: Workload) -> Option<Remark> {
         match workload {
             Workload::M | Workload::V20 | Workload::V200 => Some(Remark::Otherwise("COPY of 1000 rows a transaction")),
-            Workload::N => Some(Remark::Otherwise("the initial copy of a subscription; an eighth of the records")),
+            Workload::N => Some(Remark::Otherwise("the initial copy of a subscription; a quarter of the records")),
             _ => None,
         }
     }
