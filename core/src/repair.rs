@@ -119,6 +119,7 @@ impl Store {
             policy: Arc::new(Policy::nothing()),
             limits: Limits::default(),
             acks: Arc::clone(self.inner.acks.board()),
+            compress: false,
         };
         let (tell, told) = mpsc::channel();
         let runtime = self.inner.runtime.handle()?;

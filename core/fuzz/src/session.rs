@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use counterfoil_replication::{
     Ack, Announce, CloseReason, Credit, Direction, Endpoint, Flow, FrontierHash, Heads, Heartbeat, Hello, Limits,
     LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Policy, Reconciled, Refusal, Refuse, Rewind,
-    Scope, SessionConfig, Want, codec,
+    Scope, SessionConfig, Want, Window, codec,
 };
 use counterfoil_storage::{
     Batch, Digest, Genesis, Head, Holes, Incarnation, Journal, LogId, NodeName, Seq, SpaceName, vfs::Memory,
@@ -138,6 +138,12 @@ enum Step {
         len_bytes: u64,
     },
     Close,
+    Window {
+        session: u64,
+        space: u64,
+    },
+    Probe(u32),
+    Echo(u32),
     /// Any bytes, as far as they are a message.
     Raw(Vec<u8>),
     /// Not the peer's doing:
@@ -275,6 +281,7 @@ fn message(step: &Step) -> Option<Message> {
                 space_window_bytes: *space_window,
                 batch_len_max_bytes: *len_max,
                 next_ms: *next_ms,
+                takes_zstd: false,
             })
         }
         Step::Greet => Message::Hello(Hello {
@@ -285,6 +292,7 @@ fn message(step: &Step) -> Option<Message> {
             space_window_bytes: 1 << 16,
             batch_len_max_bytes: 1 << 16,
             next_ms: 10_000,
+            takes_zstd: false,
         }),
         Step::Want(number) => Message::Want(Want { space: space(*number) }),
         Step::Offer { space: number, hash: value } => {
@@ -313,6 +321,9 @@ fn message(step: &Step) -> Option<Message> {
             head: head(*at, log(*choice)),
             holes: Holes::default(),
         }),
+        Step::Window { session, space } => Message::Window(Window { session_bytes: *session, space_bytes: *space }),
+        Step::Probe(number) => Message::Probe(*number),
+        Step::Echo(number) => Message::Echo(*number),
         Step::Credit { space: number, bytes } => Message::Credit(Credit { space: space(*number), bytes: *bytes }),
         Step::Rewind { log: choice, head: at } => {
             Message::Rewind(Rewind { log: log(*choice), head: head(*at, log(*choice)) })
@@ -339,6 +350,22 @@ fn message(step: &Step) -> Option<Message> {
         Step::Damaged { log: choice, first_seq, len_bytes } => {
             Message::DamagedBatch { log: log(*choice), first_seq: Seq(*first_seq), len_bytes: *len_bytes }
         }
+        Step::Mend { .. } | Step::MendBatch { .. } | Step::MendEnd { .. } => return mending(step),
+        Step::Close => Message::Close(CloseReason::Shutdown),
+        Step::Raw(bytes) => {
+            let mut framed = BytesMut::new();
+            framed.extend_from_slice(&(bytes.len() as u32 + 1).to_le_bytes());
+            framed.extend_from_slice(&[0]);
+            framed.extend_from_slice(bytes);
+            codec::decode(&mut framed, 1 << 16).ok()??
+        }
+        Step::Commit | Step::Read | Step::Wait(_) | Step::Append => return None,
+    })
+}
+
+/// What a peer says of holes.
+fn mending(step: &Step) -> Option<Message> {
+    Some(match step {
         Step::Mend { log: choice, first_seq, end, bytes_max } => Message::Mend(Mend {
             log: log(*choice),
             first_seq: Seq(*first_seq),
@@ -353,15 +380,7 @@ fn message(step: &Step) -> Option<Message> {
             let outcome = if *refused { MendOutcome::Refused } else { MendOutcome::Sent };
             Message::MendEnd(MendEnd { log: log(*choice), end: head(*end, log(*choice)), outcome })
         }
-        Step::Close => Message::Close(CloseReason::Shutdown),
-        Step::Raw(bytes) => {
-            let mut framed = BytesMut::new();
-            framed.extend_from_slice(&(bytes.len() as u32 + 1).to_le_bytes());
-            framed.extend_from_slice(&[0]);
-            framed.extend_from_slice(bytes);
-            codec::decode(&mut framed, 1 << 16).ok()??
-        }
-        Step::Commit | Step::Read | Step::Wait(_) | Step::Append => return None,
+        _ => return None,
     })
 }
 

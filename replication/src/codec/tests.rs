@@ -8,7 +8,7 @@ use crate::{
     frontier::{FrontierHash, LogHead},
     message::{
         Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd, MendOutcome, Offer,
-        Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+        Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
     },
 };
 
@@ -49,6 +49,7 @@ fn golden() -> Vec<(Message, String)> {
         space_window_bytes: 4 << 20,
         batch_len_max_bytes: 1 << 20,
         next_ms: 1000,
+        takes_zstd: true,
     };
     let node = NodeName::new("n").unwrap();
     let holes = Holes::try_from(vec![(Seq(3), Seq(5)), (Seq(250), Seq(300))]).unwrap();
@@ -57,7 +58,7 @@ fn golden() -> Vec<(Message, String)> {
     let gap = ParkReason::Gap { first_seq: Seq(1), next_seq: Seq(2), cause: GapCause::Hole };
     let heads = vec![LogHead { log, head: head() }];
     vec![
-        (Message::Hello(hello), format!("000101{}fc00008000fc00004000fc00001000fbe803", "dd".repeat(16))),
+        (Message::Hello(hello), format!("000101{}fc00008000fc00004000fc00001000fbe80301", "dd".repeat(16))),
         (Message::Want(Want { space: space() }), "010173".into()),
         (Message::Offer(Offer { space: space(), all: hash, own: hash }), format!("020173{hash_hex}{hash_hex}")),
         (Message::Equal(Reconciled { space: space(), scope: Scope::All }), "03017301".into()),
@@ -92,14 +93,17 @@ fn golden() -> Vec<(Message, String)> {
         (Message::Close(CloseReason::Shutdown), "0c00".into()),
         (Message::Close(CloseReason::Protocol { min: 1, max: 2 }), "0c020102".into()),
         (Message::Close(CloseReason::Certificate), "0c06".into()),
+        (Message::Window(Window { session_bytes: 2, space_bytes: 1 << 20 }), "0d02fc00001000".into()),
+        (Message::Probe(7), "0e07".into()),
+        (Message::Echo(7), "0f07".into()),
         (
             Message::Mend(Mend { log, first_seq: Seq(250), end: head(), bytes_max: 1 << 20 }),
-            format!("0d{id}fa{head_hex}fc00001000"),
+            format!("10{id}fa{head_hex}fc00001000"),
         ),
-        (Message::MendEnd(MendEnd { log, end: head(), outcome: MendOutcome::Sent }), format!("0e{id}{head_hex}00")),
+        (Message::MendEnd(MendEnd { log, end: head(), outcome: MendOutcome::Sent }), format!("11{id}{head_hex}00")),
         (
             Message::MendEnd(MendEnd { log, end: head(), outcome: MendOutcome::Lacking(GapCause::Absent) }),
-            format!("0e{id}{head_hex}0104"),
+            format!("11{id}{head_hex}0104"),
         ),
     ]
 }
@@ -130,7 +134,7 @@ fn the_bytes_of_every_message_are_fixed_for_ever() {
     assert_eq!(bytes[..5], [95, 0, 0, 0, 1], "length of kind and batch, then kind");
     assert_eq!(bytes[5..], batch().bytes()[..], "verbatim");
     let mends = encoded(&Message::MendBatch(batch()));
-    assert_eq!((&mends[..5], &mends[5..]), (&[95, 0, 0, 0, 2][..], &bytes[5..]));
+    assert_eq!((&mends[..5], &mends[5..]), (&[95, 0, 0, 0, 3][..], &bytes[5..]));
     assert_eq!(decode(&mut mends.clone(), LIMIT), Ok(Some(Message::MendBatch(batch()))));
     let mut damaged = mends;
     *damaged.last_mut().unwrap() ^= 1;
@@ -256,7 +260,7 @@ proptest! {
     #[test]
     fn random_control_messages_never_panic_and_what_decodes_is_within_bounds(
         bytes in prop::collection::vec(any::<u8>(), 1..400),
-        kind in 0_u8..16,
+        kind in 0_u8..18,
     ) {
         let mut buffer = BytesMut::new();
         buffer.put_u32_le(bytes.len() as u32 + 1);
@@ -271,7 +275,7 @@ proptest! {
 
     #[test]
     fn messages_with_changed_bytes_never_panic(
-        pick in 0_usize..19,
+        pick in 0_usize..22,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let mut bytes = encoded(&golden()[pick].0);

@@ -273,7 +273,7 @@ impl Session {
             self.advance_outgoing(now, id, index);
             self.judge_claims(id);
         }
-        self.advance_incoming(id, before, state.durable);
+        self.advance_incoming(now, id, before, state.durable);
     }
 
     /// A log that stopped for want of records which are here again goes on.
