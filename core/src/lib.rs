@@ -78,7 +78,7 @@ pub use codec::{Bincode, Codec, CodecError, ENVELOPE_LEN, MAX_VALUE_LEN};
 pub use counterfoil_replication::net::{
     ListenError, Target as PeerAddress, TargetError as PeerAddressError, Tls, TlsError,
 };
-pub use counterfoil_replication::{Policy, PolicyError, Rights};
+pub use counterfoil_replication::{Flow, Policy, PolicyError, Rights};
 pub use counterfoil_storage::{
     AppendError, BatchError, Compression, Damage, Digest, DiskError, Finding, Genesis, Head, Hlc, Incarnation, LogId,
     LogInfo, MAX_NAME_LEN, MAX_RECORD_LEN, NameError, NodeName, OpenError, Parent, ParseIdError, Place, ReadError,

@@ -22,7 +22,7 @@ use crate::{
     options::Builder,
     space::{Space, SpaceState},
     stats::Stats,
-    status::{Lag, LinkShared, LinkState, LinkStatus, Unmirrored},
+    status::{Lag, LinkShared, LinkState, LinkStatus, Progress, Unmirrored},
 };
 
 /// A store: the records of one node, in a folder on its own disk. Cheap to clone; all clones are one.
@@ -284,7 +284,8 @@ impl Inner {
     pub(crate) fn check_unlinked(&self, peer: &NodeName, spaces: &[SpaceName], all_spaces: bool) -> Result<()> {
         let own_space = SpaceName::new(self.journal.identity().node.as_str()).ok();
         let links = lock(&self.links);
-        let live = links.iter().filter(|link| link.shared.peer == *peer && link.shared.state() != LinkState::Stopped);
+        let is_live = |link: &&LinkHandle| link.is_source && link.shared.state() != LinkState::Stopped;
+        let live = links.iter().filter(is_live).filter(|link| link.shared.peer == *peer);
         for link in live {
             let carried = link.shared.spaces();
             let shared = if all_spaces || link.all_spaces {
@@ -369,6 +370,8 @@ impl Inner {
             spaces: link.spaces(),
             state: link.state(),
             lag: self.lag(&lacks),
+            behind_records: link.behind_records(),
+            catching_up: link.catching_up(),
             last_error: link.last_error(),
             is_stuck: link.is_stuck(),
             parked: link.parked(|log| lacks.iter().all(|missing| missing.log != log)),
@@ -434,15 +437,36 @@ impl Inner {
         }
     }
 
-    /// Whether the link's peer has everything, or something that it lacks is not known to have stopped.
+    /// Whether the link's peer gets what it lacks.
+    #[cfg(feature = "net")]
+    fn outward(&self, link: &LinkShared) -> Progress {
+        let lacks = self.unmirrored(link);
+        let moves = |missing: &Unmirrored| link.stopped_by(missing.log, &missing.space).is_none();
+        match lacks.is_empty() {
+            true => Progress::Done,
+            false if lacks.iter().any(moves) => Progress::Moving,
+            false => Progress::Stopped,
+        }
+    }
+
+    /// Whether both ends of the link have everything, or something that one lacks is not known to have stopped.
     #[cfg(feature = "net")]
     pub(crate) fn is_link_moving(&self, link: &LinkShared) -> bool {
-        let lacks = self.unmirrored(link);
-        lacks.is_empty() || lacks.iter().any(|missing| link.stopped_by(missing.log, &missing.space).is_none())
+        let ways = [self.outward(link), link.inward()];
+        ways.contains(&Progress::Moving) || ways == [Progress::Done; 2]
     }
 
     /// Waits until the link's peer has what is durable now; whether it has.
     pub(crate) fn wait_link_mirrored(&self, link: &LinkShared, timeout: Duration) -> bool {
+        self.wait_link(link, timeout, || true)
+    }
+
+    /// Waits until the link's peer has what is durable now, and this store what the peer had; whether both have.
+    pub(crate) fn wait_link_synced(&self, link: &LinkShared, timeout: Duration) -> bool {
+        self.wait_link(link, timeout, || link.inward() == Progress::Done)
+    }
+
+    fn wait_link(&self, link: &LinkShared, timeout: Duration, is_done: impl Fn() -> bool) -> bool {
         let deadline = now().checked_add(timeout);
         let wanted = self.unmirrored(link);
         loop {
@@ -450,7 +474,7 @@ impl Inner {
             let is_there = |missing: &Unmirrored| {
                 self.acks.head(missing.log, &link.peer).is_some_and(|head| head.next_seq >= missing.next_seq)
             };
-            if wanted.iter().all(is_there) {
+            if wanted.iter().all(is_there) && is_done() {
                 return true;
             }
             let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(now()));

@@ -71,8 +71,16 @@ pub enum Event {
         /// The space.
         space: SpaceName,
     },
-    /// The peer durably holds more of a log than this node does; nothing of it is streamed until this
-    /// node has as much. For a log that this node writes it means that this node was rewound.
+    /// All that the peer had durable of a space that it streams is durable here; at least once in each session. What
+    /// comes afterwards follows as it becomes durable there.
+    CaughtUp {
+        /// The space.
+        space: SpaceName,
+        /// Whether it is all: false if logs have stopped, each with an event of its own.
+        whole: bool,
+    },
+    /// The peer durably holds more of a log than this node does, and does not stream it here; nothing of it is
+    /// streamed until this node has as much. For a log that this node writes it means that this node was rewound.
     Ahead {
         /// The log.
         log: LogId,

@@ -36,8 +36,8 @@ pub use event::{By, Event, SessionStatus, SpaceStatus};
 pub use frontier::{FrontierHash, LogHead};
 pub use log_limit::LogLimit;
 pub use message::{
-    Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Message, Offer, PROTOCOL_MAX,
-    PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+    Ack, Announce, CaughtUp, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Message, Offer,
+    PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
 };
 pub use policy::{Policy, PolicyError, Rights};
 pub use session::{FetchFailure, FetchRequest, LogState, Session, StoreFailure, StoreRequest};

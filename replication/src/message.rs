@@ -11,6 +11,7 @@
 //! source   Announce{genesis, head}                  once per log that the target lacks
 //! source   Batch…                                   verbatim, within the credit granted
 //! target   Ack{log, node, head}, Credit{space, …}   once durable there; acks of others are passed on
+//! source   CaughtUp{space}                          once the target has all that the source has
 //! both     Heartbeat, Park{log, reason}, Close
 //! ```
 
@@ -57,6 +58,8 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// The end that says so ends the session.
     Close(CloseReason),
+    /// The target has all that the source has of a space.
+    CaughtUp(CaughtUp),
     /// Records, as their writer encoded them. Not a control message: travels verbatim.
     #[serde(skip)]
     Batch(Batch),
@@ -125,6 +128,8 @@ pub struct Reconciled {
     pub space: SpaceName,
     /// Which logs this flow carries.
     pub scope: Scope,
+    /// Which logs were compared: all, if the source may read the space, else those that the flow carries.
+    pub told: Scope,
 }
 
 /// What the target holds of a space; as many messages as needed.
@@ -134,6 +139,9 @@ pub struct Heads {
     pub space: SpaceName,
     /// Which logs this flow carries.
     pub scope: Scope,
+    /// Of which logs heads are told: of all, if the source may read the space, so that it learns what the target has
+    /// otherwise than by this flow; else of those that the flow carries.
+    pub told: Scope,
     /// Durable heads of the logs that the target holds; at most [`codec::HEADS_MAX`] in one message.
     pub heads: Vec<LogHead>,
     /// Whether this is the first message of the answer.
@@ -143,7 +151,7 @@ pub struct Heads {
 }
 
 /// Which of a space's two flows is meant, as seen by the end that says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Flow {
     /// The one towards the end that says so.
     Incoming,
@@ -154,9 +162,14 @@ pub enum Flow {
 /// Why a flow is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Error)]
 pub enum Refusal {
-    /// The node lacks the right.
-    #[error("no right to this space: grant it in the policy of the refusing end")]
-    NoRight,
+    /// The node that would stream the space may not.
+    #[error(
+        "no right to stream this space: grant `write`, or `relay` for logs of others, in the policy of the refusing end"
+    )]
+    NoRightToStream,
+    /// The node that would get the space may not.
+    #[error("no right to get this space: grant `read` in the policy of the refusing end")]
+    NoRightToRead,
     /// The session has as many spaces as it may.
     #[error("too many spaces in one session: use several links")]
     TooManySpaces,
@@ -257,7 +270,7 @@ pub enum ParkReason {
         cause: GapCause,
     },
     /// The source may not stream logs of this writer in this space.
-    #[error("no right to stream logs of {writer} in {space}: grant it in the policy of the target")]
+    #[error("no right to stream logs of {writer} in {space}: grant `relay` in the policy of the target")]
     NoRight {
         /// The writer of the log.
         writer: NodeName,
@@ -332,6 +345,16 @@ pub struct Heartbeat {
     /// Durable heads of logs that this end streams and has not sent all of: how far the target is
     /// behind. At most [`codec::HEADS_MAX`].
     pub heads: Vec<LogHead>,
+}
+
+/// The target has durably what the source had durable when it said so: sent once in a session, after an answer with
+/// heads; an answer that all is equal says as much. What comes afterwards follows as it becomes durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaughtUp {
+    /// The space.
+    pub space: SpaceName,
+    /// Whether it is all: false while logs have stopped. Said again once it is.
+    pub whole: bool,
 }
 
 /// Why an end ends the session.

@@ -248,6 +248,7 @@ impl Session {
                 Ok(())
             }
             Message::Heartbeat(heartbeat) => self.handle_heartbeat(&heartbeat),
+            Message::CaughtUp(caught_up) => self.handle_caught_up(caught_up),
             Message::Batch(batch) => self.handle_batch(now, batch),
             Message::DamagedBatch { log, first_seq, len_bytes } => self.handle_damaged_batch(log, first_seq, len_bytes),
         };

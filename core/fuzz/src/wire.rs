@@ -2,8 +2,8 @@
 
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Ack, Announce, CloseReason, Credit, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello, LogHead, Message, Offer,
-    Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+    Ack, Announce, CaughtUp, CloseReason, Credit, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello, LogHead,
+    Message, Offer, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
     codec::{self, PREFIX_LEN},
 };
 use counterfoil_storage::{Incarnation, Seq, SpaceName};
@@ -95,21 +95,23 @@ pub fn messages() -> Vec<Message> {
         }),
         Message::Want(Want { space: space.clone() }),
         Message::Offer(Offer { space: space.clone(), all: hash, own: hash }),
-        Message::Equal(Reconciled { space: space.clone(), scope: Scope::Own }),
+        Message::Equal(Reconciled { space: space.clone(), scope: Scope::Own, told: Scope::All }),
         Message::Heads(Heads {
             space: space.clone(),
             scope: Scope::All,
+            told: Scope::All,
             heads: heads.clone(),
             first: true,
             last: true,
         }),
-        Message::Refuse(Refuse { space: space.clone(), flow: Flow::Incoming, reason: Refusal::NoRight }),
+        Message::Refuse(Refuse { space: space.clone(), flow: Flow::Incoming, reason: Refusal::NoRightToStream }),
         Message::Announce(Announce { genesis: genesis.clone(), head }),
         Message::Ack(Ack { log, node: genesis.node.clone(), incarnation, head }),
         Message::Credit(Credit { space: space.clone(), bytes: 100 }),
         Message::Rewind(Rewind { log, head }),
         Message::Heartbeat(Heartbeat { next_ms: 1000, frontiers: vec![(space, hash)], heads }),
         Message::Close(CloseReason::Protocol { min: 1, max: 2 }),
+        Message::CaughtUp(CaughtUp { space: genesis.space.clone(), whole: true }),
         Message::Batch(batch),
     ];
     messages.extend(parks);

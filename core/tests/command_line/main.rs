@@ -10,5 +10,6 @@ mod recorded;
 mod refusals;
 mod sandbox;
 mod status;
+mod sync;
 mod usage;
 mod verify;

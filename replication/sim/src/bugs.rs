@@ -128,7 +128,7 @@ impl Bug {
                 vec![Message::Credit(credit.clone()), Message::Credit(credit)]
             }
             (Self::AnswersEqualAlways, Message::Heads(heads)) => {
-                vec![Message::Equal(Reconciled { space: heads.space, scope: heads.scope })]
+                vec![Message::Equal(Reconciled { space: heads.space, scope: heads.scope, told: heads.told })]
             }
             (Self::SaysHelloTwice, Message::Hello(hello)) => vec![Message::Hello(hello.clone()), Message::Hello(hello)],
             (_, message) => vec![message],

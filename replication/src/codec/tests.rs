@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     frontier::{FrontierHash, LogHead},
     message::{
-        Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Offer, Park, ParkReason,
+        Ack, Announce, CaughtUp, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Offer, Park, ParkReason,
         Reconciled, Refusal, Refuse, Rewind, Scope, Want,
     },
 };
@@ -57,14 +57,21 @@ fn golden() -> Vec<(Message, String)> {
         (Message::Hello(hello), format!("000101{}fc00008000fc00004000fc00001000fbe803", "dd".repeat(16))),
         (Message::Want(Want { space: space() }), "010173".into()),
         (Message::Offer(Offer { space: space(), all: hash, own: hash }), format!("020173{hash_hex}{hash_hex}")),
-        (Message::Equal(Reconciled { space: space(), scope: Scope::All }), "03017301".into()),
+        (Message::Equal(Reconciled { space: space(), scope: Scope::Own, told: Scope::All }), "0301730001".into()),
         (
-            Message::Heads(Heads { space: space(), scope: Scope::Own, heads: heads.clone(), first: true, last: false }),
-            format!("0401730001{id}{head_hex}0100"),
+            Message::Heads(Heads {
+                space: space(),
+                scope: Scope::Own,
+                told: Scope::All,
+                heads: heads.clone(),
+                first: true,
+                last: false,
+            }),
+            format!("040173000101{id}{head_hex}0100"),
         ),
         (
-            Message::Refuse(Refuse { space: space(), flow: Flow::Incoming, reason: Refusal::NoRight }),
-            "0501730000".into(),
+            Message::Refuse(Refuse { space: space(), flow: Flow::Incoming, reason: Refusal::NoRightToRead }),
+            "0501730001".into(),
         ),
         (Message::Announce(Announce { genesis, head: head() }), format!("06{genesis_hex}{head_hex}")),
         (
@@ -85,6 +92,7 @@ fn golden() -> Vec<(Message, String)> {
         (Message::Close(CloseReason::Shutdown), "0c00".into()),
         (Message::Close(CloseReason::Protocol { min: 1, max: 2 }), "0c020102".into()),
         (Message::Close(CloseReason::Certificate), "0c06".into()),
+        (Message::CaughtUp(CaughtUp { space: space(), whole: true }), "0d017301".into()),
     ]
 }
 
@@ -150,7 +158,8 @@ fn a_length_beyond_the_limit_is_refused_before_its_bytes_come() {
 #[test]
 fn a_list_beyond_the_limit_is_refused() {
     let heads = vec![LogHead { log: log(), head: head() }; HEADS_MAX + 1];
-    let message = Message::Heads(Heads { space: space(), scope: Scope::All, heads, first: true, last: true });
+    let message =
+        Message::Heads(Heads { space: space(), scope: Scope::All, told: Scope::All, heads, first: true, last: true });
     let expected = CodecError::List { count: HEADS_MAX + 1, limit: HEADS_MAX };
     assert_eq!(decode(&mut encoded(&message), LIMIT), Err(expected));
 }

@@ -13,7 +13,7 @@ use crate::{
     error::PeerMisbehaved,
     event::{By, Event},
     frontier::{FrontierHash, LogHead},
-    message::{Ack, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope},
+    message::{Ack, CaughtUp, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope},
 };
 
 impl Session {
@@ -51,15 +51,18 @@ impl Session {
         self.spaces[index].outflow = Outflow::Answering { scope: answer.scope };
         for id in self.log_ids(index) {
             let Some(log) = self.logs.get(&id) else { continue };
-            match log.outgoing {
-                Outgoing::Awaiting { offered: Some(head) }
-                    if head.next_seq > Seq::ZERO && self.source_carries(answer.scope, log) =>
-                {
-                    self.stream_from(id, head, false);
-                }
-                _ => {}
+            let Outgoing::Awaiting { offered: Some(head) } = log.outgoing else { continue };
+            if head.next_seq == Seq::ZERO || !self.source_carries(answer.told, log) {
+                continue;
+            }
+            if self.source_carries(answer.scope, log) {
+                self.stream_from(id, head, false);
+            } else {
+                self.note_peer_head(id, head);
             }
         }
+        // The target knows.
+        self.spaces[index].caught_up = Some(true);
         self.finish_answer(now, index, answer.scope);
         Ok(())
     }
@@ -81,15 +84,22 @@ impl Session {
         }
         if heads.first {
             self.spaces[index].outflow = Outflow::Answering { scope };
+            self.spaces[index].caught_up = None;
             for id in self.log_ids(index) {
                 self.set_outgoing(id, Outgoing::Awaiting { offered: None });
             }
         }
         for LogHead { log: id, head } in &heads.heads {
             let Some(log) = self.logs.get(id) else { continue };
-            if log.space == index && self.source_carries(scope, log) {
-                self.note_statement(*id, *head);
+            if log.space != index {
+                continue;
+            }
+            let (is_carried, is_equal) = (self.source_carries(scope, log), *head == log.head());
+            self.note_statement(*id, *head);
+            if is_carried {
                 self.classify(*id, *head);
+            } else if is_equal {
+                self.note_peer_head(*id, *head);
             }
         }
         if heads.last {
@@ -121,6 +131,7 @@ impl Session {
                     self.stream_from_start(id);
                 } else {
                     self.set_outgoing(id, Outgoing::Idle);
+                    self.tell_uncarried(id, scope);
                 }
             }
         }
@@ -128,6 +139,17 @@ impl Session {
         space.in_sync = false;
         space.behind_since.get_or_insert(now);
         self.check_in_sync(index);
+    }
+
+    /// Tells of a log that the peer may lack something of, and does not let this end stream.
+    fn tell_uncarried(&mut self, id: LogId, scope: Scope) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let is_there = *log.writer() == self.config.peer || log.peer_head == Some(log.head());
+        if log.has_records() && !is_there && !self.source_carries(scope, log) {
+            let (writer, space) = (log.writer().clone(), self.spaces[log.space].name.clone());
+            let reason = ParkReason::NoRight { writer, space };
+            self.events.push_back(Event::Parked { log: id, reason, by: By::Peer });
+        }
     }
 
     /// The one decision of where a log stands, given where it ends at the target. Exactly one row matches.
@@ -138,8 +160,11 @@ impl Session {
         if remote == local {
             self.stream_from(id, remote, false);
         } else if remote.next_seq > local.next_seq {
+            let is_awaited = self.is_awaited(log);
             self.set_outgoing(id, Outgoing::Ahead { remote });
-            self.events.push_back(Event::Ahead { log: id, local, remote });
+            if !is_awaited {
+                self.events.push_back(Event::Ahead { log: id, local, remote });
+            }
         } else if remote.next_seq == local.next_seq {
             self.park_outgoing(id, ParkReason::Diverged { source_head: local, target_head: remote });
         } else if remote == origin {
@@ -201,7 +226,7 @@ impl Session {
     /// acknowledged in an earlier session: what comes later can be overtaken by another session's.
     fn note_statement(&mut self, id: LogId, head: Head) {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
-        if !std::mem::replace(&mut log.stated, true) {
+        if !std::mem::replace(&mut log.stated, true) && *log.writer() != self.config.peer {
             let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
             self.events.push_back(Event::Stated { log: id, node, incarnation, head });
         }
@@ -212,7 +237,12 @@ impl Session {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
         log.stated = true;
         let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
-        match log.peer_head.replace(head) {
+        let before = log.peer_head.replace(head);
+        if *log.writer() == node {
+            // Nobody's log is held by its writer on behalf of others.
+            return;
+        }
+        match before {
             Some(from) if head.next_seq < from.next_seq => {
                 self.events.push_back(Event::Withdrawn { log: id, node, incarnation, from, to: head });
             }
@@ -291,10 +321,12 @@ impl Session {
     /// The peer has streamed a log that this end might stream to it: no echo.
     pub(super) fn note_received(&mut self, id: LogId, batch: &Batch) {
         let Some(log) = self.logs.get(&id) else { return };
-        let Some(scope) = self.spaces[log.space].out_scope() else { return };
+        let scope = self.spaces[log.space].out_scope();
         let head = batch.head();
         match &log.outgoing {
-            Outgoing::Idle if self.source_carries(scope, log) => {}
+            Outgoing::Idle if scope.is_some_and(|scope| self.source_carries(scope, log)) => {}
+            // Nothing leaves a node before it is durable there, so the peer has it durable.
+            Outgoing::Idle => return self.note_peer_head(id, head),
             Outgoing::Streaming(streaming) if streaming.sent.next_seq <= batch.first_seq() => {}
             Outgoing::Ahead { remote } if remote.next_seq < head.next_seq => {
                 return self.set_outgoing(id, Outgoing::Ahead { remote: head });
@@ -302,7 +334,6 @@ impl Session {
             _ => return,
         }
         self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head, false)));
-        // Nothing leaves a node before it is durable there, so the peer has it durable.
         self.note_peer_head(id, head);
     }
 
@@ -357,20 +388,35 @@ impl Session {
         Ok(())
     }
 
-    /// Tells when all that is durable here of a space has become durable at the peer.
+    /// Tells when all that is durable here of a space has become durable at the peer: the application, and once the peer.
     pub(super) fn check_in_sync(&mut self, index: usize) {
         let space = &self.spaces[index];
         let Some(scope) = space.out_scope() else { return };
-        if space.in_sync {
+        let lacks = |log: &Log| log.has_records() && self.source_carries(scope, log) && !log.is_mirrored();
+        // There may be many logs, and this is asked with each ack.
+        if space.in_sync || space.lacking.and_then(|id| self.logs.get(&id)).is_some_and(|log| lacks(log) && log.moves())
+        {
             return;
         }
-        let logs = space.logs.iter().filter_map(|id| self.logs.get(id));
-        let in_sync = logs.filter(|log| log.has_records() && self.source_carries(scope, log)).all(Log::is_mirrored);
+        let logs = || space.logs.iter().filter_map(|id| self.logs.get(id).map(|log| (*id, log)));
+        let lacking = logs().find(|(_, log)| lacks(log) && log.moves()).map(|(id, _)| id);
+        let in_sync = lacking.is_none() && !logs().any(|(_, log)| lacks(log));
+        // What the peer has more of, it does not lack.
+        let whole =
+            lacking.is_none() && !logs().any(|(_, log)| lacks(log) && !matches!(log.outgoing, Outgoing::Ahead { .. }));
+        let space = &mut self.spaces[index];
+        space.lacking = lacking;
+        let name = space.name.clone();
         if in_sync {
-            let space = &mut self.spaces[index];
             space.in_sync = true;
             space.behind_since = None;
-            self.events.push_back(Event::InSync { space: space.name.clone() });
+            self.events.push_back(Event::InSync { space: name.clone() });
+        }
+        if lacking.is_none()
+            && space.caught_up.is_none_or(|told| !told && whole)
+            && space.caught_up.replace(whole) != Some(whole)
+        {
+            self.control.push_back(Message::CaughtUp(CaughtUp { space: name, whole }));
         }
     }
 }

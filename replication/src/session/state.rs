@@ -45,6 +45,10 @@ pub(super) struct Space {
     /// All that is durable here is durable at the peer.
     pub(super) in_sync: bool,
     pub(super) behind_since: Option<Instant>,
+    /// A log that the peer lacked something of when it was last looked for one: looked at first.
+    pub(super) lacking: Option<LogId>,
+    /// What the peer was told of having caught up, since it last said what it has.
+    pub(super) caught_up: Option<bool>,
     /// The frontier last said in a heartbeat.
     pub(super) said: Option<FrontierHash>,
 
@@ -81,6 +85,8 @@ impl Space {
             in_fetch_order: false,
             in_sync: false,
             behind_since: None,
+            lacking: None,
+            caught_up: None,
             said: None,
             inflow: Inflow::Closed,
             offered: None,
@@ -234,6 +240,11 @@ impl Log {
     /// Whether a record of it is durable here.
     pub(super) fn has_records(&self) -> bool {
         self.head().next_seq > Seq::ZERO
+    }
+
+    /// Whether it may yet get to the peer by itself.
+    pub(super) fn moves(&self) -> bool {
+        !matches!(self.outgoing, Outgoing::Parked(_) | Outgoing::Ahead { .. })
     }
 
     /// Whether the peer has durable what is durable here: its head is this end's, digest and all, or follows it on the

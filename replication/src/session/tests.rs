@@ -4,6 +4,7 @@ mod hostile;
 mod passing;
 mod permission;
 mod streaming;
+mod sync;
 
 use std::{
     collections::BTreeMap,

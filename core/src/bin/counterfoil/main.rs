@@ -19,6 +19,7 @@ mod seconds;
 mod serve;
 mod signals;
 mod status;
+mod sync;
 mod usage;
 mod verify;
 
@@ -62,6 +63,7 @@ enum Command {
     Cert(cert::Cert),
     Serve(serve::Serve),
     Mirror(mirror::Mirror),
+    Sync(sync::Sync),
 }
 
 impl Command {
@@ -75,6 +77,7 @@ impl Command {
             Self::Cert(cert) => cert.run(),
             Self::Serve(serve) => serve.run(),
             Self::Mirror(mirror) => mirror.run(),
+            Self::Sync(sync) => sync.run(),
         }
     }
 
@@ -82,7 +85,7 @@ impl Command {
     /// happens; those that read say themselves what they found.
     fn log_level(&self) -> LevelFilter {
         match self {
-            Self::Serve(_) | Self::Mirror(_) => LevelFilter::INFO,
+            Self::Serve(_) | Self::Mirror(_) | Self::Sync(_) => LevelFilter::INFO,
             Self::Cat(_) | Self::Status(_) | Self::Verify(_) => LevelFilter::ERROR,
             _ => LevelFilter::WARN,
         }

@@ -17,7 +17,7 @@ use crate::{
     signals::{self, Signal},
 };
 
-/// Let other nodes mirror to this store: be their hub
+/// Let other nodes mirror to this store, or sync with it: be their hub
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 A policy file says who may do what. As soon as it has one grant, nothing is granted but what it says:
@@ -49,6 +49,9 @@ pub(crate) struct Serve {
     /// Mirror all spaces onward to this node, also those that come (it must grant this one `relay` on `*`)
     #[arg(long, value_name = "NODE@ADDR")]
     mirror_to: Option<String>,
+    /// Sync all spaces that are here, also those that come, with this node (it must grant this one `read` and `relay`)
+    #[arg(long, value_name = "NODE@ADDR", conflicts_with = "mirror_to")]
+    sync_with: Option<String>,
 }
 
 impl Serve {
@@ -64,8 +67,9 @@ impl Serve {
         if let Some(address) = &self.metrics {
             tracing::info!("metrics at http://{}/metrics", metrics::serve(address, store.clone())?);
         }
-        let onward =
-            self.mirror_to.as_ref().map(|to| store.mirror_to(to, tls.clone()).all_spaces().start()).transpose()?;
+        let mirror = self.mirror_to.as_ref().map(|to| store.mirror_to(to, tls.clone()));
+        let sync = self.sync_with.as_ref().map(|with| store.sync_with(with, tls.clone()));
+        let onward = mirror.or(sync).map(|link| link.all_spaces().start()).transpose()?;
         let server = store.serve(&self.listen, tls).policy(policy).start()?;
         let mut output = Output::new();
         output.line(format!("listening on {}", server.local_addr()))?;

@@ -35,7 +35,11 @@ impl World {
                 }
                 Ok(())
             }
-            Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
+            Event::PeerReady { .. }
+            | Event::Stated { .. }
+            | Event::InSync { .. }
+            | Event::CaughtUp { .. }
+            | Event::StorageFull => Ok(()),
             unexpected => Err(format!("{}: {unexpected:?}", self.machines[machine].name)),
         }
     }

@@ -8,8 +8,8 @@ use crate::{
     error::PeerMisbehaved,
     frontier::{FrontierHash, LogHead},
     message::{
-        Ack, Announce, CloseReason, Credit, Flow, Heads, Heartbeat, Hello, Offer, Park, Reconciled, Refusal, Refuse,
-        Rewind, Scope, Want,
+        Ack, Announce, CaughtUp, CloseReason, Credit, Flow, Heads, Heartbeat, Hello, Offer, Park, Reconciled, Refusal,
+        Refuse, Rewind, Scope, Want,
     },
 };
 
@@ -61,10 +61,17 @@ fn misbehaviour(hub: &mut Node, message: Message) -> PeerMisbehaved {
 fn every_wrong_message_is_a_named_error() {
     let log = genesis("p", "p").log_id();
     let head = Head { next_seq: Seq(1), digest: Digest::from_bytes([1; 32]) };
-    let equal = Message::Equal(Reconciled { space: space("p"), scope: Scope::Own });
-    let heads = Message::Heads(Heads { space: space("p"), scope: Scope::Own, heads: vec![], first: true, last: true });
+    let equal = Message::Equal(Reconciled { space: space("p"), scope: Scope::Own, told: Scope::Own });
+    let heads = Message::Heads(Heads {
+        space: space("p"),
+        scope: Scope::Own,
+        told: Scope::Own,
+        heads: vec![],
+        first: true,
+        last: true,
+    });
     let ack = |life: &str| Message::Ack(Ack { log, node: node("p"), incarnation: incarnation(life), head });
-    let refuse = Message::Refuse(Refuse { space: space("x"), flow: Flow::Incoming, reason: Refusal::NoRight });
+    let refuse = Message::Refuse(Refuse { space: space("x"), flow: Flow::Incoming, reason: Refusal::NoRightToStream });
     let beat = Message::Heartbeat(Heartbeat { next_ms: 0, frontiers: vec![], heads: vec![] });
     let cases = [
         (Message::Hello(hello()), PeerMisbehaved::SecondHello),
@@ -299,17 +306,22 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         name.clone().prop_map(|space| Message::Want(Want { space })),
         (name.clone(), hash.clone()).prop_map(|(space, hash)| Message::Offer(Offer { space, all: hash, own: hash })),
-        (name.clone(), scope.clone()).prop_map(|(space, scope)| Message::Equal(Reconciled { space, scope })),
-        (name.clone(), scope, heads.clone(), any::<bool>(), any::<bool>()).prop_map(
-            |(space, scope, heads, first, last)| {
+        (name.clone(), scope.clone(), scope.clone()).prop_map(|(space, scope, told)| Message::Equal(Reconciled {
+            space,
+            scope,
+            told
+        })),
+        (name.clone(), any::<bool>()).prop_map(|(space, whole)| Message::CaughtUp(CaughtUp { space, whole })),
+        (name.clone(), scope.clone(), scope, heads.clone(), any::<bool>(), any::<bool>()).prop_map(
+            |(space, scope, told, heads, first, last)| {
                 let heads = heads.into_iter().map(|(log, head)| LogHead { log, head }).collect();
-                Message::Heads(Heads { space, scope, heads, first, last })
+                Message::Heads(Heads { space, scope, told, heads, first, last })
             }
         ),
         (name.clone(), flow.clone()).prop_map(|(space, flow)| Message::Refuse(Refuse {
             space,
             flow,
-            reason: Refusal::NoRight
+            reason: Refusal::NoRightToRead
         })),
         (name.clone(), writer.clone(), head.clone()).prop_map(|(space, writer, head)| {
             Message::Announce(Announce { genesis: genesis(space.as_str(), &writer), head })
