@@ -28,8 +28,7 @@ mod writer;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
-    thread::{self, JoinHandle},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -59,6 +58,10 @@ use crate::{
     batch::Batch,
     genesis::Genesis,
     ids::{Arrival, Head, Incarnation, LogId, NodeName, Seq, SpaceName, StoreId},
+    sync::{
+        Condvar, Mutex, MutexGuard, RwLock,
+        thread::{self, JoinHandle},
+    },
     time::Hlc,
     vfs::{Vfs, VfsLock},
 };

@@ -6,6 +6,7 @@ mod field;
 mod genesis;
 mod ids;
 mod journal;
+mod sync;
 mod time;
 mod varint;
 pub mod vfs;

@@ -1,13 +1,14 @@
 //! The background committer: commits what nobody waits for, and marks the last frame.
 
-use std::{
-    sync::{Arc, PoisonError},
-    thread::{self, JoinHandle},
-};
+use std::sync::{Arc, PoisonError};
 
 use super::{
     commit::{NUDGE_BYTES, Shared},
     frame::FrameKind,
+};
+use crate::sync::{
+    thread::{self, JoinHandle},
+    wait_at_most,
 };
 
 /// Starts the threads of a journal; the one returned ends once the journal is closed and its lock given back.
@@ -78,6 +79,6 @@ fn commit_until_closing(shared: &Shared) {
             seen_group = Some(group);
         }
         let pause = if queue.is_empty() { mark_delay } else { commit_delay };
-        queue = shared.work.wait_timeout(queue, pause).unwrap_or_else(PoisonError::into_inner).0;
+        queue = wait_at_most(&shared.work, &shared.queue, queue, pause);
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     mem,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError},
     task::Waker,
     time::Instant,
 };
@@ -26,7 +26,11 @@ use super::{
     view::{ActiveSegment, View},
     watch::Parker,
 };
-use crate::{ids::SegmentNumber, vfs::VfsLock};
+use crate::{
+    ids::SegmentNumber,
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    vfs::VfsLock,
+};
 
 /// A last segment that reaches this part of the largest size gets a footer at a clean close, and is
 /// not written again.
@@ -213,9 +217,19 @@ impl Shared {
         if queue.nudged && !queue.is_empty() {
             self.work.notify_one();
         }
-        drop(queue);
-        wakers.into_iter().for_each(Waker::wake);
+        self.done(queue, wakers);
         self.queue()
+    }
+
+    /// Wakes those concerned once nobody leads any more.
+    fn done(&self, queue: MutexGuard<'_, Queue>, wakers: Vec<Waker>) {
+        let is_awaited = queue.waiting_for_room > 0;
+        drop(queue);
+        if is_awaited {
+            // The queue was filled again meanwhile, and perhaps nobody but those who wait for room will lead.
+            self.room.notify_one();
+        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn fail(&self, queue: &mut Queue, error: &WriteError) -> Vec<Waker> {
@@ -359,8 +373,7 @@ impl Shared {
                 (queue.refusal().map_or(Ok(()), Err), wakers)
             }
         };
-        drop(queue);
-        wakers.into_iter().for_each(Waker::wake);
+        self.done(queue, wakers);
         outcome
     }
 

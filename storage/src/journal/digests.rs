@@ -3,14 +3,17 @@
 
 use std::{
     mem,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, PoisonError},
 };
 
 use super::frame::FrameEntry;
-use crate::batch::Batch;
+use crate::{
+    batch::Batch,
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 /// From so many batches on the work is shared with a thread of its own.
 const SHARED_MIN: usize = 64;

@@ -9,11 +9,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     path::PathBuf,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -22,10 +18,14 @@ use super::{
     identity::{Extent, Raising},
     index::Footer,
     segment,
-    watch::now,
 };
 use crate::{
     ids::SegmentNumber,
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+        now, thread,
+    },
     vfs::{OpenMode, Vfs, VfsFile, write_full},
 };
 

@@ -23,13 +23,14 @@ use std::{
     io,
     io::IoSlice,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use super::index::POSITION_MAX;
 use crate::{
     field::Fields,
     ids::{Incarnation, NodeName, SegmentNumber, StoreId},
+    sync::Mutex,
     vfs::{FileIdentity, OpenMode, Vfs, VfsFile, read_full, write_full},
 };
 

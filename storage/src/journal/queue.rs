@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     mem,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::Waker,
 };
 
@@ -18,6 +18,7 @@ use crate::{
     compression::Compression,
     genesis::Genesis,
     ids::{Head, LogId, Seq},
+    sync::OnceLock,
     time::Hlc,
 };
 

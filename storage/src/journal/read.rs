@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     batch::Batch,
     ids::{Arrival, LogId, SegmentNumber, Seq},
+    sync::{Mutex, MutexGuard},
     vfs::{OpenMode, VfsFile, read_full},
 };
 
@@ -267,7 +268,7 @@ impl Shared {
 
     /// The batches from `arrival` on; `None` if none has arrived.
     fn locate_arrival(&self, arrival: Arrival) -> Result<Option<Extract>, ReadError> {
-        let sealed = {
+        let (sealed, active_begins) = {
             let view = self.view_without_digests();
             let first_behind = view.sealed.partition_point(|segment| segment.first_arrival <= arrival);
             let candidates: Vec<_> = view.sealed[first_behind.saturating_sub(1)..].to_vec();
@@ -278,7 +279,8 @@ impl Shared {
                 let extract = Extract { segment: active.number, file: Arc::clone(&active.file), entries };
                 return Ok((!extract.entries.is_empty()).then_some(extract));
             }
-            candidates
+            // Looked up once: by the time the sealed ones are read, another segment may be the active one.
+            (candidates, view.active.as_ref().map(|active| active.first_arrival))
         };
         for segment in sealed {
             let loaded = self.load(&segment)?;
@@ -288,11 +290,7 @@ impl Shared {
                 return Ok(Some(Extract { segment: loaded.number, file: loaded.file, entries }));
             }
         }
-        let first_active = self.view_without_digests().active.as_ref().map(|active| active.first_arrival);
-        match first_active {
-            Some(first) if first > arrival => self.locate_arrival(first),
-            _ => Ok(None),
-        }
+        active_begins.map_or(Ok(None), |first| self.locate_arrival(first))
     }
 
     /// The durable batch that holds `seq`.

@@ -1,13 +1,16 @@
 //! Telling those who wait that something has become durable.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
     time::{Duration, Instant},
+};
+
+use crate::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+    now,
+    thread::{self, Thread},
 };
 
 /// A waker for a thread that parks.
@@ -57,11 +60,6 @@ impl Wake for Parker {
 /// When a wait of `timeout` from now on ends; never, if that can't be represented.
 pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
     now().checked_add(timeout)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a blocking wait with a time limit, and pacing, need the clock")]
-pub(crate) fn now() -> Instant {
-    Instant::now()
 }
 
 /// A counter of changes that many may wait for.
