@@ -74,9 +74,9 @@ pub(crate) struct Machine {
     pub(crate) journal: Option<Journal>,
     /// What its process has heard of others' disks.
     pub(crate) board: Arc<AckBoard>,
-    writer: Option<LogWriter>,
-    /// The space that it writes to.
-    own_space: Option<SpaceName>,
+    /// One for each of the spaces that it writes to, or none.
+    writers: Vec<LogWriter>,
+    own_spaces: Vec<SpaceName>,
     relayed: Vec<Relayed>,
     /// Appends whose outcome is awaited.
     receipts: Vec<Receipt>,
@@ -99,9 +99,8 @@ fn options(disk: &FaultVfs) -> Options {
 }
 
 impl Machine {
-    pub(crate) fn new(name: &str, own_space: Option<&str>, relays: &[&str], seed: u64) -> Result<Self, String> {
+    pub(crate) fn new(name: &str, own_spaces: Vec<SpaceName>, relays: &[&str], seed: u64) -> Result<Self, String> {
         let name = NodeName::new(name).map_err(|error| error.to_string())?;
-        let own_space = own_space.map(SpaceName::new).transpose().map_err(|error| error.to_string())?;
         let relayed = relays.iter().map(|writer| {
             let writer = NodeName::new(writer).map_err(|error| error.to_string())?;
             let space = SpaceName::new(RELAYED_SPACE).map_err(|error| error.to_string())?;
@@ -117,8 +116,8 @@ impl Machine {
             name,
             disk,
             journal: Some(journal),
-            writer: None,
-            own_space,
+            writers: Vec::new(),
+            own_spaces,
             relayed,
             receipts: Vec::new(),
             promises: Promises::default(),
@@ -135,7 +134,7 @@ impl Machine {
     pub(crate) fn stop(&mut self) {
         self.journal = None;
         self.board = AckBoard::new(self.name.clone());
-        self.writer = None;
+        self.writers.clear();
         self.receipts.clear();
         self.commit_planned = false;
     }
@@ -157,10 +156,13 @@ impl Machine {
     }
 
     fn begin_writing(&mut self) {
-        let (Some(journal), Some(space)) = (&self.journal, &self.own_space) else { return };
+        let Some(journal) = &self.journal else { return };
         let nonce = *journal.identity().incarnation.as_bytes();
-        let log = journal.create_log(Genesis::new(space.clone(), self.name.clone(), nonce));
-        self.writer = log.and_then(|log| journal.writer(log)).ok();
+        let begin = |space: &SpaceName| {
+            let log = journal.create_log(Genesis::new(space.clone(), self.name.clone(), nonce));
+            log.and_then(|log| journal.writer(log)).ok()
+        };
+        self.writers = self.own_spaces.iter().map(begin).collect::<Option<_>>().unwrap_or_default();
     }
 
     /// Whether this is where a log is written, or got from outside the simulation.
@@ -256,9 +258,10 @@ impl Machine {
         Some(self.journal.as_ref()?.log(log)?.genesis.space.clone())
     }
 
-    /// Whether this machine ever acknowledged a log up to there.
+    /// Whether this machine ever acknowledged a log up to there, or sent it, which says as much.
     pub(crate) fn has_acked(&self, log: LogId, seq: Seq) -> bool {
         self.promises.acked.get(&log).is_some_and(|head| head.next_seq >= seq)
+            || self.promises.sent.get(&log).is_some_and(|sent| *sent >= seq)
     }
 
     /// Appends records to its own log, and now and then to those it relays; how many.
@@ -285,10 +288,11 @@ impl Machine {
             }
             return Ok(count);
         }
-        let Some(writer) = &self.writer else {
+        if self.writers.is_empty() {
             self.begin_writing();
             return Ok(0);
-        };
+        }
+        let writer = &self.writers[(first % self.writers.len() as u64) as usize];
         // A full or failed disk refuses: nothing is promised then.
         if let Ok(receipt) = writer.try_append_all(&bodies) {
             self.receipts.push(receipt);
