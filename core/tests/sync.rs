@@ -58,8 +58,9 @@ fn each_end_gets_what_the_other_lacks_and_both_know_it() {
         let status = &store.links()[0];
         assert_eq!(status.state, LinkState::Connected);
         assert!(status.lag.is_zero() && status.behind_records == 0 && status.catching_up.is_empty(), "{status:?}");
-        store.close(LONG).unwrap();
     }
+    one.close(LONG).unwrap();
+    other.close(LONG).unwrap();
 }
 
 #[test]
