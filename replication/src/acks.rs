@@ -14,8 +14,8 @@ use crate::{event::Event, message::Ack};
 /// What other nodes have said they hold of each log, as the sessions of one store hear it: of the peer's own disk, or
 /// passed on by the peer.
 ///
-/// Of a node that this store talks to itself, what it says itself counts, and nobody else's word. Of another one, the
-/// most that any peer passes on. This store's own node is not among them. In memory only: peers say it all again.
+/// Of a node that this store talks to itself, what it says itself counts, and nobody else's word, once it has said as
+/// much as others said of it or taken something back. Of another one, the most that any peer passes on. This store's own node is not among them. In memory only: peers say it all again.
 ///
 /// A hub that mirrors onward gives the board to all its sessions: what is heard of logs in one is passed on in those in
 /// which the logs come in, towards their writer.
@@ -40,6 +40,11 @@ struct Heard {
     incarnation: Incarnation,
     /// By who told it: the node itself, or peers that pass it on.
     told: BTreeMap<NodeName, Head>,
+    /// From now on the node's own word counts, and nobody else's: it has said as much as others said of it, or taken
+    /// something back. Until then what it says may only be on its way to there.
+    is_own_word: bool,
+    /// What the node has sent, which it says nothing more by than that it has so much at least.
+    held: Option<Head>,
 }
 
 /// A session that passes acks on.
@@ -67,10 +72,17 @@ impl Heard {
     /// What holds of `node`, leaving out what `except` told.
     fn head(&self, node: &NodeName, except: Option<&NodeName>) -> Option<Head> {
         let told = self.told.iter().filter(|(by, _)| Some(*by) != except);
-        match self.told.get(node).filter(|_| Some(node) != except) {
+        let held = self.held.filter(|_| Some(node) != except);
+        let said = match self.told.get(node).filter(|_| self.is_own_word && Some(node) != except) {
             Some(direct) => Some(*direct),
             None => told.map(|(_, head)| *head).max_by_key(|head| head.next_seq),
-        }
+        };
+        said.into_iter().chain(held).max_by_key(|head| head.next_seq)
+    }
+
+    /// Most of what others than the node said of it.
+    fn hearsay(&self, node: &NodeName) -> Seq {
+        self.told.iter().filter(|(by, _)| *by != node).map(|(_, head)| head.next_seq).max().unwrap_or_default()
     }
 }
 
@@ -88,13 +100,25 @@ impl AckBoard {
     pub fn hear(&self, peer: &NodeName, event: &Event) -> Vec<AckChange> {
         match event {
             Event::Acked { log, node, incarnation, head } => self.change(*log, node, |heard| {
-                in_life(heard, peer, node, *incarnation).is_some_and(|heard| heard.raise(peer, *head))
+                in_life(heard, peer, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, *head))
+            }),
+            Event::Holds { log, node, incarnation, head } => self.change(*log, node, |heard| {
+                let heard = in_life(heard, peer, node, *incarnation);
+                heard.is_some_and(|heard| {
+                    let is_more = heard.held.is_none_or(|held| held.next_seq < head.next_seq);
+                    heard.held = heard.held.filter(|_| !is_more).or(Some(*head));
+                    is_more
+                })
             }),
             Event::Stated { log, node, incarnation, head } => self
                 .change(*log, node, |heard| heard.as_mut().is_some_and(|heard| heard.lower(node, *incarnation, *head))),
             Event::Withdrawn { log, node, incarnation, to, .. } => self.change(*log, node, |heard| {
                 let heard = in_life(heard, peer, node, *incarnation);
-                heard.is_some_and(|heard| heard.told.insert(peer.clone(), *to) != Some(*to))
+                heard.is_some_and(|heard| {
+                    heard.held = heard.held.filter(|held| peer != node || held.next_seq <= to.next_seq);
+                    heard.is_own_word |= peer == node;
+                    heard.told.insert(peer.clone(), *to) != Some(*to)
+                })
             }),
             Event::PeerReady { node, incarnation, .. } => {
                 let logs: Vec<LogId> = self.table().logs.keys().copied().collect();
@@ -176,18 +200,20 @@ fn in_life<'a>(
 ) -> Option<&'a mut Heard> {
     let is_other = heard.as_ref().is_none_or(|heard| heard.incarnation != incarnation);
     if is_other {
-        let is_known_directly = heard.as_ref().is_some_and(|heard| heard.told.contains_key(node));
+        let is_known_directly =
+            heard.as_ref().is_some_and(|heard| heard.told.contains_key(node) || heard.held.is_some());
         if is_known_directly && by != node {
             return None;
         }
-        *heard = Some(Heard { incarnation, told: BTreeMap::new() });
+        *heard = Some(Heard { incarnation, told: BTreeMap::new(), held: None, is_own_word: false });
     }
     heard.as_mut()
 }
 
 impl Heard {
     /// Heads of one life only grow: what another session said meanwhile may have been overtaken.
-    fn raise(&mut self, by: &NodeName, head: Head) -> bool {
+    fn raise(&mut self, by: &NodeName, node: &NodeName, head: Head) -> bool {
+        self.is_own_word |= by == node && self.hearsay(node) <= head.next_seq;
         let is_more = self.told.get(by).is_none_or(|said| said.next_seq < head.next_seq);
         if is_more {
             self.told.insert(by.clone(), head);
@@ -197,12 +223,17 @@ impl Heard {
 
     /// A node that was rolled back has lost what it said beyond that.
     fn lower(&mut self, node: &NodeName, incarnation: Incarnation, head: Head) -> bool {
+        if self.incarnation != incarnation {
+            return false;
+        }
+        let held_less = self.held.take_if(|held| held.next_seq > head.next_seq).is_some();
         match self.told.get_mut(node).filter(|said| said.next_seq > head.next_seq) {
-            Some(said) if self.incarnation == incarnation => {
+            Some(said) => {
                 *said = head;
+                self.is_own_word = true;
                 true
             }
-            _ => false,
+            None => held_less,
         }
     }
 
@@ -212,7 +243,7 @@ impl Heard {
         if self.incarnation == incarnation {
             return false;
         }
-        *self = Self { incarnation, told: BTreeMap::from([(node.clone(), NOTHING)]) };
+        *self = Self { incarnation, told: BTreeMap::from([(node.clone(), NOTHING)]), held: None, is_own_word: true };
         true
     }
 }
@@ -324,7 +355,12 @@ mod tests {
         board.hear(&node("other"), &withdrawn("far", 2, 1));
         assert_eq!(known(&board)[0].1, 3, "the other one still says so");
         board.hear(&node("far"), &acked("far", 2, 2));
-        assert_eq!(known(&board)[0].1, 2, "its own word");
+        assert_eq!(known(&board)[0].1, 3, "it is on its way to what was said of it");
+        board.hear(&node("far"), &acked("far", 2, 3));
+        board.hear(&node("other"), &acked("far", 2, 9));
+        assert_eq!(known(&board)[0].1, 3, "from here on its own word");
+        board.hear(&node("far"), &withdrawn("far", 2, 1));
+        assert_eq!(known(&board)[0].1, 1);
     }
 
     #[test]

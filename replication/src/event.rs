@@ -40,6 +40,18 @@ pub enum Event {
         /// Up to where.
         head: Head,
     },
+    /// The peer has sent a log up to a head, so it has that durable. It may have more: of all that is said of it, the
+    /// most counts.
+    Holds {
+        /// The log.
+        log: LogId,
+        /// Whose disk.
+        node: NodeName,
+        /// Which life of that node.
+        incarnation: Incarnation,
+        /// Up to where at least.
+        head: Head,
+    },
     /// Where a log ends at a node, as the node says first in a session; nothing of it: at the log's beginning. It may be
     /// another chain than this node's, so it does not acknowledge. But whatever the node acknowledged beyond it in an
     /// earlier session is gone from its disk: it was rolled back, which no session lives through.

@@ -35,7 +35,7 @@ use std::{
 pub use error::{AppendError, DiskError, OpenError, Place, ReadError, StoreError};
 pub use identity::Identity;
 pub use info::{JournalStats, LogInfo};
-pub use options::Options;
+pub use options::{Lives, Options, RandomLives};
 pub use read::{ArrivalReader, LogReader};
 pub use receipt::Receipt;
 pub use report::{Damage, Finding, Recovery, VerifyReport};
@@ -57,7 +57,7 @@ use self::{
 use crate::{
     batch::Batch,
     genesis::Genesis,
-    ids::{Arrival, Head, Incarnation, LogId, NodeName, Seq, SpaceName, StoreId},
+    ids::{Arrival, Head, LogId, NodeName, Seq, SpaceName, StoreId},
     sync::{
         Condvar, Mutex, MutexGuard, RwLock,
         thread::{self, JoinHandle},
@@ -132,7 +132,7 @@ impl Journal {
             _ => return Err(OpenError::AlreadyExists { path: dir.to_owned() }),
         }
         let store = StoreId::random().map_err(disk("asking for random bytes"))?;
-        let incarnation = Incarnation::random().map_err(disk("asking for random bytes"))?;
+        let incarnation = options.lives.next().map_err(disk("asking for random bytes"))?;
         BoundIdentity::create(vfs, dir, Identity { node, store, incarnation }).map_err(disk("writing the identity"))?;
         Self::open_locked(dir, options, Some(lock)).map(|(journal, _)| journal)
     }

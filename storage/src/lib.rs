@@ -22,8 +22,8 @@ pub use ids::{
     SegmentNumber, Seq, SpaceName, StoreId, Term,
 };
 pub use journal::{
-    AppendError, ArrivalReader, Damage, DiskError, Finding, Identity, Journal, JournalStats, LogInfo, LogReader,
-    LogWriter, MAX_APPEND_LEN, OpenError, Options, Place, ReadError, Receipt, Recovery, StoreError, Stored,
-    VerifyReport, Watch, verify,
+    AppendError, ArrivalReader, Damage, DiskError, Finding, Identity, Journal, JournalStats, Lives, LogInfo, LogReader,
+    LogWriter, MAX_APPEND_LEN, OpenError, Options, Place, RandomLives, ReadError, Receipt, Recovery, StoreError,
+    Stored, VerifyReport, Watch, verify,
 };
 pub use time::{Hlc, SystemClock, WallClock};

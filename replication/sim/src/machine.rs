@@ -1,12 +1,17 @@
 //! A machine: a journal on a faulty disk, and the other book in which its promises are kept.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use counterfoil_faults::{FaultVfs, STORE, small_options};
+use counterfoil_faults::{FaultVfs, Rng, STORE, small_options};
 use counterfoil_replication::{AckBoard, Message};
 use counterfoil_storage::{
-    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, LogWriter, NodeName, Options, Receipt, Seq,
-    SpaceName,
+    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Incarnation, Journal, Lives, LogId, LogWriter, NodeName,
+    Options, Receipt, Seq, SpaceName,
 };
 
 /// The one true history of each log: what was seen durable where it is written.
@@ -70,6 +75,7 @@ struct Promises {
 pub(crate) struct Machine {
     pub(crate) name: NodeName,
     pub(crate) disk: FaultVfs,
+    lives: Arc<SeededLives>,
     /// `None` while it is down.
     pub(crate) journal: Option<Journal>,
     /// What its process has heard of others' disks.
@@ -90,9 +96,24 @@ pub(crate) struct Machine {
     records: u64,
 }
 
-fn options(disk: &FaultVfs) -> Options {
+/// Lives named by a seed and a count: the order of logs, which are named by them, is part of a history.
+#[derive(Debug)]
+struct SeededLives(Mutex<Rng>);
+
+impl Lives for SeededLives {
+    fn next(&self) -> io::Result<Incarnation> {
+        let mut rng = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut name = [0; 16];
+        name[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
+        name[8..].copy_from_slice(&rng.next_u64().to_le_bytes());
+        Ok(Incarnation::from_bytes(name))
+    }
+}
+
+fn options(disk: &FaultVfs, lives: &Arc<SeededLives>) -> Options {
     let mut options = small_options();
     options.vfs = Arc::new(disk.clone());
+    options.lives = Arc::clone(lives) as Arc<dyn Lives>;
     options.ring_bytes = 4 << 10;
     options.queue_bytes = 2 << 10;
     options
@@ -108,13 +129,14 @@ impl Machine {
             Ok(Relayed { head: genesis.head(), genesis })
         });
         let relayed = relayed.collect::<Result<_, String>>()?;
-        let disk = FaultVfs::new(seed);
-        let journal =
-            Journal::create(Path::new(STORE), name.clone(), options(&disk)).map_err(|error| error.to_string())?;
+        let (disk, lives) = (FaultVfs::new(seed), Arc::new(SeededLives(Mutex::new(Rng::new(!seed)))));
+        let journal = Journal::create(Path::new(STORE), name.clone(), options(&disk, &lives));
+        let journal = journal.map_err(|error| error.to_string())?;
         let mut machine = Self {
             board: AckBoard::new(name.clone()),
             name,
             disk,
+            lives,
             journal: Some(journal),
             writers: Vec::new(),
             own_spaces,
@@ -141,7 +163,8 @@ impl Machine {
 
     /// Starts the process on the disk as it is, and judges what it finds.
     pub(crate) fn start(&mut self, chains: &mut Chains) -> Result<(), String> {
-        let (journal, _) = Journal::open(Path::new(STORE), options(&self.disk)).map_err(|error| error.to_string())?;
+        let (journal, _) =
+            Journal::open(Path::new(STORE), options(&self.disk, &self.lives)).map_err(|error| error.to_string())?;
         self.seen_arrival = journal.next_arrival().0;
         self.judged.clear();
         self.journal = Some(journal);

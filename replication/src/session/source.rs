@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use counterfoil_storage::{Batch, Head, LogId, Seq};
+use counterfoil_storage::{Batch, Head, Incarnation, LogId, NodeName, Seq};
 
 use super::{
     LogState, Session,
@@ -33,7 +33,21 @@ impl Session {
         self.control.push_back(Message::Offer(Offer { space: space.name.clone(), all, own }));
         for id in self.log_ids(index) {
             let offered = self.logs.get(&id).map(Log::head);
-            self.set_outgoing(id, Outgoing::Awaiting { offered });
+            self.await_answer(id, offered);
+        }
+    }
+
+    fn await_answer(&mut self, id: LogId, offered: Option<Head>) {
+        self.set_outgoing(id, Outgoing::Awaiting { offered });
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.is_announced = false;
+        }
+    }
+
+    /// The target has named a log that the flow carries.
+    fn note_announced(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.is_announced = true;
         }
     }
 
@@ -56,7 +70,8 @@ impl Session {
                 continue;
             }
             if self.source_carries(answer.scope, log) {
-                self.stream_from(id, head, false);
+                self.note_announced(id);
+                self.stream_from(id, head);
             } else {
                 self.note_peer_head(id, head);
             }
@@ -86,7 +101,7 @@ impl Session {
             self.spaces[index].outflow = Outflow::Answering { scope };
             self.spaces[index].caught_up = None;
             for id in self.log_ids(index) {
-                self.set_outgoing(id, Outgoing::Awaiting { offered: None });
+                self.await_answer(id, None);
             }
         }
         for LogHead { log: id, head } in &heads.heads {
@@ -97,6 +112,7 @@ impl Session {
             let (is_carried, is_equal) = (self.source_carries(scope, log), *head == log.head());
             self.note_statement(*id, *head);
             if is_carried {
+                self.note_announced(*id);
                 self.classify(*id, *head);
             } else if is_equal {
                 self.note_peer_head(*id, *head);
@@ -144,7 +160,9 @@ impl Session {
     /// Tells of a log that the peer may lack something of, and does not let this end stream.
     fn tell_uncarried(&mut self, id: LogId, scope: Scope) {
         let Some(log) = self.logs.get(&id) else { return };
-        let is_there = *log.writer() == self.config.peer || log.peer_head == Some(log.head());
+        // More than is here is no less, though it may be another history: then the log stops where it is carried.
+        let known = log.peer_head.into_iter().chain(log.stated_head).map(|head| head.next_seq).max();
+        let is_there = *log.writer() == self.config.peer || known.is_some_and(|known| known >= log.head().next_seq);
         if log.has_records() && !is_there && !self.source_carries(scope, log) {
             let (writer, space) = (log.writer().clone(), self.spaces[log.space].name.clone());
             let reason = ParkReason::NoRight { writer, space };
@@ -158,7 +176,7 @@ impl Session {
         let (local, origin) = (log.head(), log.origin);
         let first_seq = log.local.map_or(Seq::ZERO, |local| local.first_seq);
         if remote == local {
-            self.stream_from(id, remote, false);
+            self.stream_from(id, remote);
         } else if remote.next_seq > local.next_seq {
             let is_awaited = self.is_awaited(log);
             self.set_outgoing(id, Outgoing::Ahead { remote });
@@ -198,13 +216,13 @@ impl Session {
             let gap = ParkReason::Gap { first_seq: Seq::ZERO, next_seq: first_seq, cause: GapCause::Trimmed };
             self.park_outgoing(id, gap);
         } else {
-            self.stream_from(id, origin, true);
+            self.stream_from(id, origin);
         }
     }
 
     /// Streams a log from a head of the target's that is on the chain here.
-    pub(super) fn stream_from(&mut self, id: LogId, head: Head, announce: bool) {
-        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head, announce)));
+    pub(super) fn stream_from(&mut self, id: LogId, head: Head) {
+        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head)));
         self.note_peer_head(id, head);
         self.want_fetch(id);
     }
@@ -226,6 +244,7 @@ impl Session {
     /// acknowledged in an earlier session: what comes later can be overtaken by another session's.
     fn note_statement(&mut self, id: LogId, head: Head) {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
+        log.stated_head = Some(head);
         if !std::mem::replace(&mut log.stated, true) && *log.writer() != self.config.peer {
             let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
             self.events.push_back(Event::Stated { log: id, node, incarnation, head });
@@ -236,7 +255,36 @@ impl Session {
     fn note_peer_head(&mut self, id: LogId, head: Head) {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
         log.stated = true;
-        let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
+        self.change_peer_head(id, head, peer.incarnation, |log, node, incarnation, head| Event::Acked {
+            log,
+            node,
+            incarnation,
+            head,
+        });
+    }
+
+    /// Records that the peer has a log durable at least up to there, since it sent it. It may have more.
+    fn note_held(&mut self, id: LogId, head: Head) {
+        let Some(peer) = self.peer else { return };
+        if self.logs.get(&id).is_some_and(|log| log.peer_head.is_none_or(|known| known.next_seq < head.next_seq)) {
+            self.change_peer_head(id, head, peer.incarnation, |log, node, incarnation, head| Event::Holds {
+                log,
+                node,
+                incarnation,
+                head,
+            });
+        }
+    }
+
+    fn change_peer_head(
+        &mut self,
+        id: LogId,
+        head: Head,
+        incarnation: Incarnation,
+        event: impl FnOnce(LogId, NodeName, Incarnation, Head) -> Event,
+    ) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let node = self.config.peer.clone();
         let before = log.peer_head.replace(head);
         if *log.writer() == node {
             // Nobody's log is held by its writer on behalf of others.
@@ -248,7 +296,7 @@ impl Session {
             }
             Some(from) if head.next_seq == from.next_seq => {}
             None if head.next_seq == Seq::ZERO => {}
-            _ => self.events.push_back(Event::Acked { log: id, node, incarnation, head }),
+            _ => self.events.push_back(event(id, node, incarnation, head)),
         }
     }
 
@@ -323,18 +371,35 @@ impl Session {
         let Some(log) = self.logs.get(&id) else { return };
         let scope = self.spaces[log.space].out_scope();
         let head = batch.head();
+        // Nothing leaves a node before it is durable there, so the peer has it durable.
         match &log.outgoing {
             Outgoing::Idle if scope.is_some_and(|scope| self.source_carries(scope, log)) => {}
-            // Nothing leaves a node before it is durable there, so the peer has it durable.
-            Outgoing::Idle => return self.note_peer_head(id, head),
+            Outgoing::Idle | Outgoing::Awaiting { .. } => return self.note_held(id, head),
             Outgoing::Streaming(streaming) if streaming.sent.next_seq <= batch.first_seq() => {}
+            // It need not be looked for any more.
+            Outgoing::Checking { remote, .. } if remote.next_seq < head.next_seq => {}
             Outgoing::Ahead { remote } if remote.next_seq < head.next_seq => {
                 return self.set_outgoing(id, Outgoing::Ahead { remote: head });
             }
             _ => return,
         }
-        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head, false)));
-        self.note_peer_head(id, head);
+        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head)));
+        self.note_held(id, head);
+    }
+
+    /// The peer has streamed what this end did not take, because it has it or can't: it is not sent back there, whether or
+    /// not it turns out to be on this end's chain.
+    pub(super) fn note_untaken(&mut self, id: LogId, head: Head) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let is_news = match &log.outgoing {
+            Outgoing::Idle => self.spaces[log.space].out_scope().is_some_and(|scope| self.source_carries(scope, log)),
+            Outgoing::Streaming(streaming) => streaming.sent.next_seq < head.next_seq,
+            Outgoing::Checking { remote, .. } | Outgoing::Ahead { remote } => remote.next_seq < head.next_seq,
+            Outgoing::Awaiting { .. } | Outgoing::Parked(_) => false,
+        };
+        if is_news {
+            self.classify(id, head);
+        }
     }
 
     /// What the peer streamed turns out to be another history than this end's: what was taken for the peer's head on
@@ -354,6 +419,7 @@ impl Session {
             return Err(PeerMisbehaved::ForeignAck { node: ack.node.clone() });
         }
         let Some(log) = self.logs.get_mut(&ack.log) else { return self.check_unknown_ack(ack.log) };
+        log.is_announced = true;
         let index = log.space;
         if log.peer_head == Some(ack.head) {
             return Ok(());
@@ -382,6 +448,7 @@ impl Session {
         };
         let index = log.space;
         if matches!(log.outgoing, Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. }) {
+            self.note_announced(rewind.log);
             self.classify(rewind.log, rewind.head);
             self.check_in_sync(index);
         }

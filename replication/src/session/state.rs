@@ -168,12 +168,16 @@ pub(super) struct Log {
     pub(super) local: Option<Local>,
 
     pub(super) outgoing: Outgoing,
+    /// The target takes the log from here: it has named it, or it was announced. Else that comes before the next batch.
+    pub(super) is_announced: bool,
     /// Changes with each state of `outgoing`: reads asked for in an earlier one are ignored.
     pub(super) generation: u64,
     /// Up to where the peer has it durable, on this node's chain; `None` until known.
     pub(super) peer_head: Option<Head>,
     /// The peer has said in this session where it ends there.
     pub(super) stated: bool,
+    /// Where it ended there by the last answer, on whatever chain.
+    pub(super) stated_head: Option<Head>,
     /// What was sent and not acknowledged. Also of a log that has stopped since.
     pub(super) in_flight: InFlight,
     /// It is in its space's list of logs ready to send, in that of logs wanting to be read, and in the
@@ -212,9 +216,11 @@ impl Log {
             origin,
             local: None,
             outgoing: Outgoing::Idle,
+            is_announced: false,
             generation: 0,
             peer_head: None,
             stated: false,
+            stated_head: None,
             in_flight: InFlight::default(),
             in_ready: false,
             in_fetch: false,
@@ -279,8 +285,6 @@ pub(super) enum Outgoing {
 /// A log that is being sent. `peer_head ≤ in flight ≤ sent ≤ read ≤ durable here`, all on one chain.
 #[derive(Debug)]
 pub(super) struct Streaming {
-    /// The target does not know the log: announce it before the next batch.
-    pub(super) announce: bool,
     /// After the last batch sent.
     pub(super) sent: Head,
     /// Read and not yet sent; the first follows `sent`.
@@ -334,16 +338,8 @@ impl InFlight {
 }
 
 impl Streaming {
-    pub(super) fn from(head: Head, announce: bool) -> Self {
-        Self {
-            announce,
-            sent: head,
-            ready: VecDeque::new(),
-            ready_bytes: 0,
-            read: head,
-            fetching: false,
-            blocked: None,
-        }
+    pub(super) fn from(head: Head) -> Self {
+        Self { sent: head, ready: VecDeque::new(), ready_bytes: 0, read: head, fetching: false, blocked: None }
     }
 }
 

@@ -278,6 +278,7 @@ impl Session {
             Incoming::Open { tail, resuming } => (*tail, *resuming),
             Incoming::Stalled { dropped_bytes } => {
                 *dropped_bytes += len_bytes;
+                self.note_untaken(id, batch.head());
                 return Ok(());
             }
             Incoming::Idle | Incoming::Parked(_) => {
@@ -291,6 +292,7 @@ impl Session {
         // What was sent before the source heard that it is to begin again, or that this end has it.
         if echo || (resuming && first_seq > tail.next_seq) {
             self.settle(index, len_bytes);
+            self.note_untaken(id, batch.head());
             return Ok(());
         }
         let wrong = if own {

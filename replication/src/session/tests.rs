@@ -259,7 +259,7 @@ impl Node {
 
     pub(super) fn acked(&self, id: LogId) -> Option<Seq> {
         self.events.iter().rev().find_map(|event| match event {
-            Event::Acked { log, head, .. } if *log == id => Some(head.next_seq),
+            Event::Acked { log, head, .. } | Event::Holds { log, head, .. } if *log == id => Some(head.next_seq),
             _ => None,
         })
     }

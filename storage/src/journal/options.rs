@@ -1,13 +1,30 @@
 //! How a journal is opened.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use crate::{
     batch::MAX_RECORD_LEN,
     compression::Compression,
+    ids::Incarnation,
     time::{SystemClock, WallClock},
     vfs::{Disk, Vfs},
 };
+
+/// Names lives of nodes. No two may be equal, of whatever stores: logs are named by them.
+pub trait Lives: Send + Sync + fmt::Debug {
+    /// A name that no life had before.
+    fn next(&self) -> io::Result<Incarnation>;
+}
+
+/// Takes them from the operating system's randomness.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RandomLives;
+
+impl Lives for RandomLives {
+    fn next(&self) -> io::Result<Incarnation> {
+        Incarnation::random()
+    }
+}
 
 /// How a journal is opened. Each field's default is stated; all are limits, none is needed for correctness.
 #[derive(Debug, Clone)]
@@ -17,6 +34,8 @@ pub struct Options {
     pub vfs: Arc<dyn Vfs>,
     /// The wall clock. Default: the operating system's.
     pub clock: Arc<dyn WallClock>,
+    /// Where lives of a node get their names. Default: the operating system's randomness.
+    pub lives: Arc<dyn Lives>,
     /// Open without changing a byte, beside a writer or on read-only media. Default: false.
     pub read_only: bool,
     /// Run the threads that commit what nobody waits for and fill segments ahead. Without them the
@@ -49,6 +68,7 @@ impl Default for Options {
         Self {
             vfs: Arc::new(Disk),
             clock: Arc::new(SystemClock),
+            lives: Arc::new(RandomLives),
             read_only: false,
             background: true,
             batch_bytes: 8 << 10,

@@ -66,7 +66,7 @@ use super::{
     view::View,
 };
 use crate::{
-    ids::{Arrival, CommitNumber, Incarnation, SegmentNumber, StoreId},
+    ids::{Arrival, CommitNumber, SegmentNumber, StoreId},
     vfs::{OpenMode, Vfs, VfsFile},
 };
 
@@ -444,7 +444,7 @@ impl<'a> Opening<'a> {
         }
         self.bound.file = file;
         self.bound.identity.incarnation =
-            Incarnation::random().map_err(failed("asking for random bytes for", &path))?;
+            self.options.lives.next().map_err(failed("asking for random bytes for", &path))?;
         self.bound.write(&*self.identity_file).map_err(failed("writing", &path))?;
         self.recovery.findings.push(Finding::NewIncarnation { why });
         Ok(())

@@ -18,7 +18,7 @@ impl World {
                 self.report.passed_acks += 1;
                 self.judge_ack(machine, node, *log, *head)
             }
-            Event::Acked { log, node, head, .. } => {
+            Event::Acked { log, node, head, .. } | Event::Holds { log, node, head, .. } => {
                 self.report.acks += 1;
                 self.judge_ack(machine, node, *log, *head)?;
                 let believed = self.believed.entry((machine, *log)).or_default();

@@ -185,3 +185,16 @@ fn histories_that_parted_stop_at_both_ends_and_all_else_goes_on() {
     }
     assert_eq!((a.bodies(parted).len(), b.bodies(parted).len()), (1, 2), "nothing is altered");
 }
+
+#[test]
+fn a_log_that_came_from_the_peer_goes_on_to_it_when_more_comes_from_elsewhere() {
+    let mut a = Node::new("a", "b", &[("s", Direction::Both)]);
+    let mut b = Node::new("b", "a", &[("s", Direction::Both)]);
+    run(start(), &mut a, &mut b);
+    let log = b.append("s", "third", &["1"]);
+    run(start(), &mut a, &mut b);
+    a.append("s", "third", &["2"]);
+    run(start(), &mut a, &mut b);
+    assert_eq!(b.bodies(log), ["1", "2"]);
+    assert_eq!((a.batches_sent(), b.batches_sent()), (1, 1));
+}
