@@ -164,6 +164,14 @@ impl Ledger {
         }
     }
 
+    /// A part of a log was served behind `head`, which moves to its end: it goes on there, and holds what was given.
+    pub fn followed(&mut self, log: LogId, head: &mut Head, batches: &[Batch]) -> Result<(), Violation> {
+        let ledger = self.logs.get_mut(&log).ok_or_else(|| Violation(format!("{log} was never created")))?;
+        *head = ledger.check_chain(log, *head, batches)?;
+        ledger.take_served(batches);
+        Ok(())
+    }
+
     /// Judges a journal in use: it serves what was acknowledged, and nothing that was not given.
     pub fn judge(&mut self, journal: &Journal) -> Result<(), Violation> {
         let mut batches = 0;
@@ -179,7 +187,7 @@ impl Ledger {
             ensure!(info.first_seq == Seq::ZERO, "{id}: begins at {}", info.first_seq);
             let reading = Reading::of(journal.read(*id, Seq::ZERO));
             ensure!(reading.errors.is_empty(), "{id}: {}", reading.errors[0]);
-            let head = ledger.check_chain(*id, &reading.batches)?;
+            let head = ledger.check_chain(*id, ledger.genesis.head(), &reading.batches)?;
             ensure!(head == info.durable, "{id}: read to {head:?}, said to end at {:?}", info.durable);
             ensure!(
                 head.next_seq.0 as usize >= ledger.proven,
@@ -270,9 +278,8 @@ impl LogLedger {
         self.proven = self.proven.max(next);
     }
 
-    /// Each batch follows the one before, and holds what was given.
-    fn check_chain(&self, id: LogId, batches: &[Batch]) -> Result<Head, Violation> {
-        let mut head = self.genesis.head();
+    /// Each batch follows the one before, the first `head`, and holds what was given.
+    fn check_chain(&self, id: LogId, mut head: Head, batches: &[Batch]) -> Result<Head, Violation> {
         for batch in batches {
             let header = batch.header();
             ensure!(header.first_seq == head.next_seq, "{id}: {} follows {}", header.first_seq, head.next_seq);
@@ -297,9 +304,11 @@ impl LogLedger {
     /// What was served is promised: it must be found ever after.
     fn take_served(&mut self, batches: &[Batch]) {
         let records = batches.iter().flat_map(Batch::records).flatten();
-        for record in records.skip(self.proven) {
-            self.bodies[record.seq.0 as usize] = vec![record.body];
-            self.proven = record.seq.0 as usize + 1;
+        for record in records {
+            if record.seq.0 as usize >= self.proven {
+                self.bodies[record.seq.0 as usize] = vec![record.body];
+                self.proven = record.seq.0 as usize + 1;
+            }
         }
         self.is_proven |= self.proven > 0;
         self.queued = self.queued.max(self.proven);

@@ -36,6 +36,9 @@ pub struct Options {
     pub clock: Arc<dyn WallClock>,
     /// Where lives of a node get their names. Default: the operating system's randomness.
     pub lives: Arc<dyn Lives>,
+    /// A stamp of another node's that is ahead of the wall clock by more than this does not set the clock that stamps
+    /// this node's records. Default: 1 minute.
+    pub clock_ahead_max: Duration,
     /// Open without changing a byte, beside a writer or on read-only media. Default: false.
     pub read_only: bool,
     /// Run the threads that commit what nobody waits for and fill segments ahead. Without them the
@@ -69,6 +72,7 @@ impl Default for Options {
             vfs: Arc::new(Disk),
             clock: Arc::new(SystemClock),
             lives: Arc::new(RandomLives),
+            clock_ahead_max: Duration::from_secs(60),
             read_only: false,
             background: true,
             batch_bytes: 8 << 10,
@@ -86,6 +90,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// [`clock_ahead_max`](Self::clock_ahead_max) in milliseconds.
+    pub(crate) fn clock_ahead_ms_max(&self) -> u64 {
+        u64::try_from(self.clock_ahead_max.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// The options with each within its limits.
     pub(crate) fn bounded(mut self) -> Self {
         self.record_bytes_max = self.record_bytes_max.min(MAX_RECORD_LEN);

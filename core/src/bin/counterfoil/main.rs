@@ -22,6 +22,7 @@ mod status;
 mod sync;
 mod usage;
 mod verify;
+mod when;
 
 use std::{io, process::ExitCode};
 
