@@ -134,6 +134,7 @@ impl Bug {
             (Self::EncodesAnew, Message::Batch(batch)) if is_now => vec![Message::Batch(anew(&batch))],
             (Self::KeepsCredit, Message::Credit(_))
             | (Self::ForgetsToAnnounce, Message::Announce(_))
+            | (Self::AsksForNothing, Message::Want(_))
             | (Self::AnswersEqualAlways, Message::Heads(Heads { first: false, .. })) => Vec::new(),
             (Self::PassesNothingOn, Message::Ack(ack)) if ack.node != *from => Vec::new(),
             (Self::ReturnsCreditTwice, Message::Credit(credit)) => {
@@ -142,7 +143,6 @@ impl Bug {
             (Self::AnswersEqualAlways, Message::Heads(heads)) => {
                 vec![Message::Equal(Reconciled { space: heads.space, scope: heads.scope, told: heads.told })]
             }
-            (Self::AsksForNothing, Message::Want(_)) => Vec::new(),
             (Self::SaysCaughtUpAtOnce, Message::Announce(announce)) => {
                 let caught_up = CaughtUp { space: announce.genesis.space.clone(), whole: true };
                 vec![Message::Announce(announce), Message::CaughtUp(caught_up)]

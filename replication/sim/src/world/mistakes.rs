@@ -85,7 +85,7 @@ impl World {
                 self.say_one(connection, to, &Message::Ack(ack))?;
             }
             (Bug::SendsBack, Message::Batch(_)) if self.rng.chance(1, SELDOM) => {
-                self.say_one(connection, to, message)?
+                self.say_one(connection, to, message)?;
             }
             (Bug::RelaysOnArrival, Message::Batch(_)) => {
                 let mut onward = self.connections.iter().filter(|(_, state)| state.ends[0].machine == machine);
