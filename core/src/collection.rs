@@ -5,6 +5,7 @@ mod engine;
 mod entries;
 mod index;
 mod key;
+mod layers;
 mod opening;
 mod record;
 mod resolver;
@@ -202,7 +203,7 @@ impl<K: Key, V> Collection<K, V> {
     ) -> Result<Receipt> {
         let write = NewWrite {
             collection: self.name.clone(),
-            key: self.encode_key(key)?,
+            key: encode_key(key)?,
             value: value.map(|value| self.encode_value(value)).transpose()?,
             expected: read.map(|read| read.iter().map(|version| (version.id.log, version.id.seq)).collect()),
         };
@@ -219,7 +220,7 @@ impl<K: Key, V> Collection<K, V> {
         if !ids.contains(&(chosen.log, chosen.seq)) {
             return Err(Error::NoSuchVersion { version: chosen.to_string() });
         }
-        let encoded = self.encode_key(key)?;
+        let encoded = encode_key(key)?;
         // Its bytes, which this program may not be able to read.
         let found = self.engine.versions(self.name(), &encoded)?.into_iter();
         let value = found
@@ -240,13 +241,13 @@ impl<K: Key, V> Collection<K, V> {
     ///
     /// A version can't be read from its log.
     pub fn get(&self, key: &K) -> Result<Versions<V>> {
-        let found = self.engine.versions(self.name(), &self.encode_key(key)?)?;
+        let found = self.engine.versions(self.name(), &encode_key(key)?)?;
         Ok(Versions::of(found.into_iter().map(|version| self.version(version)).collect()))
     }
 
     /// All versions of a key that are here, with what each supersedes. What is queued is committed first.
     pub fn history(&self, key: &K) -> Result<History<V>> {
-        let (versions, missing) = self.engine.history(self.name(), &self.encode_key(key)?)?;
+        let (versions, missing) = self.engine.history(self.name(), &encode_key(key)?)?;
         Ok(History {
             versions: versions.into_iter().map(|version| self.version(version)).collect(),
             missing: missing.into_iter().map(|(log, seq)| VersionId { log, seq }).collect(),
@@ -322,15 +323,6 @@ impl<K: Key, V> Collection<K, V> {
         Ok(self.engine.unreadable()?.into_keys().map(|(log, seq)| VersionId { log, seq }).collect())
     }
 
-    fn encode_key(&self, key: &K) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        key.encode(&mut bytes);
-        match bytes.len() {
-            len if len > MAX_KEY_LEN => Err(Error::KeyTooLong { len }),
-            _ => Ok(bytes),
-        }
-    }
-
     fn encode_value(&self, value: &V) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.values.encode(value, &mut bytes)?;
@@ -376,4 +368,14 @@ pub struct Settled {
     pub kept: u64,
     /// Of the last decision: once that is durable, all are.
     pub receipt: Option<Receipt>,
+}
+
+/// The bytes of a key.
+fn encode_key<K: Key>(key: &K) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    key.encode(&mut bytes);
+    match bytes.len() {
+        len if len > MAX_KEY_LEN => Err(Error::KeyTooLong { len }),
+        _ => Ok(bytes),
+    }
 }

@@ -123,6 +123,7 @@ fn a_version_known_through_another_is_no_conflict_though_what_was_between_has_no
     carry(b, c);
     names(c).put(&1, &"of c".into()).unwrap();
     carry(c, d);
+    assert_eq!(d.space("ward").unwrap().logs().len(), 2, "of a and c");
     let found = names(d).get(&1).unwrap();
     assert_eq!(texts(&found), ["of c"], "that it follows the one of a is known without the one of b");
 }

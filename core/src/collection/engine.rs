@@ -21,23 +21,20 @@ use std::{
 
 use bytes::Bytes;
 use counterfoil_storage::{
-    Batch, Head, Hlc, Journal, LogId, NodeName, ReadError, Receipt, Record, Seq, SpaceName, Watch,
+    Head, Hlc, Journal, LogId, NodeName, ReadError, Record, Seq, SpaceName,
     vfs::{Memory, Vfs},
 };
 
 use super::{
     index::{IndexError, IndexFile, Snapshot, SpaceIndex, Taken, UnreadableRecords},
-    record::{self, Prefix, Seen, Unreadable},
+    layers::{Layer, OpenIndex, Queued, State},
+    record::{self, Seen},
     state::{KeyState, Live},
 };
 use crate::{
     error::{Error, Result},
-    read::COLLECTION,
     store::lock,
 };
-
-/// About what an entry of a layer takes besides its key, in bytes.
-const ENTRY_BYTES: usize = 240;
 
 /// Progress is told after so many records.
 const PROGRESS_RECORDS: u64 = 100_000;
@@ -50,7 +47,7 @@ pub(crate) fn prefix_of(collection: &str) -> Vec<u8> {
     [&[collection.len() as u8], collection.as_bytes()].concat()
 }
 
-fn full_key(collection: &str, key: &[u8]) -> FullKey {
+pub(super) fn full_key(collection: &str, key: &[u8]) -> FullKey {
     [&[collection.len() as u8], collection.as_bytes(), key].concat().into()
 }
 
@@ -87,41 +84,6 @@ pub(crate) struct Engine {
     flushed: Condvar,
 }
 
-struct State {
-    watch: Watch,
-    /// `None` once the store is closed.
-    index: Option<OpenIndex>,
-    taken: Taken,
-    fresh: Layer,
-    flushing: Option<Arc<Layer>>,
-    queued: BTreeMap<FullKey, Vec<Queued>>,
-    /// Taking in was begun and did not end.
-    is_behind: bool,
-    /// The index could not be written: what has changed since stays in memory.
-    is_index_lost: bool,
-}
-
-struct OpenIndex {
-    snapshot: Snapshot,
-    space: Arc<SpaceIndex>,
-}
-
-/// States that have changed.
-#[derive(Default)]
-struct Layer {
-    states: BTreeMap<FullKey, KeyState>,
-    bytes: usize,
-}
-
-/// A write of this process that is not taken in yet.
-struct Queued {
-    receipt: Receipt,
-    seq: Seq,
-    /// Of its key, with the write.
-    state: KeyState,
-    version: RawVersion,
-}
-
 /// A version with its value as bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct RawVersion {
@@ -149,6 +111,9 @@ impl RawVersion {
         }
     }
 }
+
+/// Versions that are here, and places of those that are not.
+pub(crate) type RawHistory = (Vec<RawVersion>, Vec<(LogId, Seq)>);
 
 /// A write to be made.
 pub(crate) struct NewWrite {
@@ -197,18 +162,15 @@ impl Engine {
     ) -> Result<Arc<Self>> {
         let index = Arc::new(SpaceIndex::new(file, space.clone()));
         let watch = journal.watch(Some(&space));
-        let (mut taken, mut snapshot) = index
-            .load()
-            .or_else(|error| {
-                tracing::warn!(%space, %error, "the index of collections is made anew");
-                index.clear()?;
-                index.load()
-            })
-            .map_err(index_error)?;
+        let (mut taken, mut snapshot) = index.load().or_else(|error| {
+            tracing::warn!(%space, %error, "the index of collections is made anew");
+            index.clear()?;
+            index.load()
+        })?;
         if let Some(log) = not_of_this_history(&journal, &taken)? {
             tracing::warn!(%space, %log, "the index of collections has seen another history: it is made anew");
-            index.clear().map_err(index_error)?;
-            (taken, snapshot) = index.load().map_err(index_error)?;
+            index.clear()?;
+            (taken, snapshot) = index.load()?;
         }
         let engine = Arc::new(Self {
             journal,
@@ -227,6 +189,7 @@ impl Engine {
                 fresh: Layer::default(),
                 flushing: None,
                 queued: BTreeMap::new(),
+                own: None,
                 is_behind: false,
                 is_index_lost: false,
             }),
@@ -266,8 +229,13 @@ impl Engine {
         let news = |info: &counterfoil_storage::LogInfo, state: &State| {
             info.durable.next_seq.0.saturating_sub(length(state.taken.heads.get(&info.id)))
         };
+        let identity = self.journal.identity();
+        let is_own = |info: &&counterfoil_storage::LogInfo| {
+            info.genesis.node == identity.node && info.genesis.nonce == *identity.incarnation.as_bytes()
+        };
+        state.own = logs.iter().find(is_own).map(|info| (info.id, info.durable.next_seq));
         let mut progress = Progress::new(self, logs.iter().map(|info| news(info, &state)).sum());
-        for info in logs.iter() {
+        for info in &logs {
             if news(info, &state) > 0 {
                 state = self.take_log(state, info.id, info.durable, &mut progress)?;
             }
@@ -289,7 +257,7 @@ impl Engine {
         while next < end.next_seq {
             match batches.next() {
                 Some(Ok(batch)) => {
-                    self.take_batch(&mut state, &batch, next)?;
+                    state.take_batch(&batch, next)?;
                     next = batch.next_seq();
                     state.taken.heads.insert(log, batch.head());
                     progress.advance(batch.header().record_count.into());
@@ -324,7 +292,7 @@ impl Engine {
             while next < end {
                 match batches.next() {
                     Some(Ok(batch)) => {
-                        self.take_batch(&mut state, &batch, next)?;
+                        state.take_batch(&batch, next)?;
                         next = batch.next_seq();
                     }
                     Some(Err(error)) => match missing_range(&error) {
@@ -342,73 +310,6 @@ impl Engine {
             }
         }
         Ok(state)
-    }
-
-    /// Takes in the records of a batch from a sequence number on.
-    fn take_batch(&self, state: &mut State, batch: &Batch, from: Seq) -> Result<()> {
-        let Ok(body) = batch.body() else {
-            state.taken.gaps.insert((batch.log(), batch.first_seq()), batch.next_seq());
-            return Ok(());
-        };
-        let prefix = Prefix::of(&batch.digest());
-        for record in body.record_refs() {
-            let Ok(record) = record else {
-                state.taken.unreadable.insert((batch.log(), batch.first_seq()), 0);
-                break;
-            };
-            if record.attributes.kind != COLLECTION || record.seq < from {
-                continue;
-            }
-            let place = Seen { log: batch.log(), seq: record.seq, prefix: Some(prefix) };
-            match record::decode(record.body) {
-                Ok(writes) => writes.into_iter().try_for_each(|write| self.take_write(state, place, write))?,
-                Err(unreadable) => {
-                    let version = match unreadable {
-                        Unreadable::Version(version) => version,
-                        Unreadable::Malformed => 0,
-                    };
-                    tracing::warn!(log = %place.log, seq = %place.seq, version, "a write to collections can't be read: it is kept");
-                    state.taken.unreadable.insert((place.log, place.seq), version);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn take_write(&self, state: &mut State, place: Seen, write: record::Write<'_>) -> Result<()> {
-        let key = full_key(write.collection, write.key);
-        let mut known = match state.fresh.states.remove(&key) {
-            Some(known) => known,
-            None => {
-                state.fresh.bytes += key.len() + ENTRY_BYTES;
-                state.durable(&key)?
-            }
-        };
-        let own = write.own.map(|seq| Seen { log: place.log, seq, prefix: None });
-        let others = write.others.iter().copied().filter(|seen| !self.is_of_other_history(seen, &known, &state.taken));
-        let supersedes: Vec<_> = own.into_iter().chain(others).collect();
-        known.apply(place, supersedes, write.value.is_none());
-        if let Some(queued) = state.queued.get_mut(&key) {
-            queued.retain(|queued| queued.version.log != place.log || queued.seq > place.seq);
-            if queued.is_empty() {
-                state.queued.remove(&key);
-            }
-        }
-        state.fresh.states.insert(key, known);
-        Ok(())
-    }
-
-    /// Whether what a write names is here as far, and is no version of the key: it means another history of the log.
-    fn is_of_other_history(&self, seen: &Seen, known: &KeyState, taken: &Taken) -> bool {
-        let is_here = taken.heads.get(&seen.log).is_some_and(|head| head.next_seq > seen.seq);
-        let is_in_gap = || {
-            taken
-                .gaps
-                .range(..=(seen.log, seen.seq))
-                .next_back()
-                .is_some_and(|((log, _), next)| *log == seen.log && *next > seen.seq)
-        };
-        is_here && known.last_in(seen.log).is_none_or(|last| last.seq < seen.seq) && !is_in_gap()
     }
 
     fn wait_flushed<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
@@ -504,11 +405,7 @@ impl Engine {
     }
 
     /// All versions of a key that are here, in merged order, and places of those that are not.
-    pub(crate) fn history(
-        self: &Arc<Self>,
-        collection: &str,
-        key: &[u8],
-    ) -> Result<(Vec<RawVersion>, Vec<(LogId, Seq)>)> {
+    pub(crate) fn history(self: &Arc<Self>, collection: &str, key: &[u8]) -> Result<RawHistory> {
         if !self.is_read_only {
             self.journal.commit()?;
         }
@@ -549,7 +446,7 @@ impl Engine {
     ) -> Result<(Vec<(FullKey, KeyState)>, bool)> {
         let state = self.caught_up(lock(&self.state))?;
         let mut keys = match &state.index {
-            Some(index) => index.snapshot.keys(range, limit, only_conflicts).map_err(index_error)?,
+            Some(index) => index.snapshot.keys(range, limit, only_conflicts)?,
             None => return Err(counterfoil_storage::AppendError::Closed.into()),
         };
         let layers = [state.flushing.as_deref(), Some(&state.fresh)].into_iter().flatten();
@@ -611,47 +508,16 @@ impl Engine {
             return Ok(receipt);
         }
         for ((write, key), mut known) in writes.iter().zip(keys).zip(before) {
-            let seen = known.seen().to_vec();
+            let seen: Vec<_> = known.seen().iter().map(|seen| Seen { time, ..*seen }).collect();
             let supersedes = seen.iter().map(|seen| (seen.log, seen.seq)).collect();
-            known.apply(Seen { log: own, seq, prefix: None }, seen, write.value.is_none());
+            known.apply(Seen { log: own, seq, prefix: None, time }, seen, write.value.is_none());
             let value = write.value.clone().map(Bytes::from);
             let version = RawVersion { log: own, seq, time, happened_unix_ms, value, supersedes };
             let queued = state.queued.entry(key).or_default();
-            queued.retain(|queued| !matches!(queued.receipt.is_durable(), Err(_)));
+            queued.retain(|queued| queued.receipt.is_durable().is_ok());
             queued.push(Queued { receipt: receipt.stored().clone(), seq, state: known, version });
         }
         Ok(receipt)
-    }
-}
-
-impl State {
-    /// The state of a key by what is durable.
-    fn durable(&self, key: &[u8]) -> Result<KeyState> {
-        let in_layers = self.fresh.states.get(key).or_else(|| self.flushing.as_ref()?.states.get(key));
-        if let Some(state) = in_layers {
-            return Ok(state.clone());
-        }
-        let index = self.index.as_ref().ok_or(counterfoil_storage::AppendError::Closed)?;
-        Ok(index.snapshot.state(key).map_err(index_error)?.unwrap_or_default())
-    }
-
-    /// The state of a key with what this process has queued.
-    fn effective(&self, key: &[u8]) -> Result<KeyState> {
-        let mut state = self.durable(key)?;
-        if let Some(queued) = self.last_queued(key) {
-            state.join(&queued.state);
-        }
-        Ok(state)
-    }
-
-    /// The last write that is queued and has not failed.
-    fn last_queued(&self, key: &[u8]) -> Option<&Queued> {
-        self.queued.get(key)?.iter().rev().find(|queued| queued.receipt.is_durable().is_ok())
-    }
-
-    fn queued_version(&self, key: &[u8], live: &Live) -> Option<RawVersion> {
-        let version = &self.last_queued(key)?.version;
-        ((version.log, version.seq) == (live.log, live.seq)).then(|| version.clone())
     }
 }
 
@@ -723,6 +589,8 @@ fn missing_range(error: &ReadError) -> Option<(Seq, Seq)> {
     }
 }
 
-pub(crate) fn index_error(error: IndexError) -> Error {
-    Error::Index { what: error.to_string() }
+impl From<IndexError> for Error {
+    fn from(error: IndexError) -> Self {
+        Self::Index { what: error.to_string() }
+    }
 }

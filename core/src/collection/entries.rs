@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Collection, Engine, Key,
+    Collection, Engine, Key, encode_key,
     engine::{FullKey, prefix_of},
     state::KeyState,
     versions::Versions,
@@ -30,7 +30,7 @@ fn after_prefix(prefix: &[u8]) -> Vec<u8> {
 impl<K: Key, V> Collection<K, V> {
     pub(super) fn pages(&self, range: impl RangeBounds<K>, only_conflicts: bool) -> Result<Pages> {
         let prefix = prefix_of(self.name());
-        let full = |key: &K| Ok::<_, Error>([&prefix[..], &self.encode_key(key)?].concat());
+        let full = |key: &K| Ok::<_, Error>([&prefix[..], &encode_key(key)?].concat());
         let start = match range.start_bound() {
             Bound::Included(key) => Bound::Included(full(key)?),
             Bound::Excluded(key) => Bound::Excluded(full(key)?),

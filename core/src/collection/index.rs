@@ -211,6 +211,9 @@ impl LogNumbers for Numbers {
     }
 }
 
+/// Key and value.
+type Row = (Vec<u8>, Vec<u8>);
+
 /// The part of the index that is about one space.
 #[derive(Debug)]
 pub(crate) struct SpaceIndex {
@@ -235,7 +238,7 @@ impl SpaceIndex {
     }
 
     /// All rows of a small table.
-    fn rows(&self, table: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, IndexError> {
+    fn rows(&self, table: &str) -> Result<Vec<Row>, IndexError> {
         let Some(rows) = self.open(table)? else { return Ok(Vec::new()) };
         let row = |row: Result<_, redb::StorageError>| {
             let (key, value): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>) = row?;
@@ -335,7 +338,7 @@ impl SpaceIndex {
         &self,
         transaction: &redb::WriteTransaction,
         table: &str,
-        rows: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
+        rows: impl Iterator<Item = Row>,
     ) -> Result<(), IndexError> {
         let name = self.table_name(table);
         transaction.delete_table(TableDefinition::<&[u8], &[u8]>::new(&name))?;

@@ -65,14 +65,14 @@ mod tests {
 
     use super::*;
 
-    fn check<K: Key + Ord + Debug>(first: K, second: K) -> Result<(), TestCaseError> {
+    fn check<K: Key + Ord + Debug>((first, second): &(K, K)) -> Result<(), TestCaseError> {
         let bytes = |key: &K| {
             let mut bytes = Vec::new();
             key.encode(&mut bytes);
             bytes
         };
-        prop_assert_eq!(bytes(&first).cmp(&bytes(&second)), first.cmp(&second));
-        prop_assert_eq!(K::decode(&bytes(&first)), Some(first));
+        prop_assert_eq!(bytes(first).cmp(&bytes(second)), first.cmp(second));
+        prop_assert_eq!(K::decode(&bytes(first)).as_ref(), Some(first));
         Ok(())
     }
 
@@ -81,11 +81,11 @@ mod tests {
         fn keys_sort_as_their_bytes_and_read_back(
             texts: (String, String), bytes: (Vec<u8>, Vec<u8>), unsigned: (u64, u64), signed: (i64, i64), small: (i8, i8),
         ) {
-            check(texts.0, texts.1)?;
-            check(bytes.0, bytes.1)?;
-            check(unsigned.0, unsigned.1)?;
-            check(signed.0, signed.1)?;
-            check(small.0, small.1)?;
+            check(&texts)?;
+            check(&bytes)?;
+            check(&unsigned)?;
+            check(&signed)?;
+            check(&small)?;
         }
     }
 

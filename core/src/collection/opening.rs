@@ -10,9 +10,7 @@ use counterfoil_storage::{AppendError, Journal, Options, SpaceName};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Collection, Engine, Key, OnProgress, Transaction, Values, Verbatim,
-    engine::{EngineOptions, index_error},
-    index::IndexFile,
+    Collection, Engine, Key, OnProgress, Transaction, Values, Verbatim, engine::EngineOptions, index::IndexFile,
 };
 use crate::{
     codec::{Codec, CodecError},
@@ -45,7 +43,7 @@ impl Collections {
         let mut file = lock(&self.file);
         let opened = match &*file {
             Some(file) => Arc::clone(file),
-            None => Arc::clone(file.insert(self.options.open_file(journal).map_err(index_error)?)),
+            None => Arc::clone(file.insert(self.options.open_file(journal)?)),
         };
         drop(file);
         Engine::open(journal.clone(), space.clone(), opened, &self.options)

@@ -25,7 +25,7 @@
 
 use std::collections::HashSet;
 
-use counterfoil_storage::{Digest, LogId, Seq, SpaceName, read_varint, write_varint};
+use counterfoil_storage::{Digest, Hlc, LogId, Seq, SpaceName, read_varint, write_varint};
 
 /// Length of the longest key, in bytes.
 pub const MAX_KEY_LEN: usize = 4096;
@@ -50,13 +50,15 @@ impl Prefix {
     }
 }
 
-/// A place in a log up to which a write has seen the versions of its key there.
+/// A place in a log up to which somebody has seen the versions of a key there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) log: LogId,
     pub(crate) seq: Seq,
     /// Not known of a version in the own log, which needs none, before it is durable.
     pub(crate) prefix: Option<Prefix>,
+    /// Of the write that says so; of the version itself, if that is here. Not a part of the bytes of a reference.
+    pub(crate) time: Hlc,
 }
 
 /// One write to one key.
@@ -94,9 +96,9 @@ pub(crate) fn encode<'a>(writes: impl ExactSizeIterator<Item = Write<'a>>) -> Ve
             out.extend_from_slice(write.collection.as_bytes());
         }
         write_bytes(&mut out, write.key);
-        write_varint(&mut out, write.own.map_or(0, |seq| seq.0 + 1));
+        write_varint(&mut out, write.own.map_or(0, |seq| seq.0.saturating_add(1)));
         write_varint(&mut out, write.others.len() as u64);
-        for Seen { log, seq, prefix } in &write.others {
+        for Seen { log, seq, prefix, .. } in &write.others {
             out.extend_from_slice(log.as_bytes());
             write_varint(&mut out, seq.0);
             out.extend(prefix.map_or([0; Prefix::LEN], |prefix| prefix.0));
@@ -176,7 +178,7 @@ impl<'a> Parser<'a> {
         for _ in 0..others.capacity() {
             let (log, seq) = (LogId::from_bytes(self.array()?), Seq(self.varint()?));
             others.last().is_none_or(|last| last.log < log).then_some(())?;
-            others.push(Seen { log, seq, prefix: Some(Prefix(self.array()?)) });
+            others.push(Seen { log, seq, prefix: Some(Prefix(self.array()?)), time: Hlc::ZERO });
         }
         let value = if flags & PUTS != 0 { Some(self.bytes()?) } else { None };
         Some(Write { collection, key, own, others, value })
@@ -200,6 +202,7 @@ mod tests {
             log: LogId::from_bytes(log),
             seq: Seq(seq),
             prefix: Some(Prefix(prefix)),
+            time: Hlc::ZERO,
         })
     }
 
@@ -248,7 +251,12 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_transaction_are_fixed_for_ever() {
-        let others = vec![Seen { log: LogId::from_bytes([7; 16]), seq: Seq(300), prefix: Some(Prefix([9; 8])) }];
+        let others = vec![Seen {
+            log: LogId::from_bytes([7; 16]),
+            seq: Seq(300),
+            prefix: Some(Prefix([9; 8])),
+            time: Hlc::ZERO,
+        }];
         let put = Write { collection: "c", key: b"ab", own: Some(Seq(4)), others, value: Some(b"\x01\x02\x01\x00{}") };
         let delete = Write { collection: "c", key: b"", own: None, others: Vec::new(), value: None };
         let golden = [

@@ -3,10 +3,15 @@
 //! A state is a set of writes, joined. Joining knows no order, and joining the same write again changes nothing: so
 //! however writes come, in whatever order and how often, the same set of them leads to the same live versions.
 //!
+//! A write may claim to have seen what it can't have: of another's log it supersedes only what bears an earlier time than
+//! itself, and the very version that it names by its digest. So nobody can supersede what is still to be written.
+//!
 //! Source: the version vectors with a dot of N. Preguiça, C. Baquero et al., *Dotted Version Vectors: Logical Clocks for
 //! Optimistic Replication*, 2010. A write's dot is its place in its log; its vector is what it names as seen.
 
-use counterfoil_storage::{LogId, Seq, read_varint, write_varint};
+use std::cmp::Ordering;
+
+use counterfoil_storage::{Hlc, LogId, Seq, read_varint, write_varint};
 
 use super::record::{Prefix, Seen};
 
@@ -15,6 +20,7 @@ use super::record::{Prefix, Seen};
 pub(crate) struct Live {
     pub(crate) log: LogId,
     pub(crate) seq: Seq,
+    pub(crate) time: Hlc,
     pub(crate) is_deleted: bool,
 }
 
@@ -50,7 +56,7 @@ impl KeyState {
 
     /// Takes in a write at `place`, which names what it supersedes.
     pub(crate) fn apply(&mut self, place: Seen, supersedes: impl IntoIterator<Item = Seen>, is_deleted: bool) {
-        let is_superseded = self.last_in(place.log).is_some_and(|last| covers(last, place.seq, place.prefix));
+        let is_superseded = self.last_in(place.log).is_some_and(|last| covers(last, &place));
         let mut is_old = is_superseded;
         for seen in supersedes {
             let Self { seen: known, live } = self;
@@ -61,7 +67,7 @@ impl KeyState {
         is_old |= self.live.iter().any(|live| (live.log, live.seq) == (place.log, place.seq));
         self.see(place);
         if !is_old {
-            let live = Live { log: place.log, seq: place.seq, is_deleted };
+            let live = Live { log: place.log, seq: place.seq, time: place.time, is_deleted };
             let index = self.live.partition_point(|other| (other.log, other.seq) < (live.log, live.seq));
             self.live.insert(index, live);
         }
@@ -72,9 +78,11 @@ impl KeyState {
             Err(index) => self.seen.insert(index, seen),
             Ok(index) => {
                 let known = &mut self.seen[index];
+                let time = known.time.max(seen.time);
                 if seen.seq > known.seq || (seen.seq == known.seq && known.prefix.is_none()) {
                     *known = seen;
                 }
+                known.time = time;
             }
         }
     }
@@ -99,13 +107,18 @@ impl KeyState {
 fn is_covered(known: &[Seen], live: &Live, by: &Seen) -> bool {
     let is_it = |seen: &&Seen| (seen.log, seen.seq) == (live.log, live.seq);
     let prefix = || known.iter().find(is_it).and_then(|seen| seen.prefix);
-    live.log == by.log && covers(by, live.seq, prefix())
+    let Live { log, seq, time, .. } = *live;
+    log == by.log && covers(by, &Seen { log, seq, time, prefix: prefix() })
 }
 
-/// Whether what was seen of a log includes the version at `seq` of it.
-fn covers(seen: &Seen, seq: Seq, prefix: Option<Prefix>) -> bool {
-    let is_other_history = seen.prefix.zip(prefix).is_some_and(|(named, found)| named != found);
-    seen.seq > seq || (seen.seq == seq && !is_other_history)
+/// Whether what was seen of a log includes a version of it.
+fn covers(seen: &Seen, version: &Seen) -> bool {
+    let is_other_history = seen.prefix.zip(version.prefix).is_some_and(|(named, found)| named != found);
+    match seen.seq.cmp(&version.seq) {
+        Ordering::Less => false,
+        Ordering::Equal => !is_other_history,
+        Ordering::Greater => seen.time >= version.time,
+    }
 }
 
 /// Numbers for the logs of a space, so that the index need not repeat their ids.
@@ -118,16 +131,18 @@ impl KeyState {
     /// As a row of the index.
     pub(crate) fn encode(&self, out: &mut Vec<u8>, numbers: &mut impl LogNumbers) {
         write_varint(out, self.seen.len() as u64);
-        for Seen { log, seq, prefix } in &self.seen {
+        for Seen { log, seq, prefix, time } in &self.seen {
             write_varint(out, numbers.number(*log).into());
             write_varint(out, seq.0);
+            write_varint(out, time.to_bits());
             out.push(prefix.is_some().into());
             out.extend(prefix.iter().flat_map(|prefix| prefix.0));
         }
         write_varint(out, self.live.len() as u64);
-        for Live { log, seq, is_deleted } in &self.live {
+        for Live { log, seq, time, is_deleted } in &self.live {
             write_varint(out, numbers.number(*log).into());
             write_varint(out, seq.0);
+            write_varint(out, time.to_bits());
             out.push((*is_deleted).into());
         }
     }
@@ -137,13 +152,13 @@ impl KeyState {
         let mut row = Row(row);
         let mut state = Self::default();
         for _ in 0..row.varint()? {
-            let (log, seq) = row.place(logs)?;
+            let (log, seq, time) = row.place(logs)?;
             let prefix = if row.flag()? { Some(Prefix(row.array()?)) } else { None };
-            state.seen.push(Seen { log, seq, prefix });
+            state.seen.push(Seen { log, seq, prefix, time });
         }
         for _ in 0..row.varint()? {
-            let (log, seq) = row.place(logs)?;
-            state.live.push(Live { log, seq, is_deleted: row.flag()? });
+            let (log, seq, time) = row.place(logs)?;
+            state.live.push(Live { log, seq, time, is_deleted: row.flag()? });
         }
         row.0.is_empty().then_some(state)
     }
@@ -158,9 +173,9 @@ impl Row<'_> {
         Some(value)
     }
 
-    fn place(&mut self, logs: &[LogId]) -> Option<(LogId, Seq)> {
+    fn place(&mut self, logs: &[LogId]) -> Option<(LogId, Seq, Hlc)> {
         let log = *logs.get(usize::try_from(self.varint()?).ok()?)?;
-        Some((log, Seq(self.varint()?)))
+        Some((log, Seq(self.varint()?), Hlc::from_bits(self.varint()?)))
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -187,8 +202,8 @@ mod tests {
         LogId::from_bytes([number; 16])
     }
 
-    fn place(log_number: u8, seq: u64) -> Seen {
-        Seen { log: log(log_number), seq: Seq(seq), prefix: Some(Prefix([log_number; 8])) }
+    fn place(log_number: u8, seq: u64, time: u64) -> Seen {
+        Seen { log: log(log_number), seq: Seq(seq), prefix: Some(Prefix([log_number; 8])), time: Hlc::from_bits(time) }
     }
 
     /// A write and, for the model, all the writes before it in cause and effect.
@@ -221,11 +236,16 @@ mod tests {
         let mut states = vec![KeyState::default(); 3];
         let mut pasts = vec![BTreeSet::new(); 3];
         let mut taken = [[0_usize; 3]; 3];
+        // Each node's clock comes after all that it has taken in, and nothing else is known of it.
+        let mut clocks = [100_u64, 0, 30];
         for step in steps {
             let node = match *step {
                 Step::Write(node) => {
-                    let place = place(node as u8, taken[node][node] as u64 * 7);
-                    let (names, past) = (states[node].seen().to_vec(), pasts[node].clone());
+                    let time = clocks[node] + 1;
+                    let place = place(node as u8, taken[node][node] as u64 * 7, time);
+                    let names = states[node].seen().iter().map(|seen| Seen { time: place.time, ..*seen });
+                    let (names, past): (Vec<_>, _) = (names.collect(), pasts[node].clone());
+                    clocks[node] = time;
                     states[node].apply(place, names.clone(), false);
                     // What it knows of, it knows with all that was before it, though that may not have arrived.
                     pasts[node].insert((place.log, place.seq));
@@ -240,6 +260,7 @@ mod tests {
                         states[by].apply(write.place, write.names.iter().copied(), false);
                         pasts[by].insert((write.place.log, write.place.seq));
                         pasts[by].extend(&write.past);
+                        clocks[by] = clocks[by].max(write.place.time.to_bits());
                         taken[by][from] += 1;
                     }
                     by
@@ -332,21 +353,39 @@ mod tests {
     #[test]
     fn a_reference_to_another_history_of_a_log_supersedes_nothing_here() {
         let mut state = KeyState::default();
-        state.apply(place(1, 5), [], false);
-        let other_history = Seen { prefix: Some(Prefix([0xee; 8])), ..place(1, 5) };
-        state.apply(place(2, 0), [other_history], false);
+        state.apply(place(1, 5, 1), [], false);
+        let other_history = Seen { prefix: Some(Prefix([0xee; 8])), ..place(1, 5, 2) };
+        state.apply(place(2, 0, 2), [other_history], false);
         assert_eq!(places(&state), [(log(1), Seq(5)), (log(2), Seq(0))]);
-        state.apply(place(3, 0), [place(1, 5), place(2, 0)], false);
+        state.apply(place(3, 0, 3), [place(1, 5, 3), place(2, 0, 3)], false);
         assert_eq!(places(&state), [(log(3), Seq(0))]);
     }
 
     #[test]
     fn a_version_that_was_superseded_before_it_came_is_no_conflict_when_it_comes() {
         let mut state = KeyState::default();
-        state.apply(place(2, 0), [place(1, 5)], false);
-        state.apply(place(1, 5), [], false);
+        state.apply(place(2, 0, 2), [place(1, 5, 2)], false);
+        state.apply(place(1, 5, 1), [], false);
         assert_eq!(places(&state), [(log(2), Seq(0))]);
-        state.apply(place(1, 6), [place(1, 5)], true);
+        state.apply(place(1, 6, 3), [place(1, 5, 3)], true);
         assert!(state.is_conflict());
+    }
+
+    #[test]
+    fn a_version_named_by_its_digest_is_superseded_though_its_clock_was_ahead() {
+        let mut state = KeyState::default();
+        state.apply(place(1, 5, 1000), [], false);
+        state.apply(place(2, 0, 2), [place(1, 5, 2)], false);
+        assert_eq!(places(&state), [(log(2), Seq(0))]);
+    }
+
+    #[test]
+    fn nobody_supersedes_what_is_still_to_be_written() {
+        let mut state = KeyState::default();
+        state.apply(place(2, 0, 2), [place(1, u64::MAX, 2)], false);
+        state.apply(place(1, 5, 3), [place(2, 0, 3)], false);
+        assert_eq!(places(&state), [(log(1), Seq(5))]);
+        state.apply(place(1, 6, 4), [place(1, 5, 4)], false);
+        assert_eq!(places(&state), [(log(1), Seq(6))]);
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use counterfoil_storage::SpaceName;
 
-use super::{Collection, Key, engine::NewWrite};
+use super::{Collection, Key, encode_key, engine::NewWrite};
 use crate::{error::Result, receipt::Receipt, space::Space, time};
 
 /// Writes to several keys, of one or more collections of a space, that are made together or not at all: here, after a
@@ -43,7 +43,7 @@ impl Transaction {
     ///
     /// The value can't be encoded, or the key is too long. The transaction stays as it was.
     pub fn put<K: Key, V>(&mut self, collection: &Collection<K, V>, key: &K, value: &V) -> Result<()> {
-        let (key, value) = (collection.encode_key(key)?, collection.encode_value(value)?);
+        let (key, value) = (encode_key(key)?, collection.encode_value(value)?);
         self.writes.insert((collection.name.clone(), key), Some(value));
         Ok(())
     }
@@ -54,7 +54,7 @@ impl Transaction {
     ///
     /// The key is too long. The transaction stays as it was.
     pub fn delete<K: Key, V>(&mut self, collection: &Collection<K, V>, key: &K) -> Result<()> {
-        self.writes.insert((collection.name.clone(), collection.encode_key(key)?), None);
+        self.writes.insert((collection.name.clone(), encode_key(key)?), None);
         Ok(())
     }
 
