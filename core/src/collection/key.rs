@@ -72,7 +72,8 @@ mod tests {
             bytes
         };
         prop_assert_eq!(bytes(first).cmp(&bytes(second)), first.cmp(second));
-        prop_assert_eq!(K::decode(&bytes(first)).as_ref(), Some(first));
+        let read = K::decode(&bytes(first));
+        prop_assert_eq!(read.as_ref(), Some(first));
         Ok(())
     }
 
