@@ -21,6 +21,16 @@ fn store(node: &str) -> Store {
     Store::builder().node(node).in_memory().unwrap()
 }
 
+/// A wall clock that is ahead by ten seconds.
+#[derive(Debug)]
+struct Ahead;
+
+impl WallClock for Ahead {
+    fn unix_ms(&self) -> u64 {
+        SystemClock.unix_ms() + 10_000
+    }
+}
+
 fn names(store: &Store) -> Names {
     store.space("ward").unwrap().collection("names").unwrap()
 }
@@ -163,7 +173,8 @@ fn resolving_what_was_read_is_refused_once_something_else_is_there() {
 
 #[test]
 fn rules_decide_all_conflicts_or_keep_them() {
-    let (a, b) = (store("a"), store("b"));
+    // The clock of b is ahead, so its versions are the newest.
+    let (a, b) = (store("a"), Store::builder().node("b").clock(Arc::new(Ahead)).in_memory().unwrap());
     let (here, there) = (names(&a), names(&b));
     for key in 0..6 {
         here.put(&key, &format!("a{key}")).unwrap();
