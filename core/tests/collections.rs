@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use counterfoil::{
-    Collection, Cursor, Durability, ErrorKind, KeepBoth, LocalLink, NewestByClock, Resolution, Store, Version,
-    VersionId, Versions,
+    Collection, Cursor, Durability, ErrorKind, KeepBoth, LocalLink, NewestByClock, Resolution, Store, SystemClock,
+    Version, VersionId, Versions, WallClock,
 };
 use serde::{Deserialize, Serialize};
 
