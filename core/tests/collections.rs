@@ -247,7 +247,8 @@ fn ranges_are_in_order_over_what_is_indexed_durable_and_queued() {
     };
     assert_eq!(read(0..u32::MAX), expected);
     assert_eq!(read(100..200), expected.range(100..200).map(|(key, value)| (*key, value.clone())).collect());
-    assert!(read(200..100).is_empty() && read(5..5).is_empty());
+    let backwards = std::ops::Range { start: 200, end: 100 };
+    assert!(read(backwards).is_empty() && read(5..5).is_empty());
     let keys: Vec<_> = names.keys(990..=995).unwrap().map(Result::unwrap).collect();
     assert_eq!(keys, expected.range(990..=995).map(|(key, _)| *key).collect::<Vec<_>>());
     let other = store.space("ward").unwrap().collection::<u32, String>("name").unwrap();
@@ -349,7 +350,7 @@ fn records_of_others_than_collections_are_left_alone_and_theirs_are_passed_over_
     names(&store).put(&1, &"Ann".into()).unwrap();
     // The bytes of a collection's record, appended as they are, are an application's bytes.
     store.commit().unwrap();
-    let body = space.read(..).unwrap().map(Result::unwrap).find(|record| record.is_of_collection()).unwrap();
+    let body = space.read(..).unwrap().map(Result::unwrap).find(counterfoil::Record::is_of_collection).unwrap();
     names(&store).delete(&1).unwrap();
     space.append(body.body()).unwrap();
     store.commit().unwrap();
@@ -474,7 +475,7 @@ fn the_making_of_a_large_index_is_told() {
     let tell = {
         let told = Arc::clone(&told);
         move |progress: &counterfoil::IndexProgress| {
-            told.lock().unwrap().push((progress.records, progress.records_in_all))
+            told.lock().unwrap().push((progress.records, progress.records_in_all));
         }
     };
     let store = Store::builder().on_index_progress(tell).open(&path).unwrap();
