@@ -48,6 +48,9 @@ pub struct Store {
 
 /// What all handles of a store share. Threads and tasks of links hold parts of it, never this.
 pub(crate) struct Inner {
+    /// Before the journal, whose lock guards the index's file: fields are dropped in this order.
+    #[cfg(feature = "collections")]
+    pub(crate) collections: crate::collection::Collections,
     pub(crate) journal: Journal,
     pub(crate) acks: Arc<Acks>,
     pub(crate) clock: Arc<dyn WallClock>,
@@ -134,10 +137,17 @@ impl Store {
         Builder::default()
     }
 
-    pub(crate) fn from_journal(journal: Journal, recovery: Recovery, options: Options) -> Self {
+    pub(crate) fn from_journal(
+        journal: Journal,
+        recovery: Recovery,
+        options: Options,
+        #[cfg(feature = "collections")] collections: crate::collection::CollectionOptions,
+    ) -> Self {
         let acks = Arc::new(Acks::new(journal.identity().node.clone()));
         Self {
             inner: Arc::new(Inner {
+                #[cfg(feature = "collections")]
+                collections: crate::collection::Collections::new(collections, &options),
                 journal,
                 acks,
                 clock: options.clock,
@@ -264,6 +274,8 @@ impl Store {
         let unmirrored = self.inner.wait_mirrored(timeout);
         self.inner.stop_all();
         self.inner.acks.close();
+        #[cfg(feature = "collections")]
+        self.inner.close_collections();
         let closed = self.inner.journal.close();
         committed.and(closed)?;
         if unmirrored.is_empty() { Ok(()) } else { Err(Error::NotMirrored { unmirrored }) }
@@ -485,6 +497,18 @@ impl Inner {
             }
             self.acks.wait_changed(version, left);
         }
+    }
+
+    #[cfg(feature = "collections")]
+    fn close_collections(&self) {
+        let spaces: Vec<_> = lock(&self.spaces).values().cloned().collect();
+        let engines: Vec<_> = spaces.iter().filter_map(|space| lock(&space.engine).clone()).collect();
+        self.collections.close(engines.iter());
+    }
+
+    #[cfg(feature = "collections")]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.acks.is_closed()
     }
 
     /// Whether the store has been closed. Followers ask it whenever the journal's watch wakes them,

@@ -27,3 +27,4 @@ pub use journal::{
     Stored, VerifyReport, Watch, verify,
 };
 pub use time::{Hlc, SystemClock, WallClock};
+pub use varint::{read as read_varint, write as write_varint};

@@ -7,6 +7,7 @@
 mod append;
 mod cat;
 mod cert;
+mod collection;
 mod failure;
 mod init;
 mod lines;
@@ -14,6 +15,7 @@ mod metrics;
 mod mirror;
 mod open;
 mod output;
+mod pointer;
 mod progress;
 mod seconds;
 mod serve;
@@ -44,7 +46,8 @@ use failure::{Answer, Failure};
 Data go to standard output, everything else to standard error.
 Exit status:
   0  done
-  1  the work was done and the answer is bad news: damage or missing records found, not mirrored (in time)
+  1  the work was done and the answer is bad news: damage or missing records found, not mirrored (in time),
+     nothing under a key, versions in conflict
   2  the work could not be done: wrong usage, or an error; also a store that can't be opened because the file
      that says whose it is is damaged, except for `verify`, whose answer (1) that is
 COUNTERFOIL_LOG=error|warn|info|debug|trace sets how much is logged.")]
@@ -57,6 +60,13 @@ struct Cli {
 enum Command {
     Init(init::Init),
     Append(append::Append),
+    Put(collection::Put),
+    Get(collection::Get),
+    Delete(collection::Delete),
+    Keys(collection::Keys),
+    Conflicts(collection::Conflicts),
+    Resolve(collection::Resolve),
+    History(collection::History),
     Cat(cat::Cat),
     Status(status::Status),
     Verify(verify::Verify),
@@ -72,6 +82,13 @@ impl Command {
         match self {
             Self::Init(init) => init.run(),
             Self::Append(append) => append.run(),
+            Self::Put(put) => put.run(),
+            Self::Get(get) => get.run(),
+            Self::Delete(delete) => delete.run(),
+            Self::Keys(keys) => keys.run(),
+            Self::Conflicts(conflicts) => conflicts.run(),
+            Self::Resolve(resolve) => resolve.run(),
+            Self::History(history) => history.run(),
             Self::Cat(cat) => cat.run(),
             Self::Status(status) => status.run(),
             Self::Verify(verify) => verify.run(),
