@@ -514,18 +514,12 @@ impl Shared {
         let logs: Vec<_> = self.view().logs().map(|state| (state.id, state.row.clone())).collect();
         let mut clock = Hlc::ZERO;
         let mut own_spaces = BTreeSet::new();
-        for (id, row) in &logs {
+        for (_, row) in &logs {
             if row.genesis.node != self.identity.node {
                 continue;
             }
             own_spaces.insert(&row.genesis.space);
             clock = clock.max(row.last_time);
-            if let Some(last) = row.head.next_seq.0.checked_sub(1).filter(|_| self.is_own(&row.genesis)) {
-                // The index knows the time of a batch's first record; an own log goes on after its last.
-                let batch = self.read_batch(*id, Seq(last)).ok().flatten();
-                let last_record = batch.and_then(|batch| batch.records().flatten().last());
-                clock = clock.max(last_record.map_or(Hlc::ZERO, |record| record.time));
-            }
         }
         clock = own_spaces.into_iter().fold(clock, |clock, space| self.clock_of_space(space, clock));
         let mut queue = self.queue();

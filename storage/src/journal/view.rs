@@ -342,7 +342,7 @@ impl View {
         } else if let Some(digest) = batch.known_digest() {
             state.row.head.digest = digest;
         }
-        state.row.last_time = state.row.last_time.max(header.time);
+        state.row.last_time = state.row.last_time.max(batch.last_time());
         state.row.bytes += len as u64;
         self.bytes += len as u64;
         self.ring.push(arrival, batch);
