@@ -3,6 +3,7 @@
 mod append;
 mod cat;
 mod cert;
+mod door;
 mod fhir;
 mod kill;
 mod mirror;
