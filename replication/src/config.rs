@@ -55,6 +55,9 @@ pub struct Limits {
     pub spaces_max: usize,
     /// Logs in one session, known here or announced by the peer. Default: 65,536, about 600 bytes each.
     pub logs_max: usize,
+    /// Logs of one writer in one space that this end keeps, those included that it has: of more that the peer announces
+    /// nothing is stored. A node begins a log in each of its lives. Default: 256.
+    pub logs_per_writer_max: usize,
     /// Bytes of batches that the peer may have outstanding, and that this end holds for it. Any positive
     /// credit admits one batch, so one longest batch more may be held. Default: 8 MiB.
     pub session_window_bytes: u64,
@@ -85,6 +88,7 @@ impl Default for Limits {
         Self {
             spaces_max: 4096,
             logs_max: 65_536,
+            logs_per_writer_max: 256,
             session_window_bytes: 8 << 20,
             space_window_bytes: 4 << 20,
             batch_len_max_bytes: MAX_BATCH_LEN as u32,

@@ -39,6 +39,8 @@ pub(super) struct TargetQueues {
     answers: VecDeque<usize>,
     /// Logs that are stalled.
     stalled: Vec<LogId>,
+    /// Logs that were announced and are not taken.
+    pub(super) unwanted: usize,
 }
 
 impl Session {
@@ -167,6 +169,7 @@ impl Session {
             log.told = Some(log.origin);
             self.open_incoming(id, false);
             self.check_right(id, index, scope);
+            self.note_unwanted(id)?;
             // Also of an own log: the peer believes that this end has nothing of it.
             self.queue_ack(id);
         } else if log.flows_in() {
@@ -182,6 +185,8 @@ impl Session {
         if !self.target_carries(scope, log) {
             let (writer, space) = (log.writer().clone(), self.spaces[index].name.clone());
             self.park_incoming(id, ParkReason::NoRight { writer, space });
+        } else {
+            self.keep_or_park(id);
         }
     }
 
