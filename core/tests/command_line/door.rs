@@ -1,6 +1,7 @@
 //! Hostile connections by the thousand to a hub's door, and an honest mirror that notices nothing.
 //!
-//! `COUNTERFOIL_DOOR` sets how many, for longer exploration.
+//! `COUNTERFOIL_DOOR` sets how many, for longer exploration. What an honest mirror's acks take beside them is printed:
+//! `COUNTERFOIL_DOOR=10000 cargo test --release -p counterfoil --test command_line -- --nocapture door::`.
 
 use std::{
     collections::BTreeMap,
@@ -258,6 +259,23 @@ fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
     said
 }
 
+/// Acks that are timed before the attack begins.
+const QUIET_ROUNDS: usize = 300;
+
+#[expect(clippy::disallowed_methods, reason = "printed, not judged")]
+fn time_of(act: impl FnOnce()) -> Duration {
+    let began_at = std::time::Instant::now();
+    act();
+    began_at.elapsed()
+}
+
+/// Median and 99th percentile, in words.
+fn quantiles(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    format!("{:?} ({:?} the 99th of 100, {} times)", at(50), at(99), times.len())
+}
+
 /// How much a process has of something, as Linux says.
 fn peak_memory_kib(process: &Running) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
@@ -284,6 +302,12 @@ fn thousands_of_hostile_connections_cost_an_honest_mirror_nothing_and_the_hub_li
     let gang = Arc::new(Gang::new(&scene));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let ended = Arc::new(AtomicUsize::new(0));
+    let in_peace: Vec<_> = (0..QUIET_ROUNDS)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            time_of(|| scene.expect_nobody_noticed())
+        })
+        .collect();
     let attack = {
         let (gang, ended) = (Arc::clone(&gang), Arc::clone(&ended));
         runtime.spawn(async move {
@@ -303,15 +327,16 @@ fn thousands_of_hostile_connections_cost_an_honest_mirror_nothing_and_the_hub_li
     };
     let mut open_files_max = 0;
     let mut joined = 0;
+    let mut under_attack = Vec::new();
     while !attack.is_finished() {
-        scene.expect_nobody_noticed();
+        under_attack.push(time_of(|| scene.expect_nobody_noticed()));
         open_files_max = open_files_max.max(open_files(&scene.hub));
         // Others come in meanwhile, too.
         if ended.load(Ordering::Relaxed) * 4 > count * (joined + 1) {
             joined += 1;
             scene.expect_mirror(&format!("latecomer-{joined}"));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
     }
     runtime.block_on(attack).unwrap();
     scene.expect_nobody_noticed();
@@ -324,6 +349,8 @@ fn thousands_of_hostile_connections_cost_an_honest_mirror_nothing_and_the_hub_li
          {joined} others joined; had their say: {:?}",
         memory, gang.heard
     );
+    let [peace, attack] = [in_peace, under_attack].map(quantiles);
+    println!("from a record to its ack by the hub: {peace} in peace, {attack} under attack");
     assert!(memory < MEMORY_KIB_MAX, "{memory} KiB");
     assert!(open_files_max < OPEN_FILES_MAX, "{open_files_max} files");
     // A handful for each manner and address, and what comes later.

@@ -329,6 +329,9 @@ impl Session {
                     log.incoming = Incoming::Stalled { dropped_bytes: 0 };
                     self.target.stalled.push(id);
                     self.events.push_back(Event::StorageFull);
+                } else if !matches!(log.incoming, Incoming::Stalled { .. }) {
+                    // Nobody asks for it again, now that its flow is closed.
+                    self.release_unsettled(id);
                 }
                 self.liveness.retry_at(now + self.config.limits.full_retry);
             }
@@ -365,7 +368,6 @@ impl Session {
             }
             let head = log.head();
             self.release_stalled(id);
-            self.release_unsettled(id);
             self.open_incoming(id, true);
             if let Some(log) = self.logs.get_mut(&id) {
                 log.told = Some(head);
@@ -374,12 +376,13 @@ impl Session {
         }
     }
 
-    /// Returns the credit of what was dropped while a log was stalled.
+    /// Returns the credit of what a stalled log has dropped, and of what its store did not take.
     fn release_stalled(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
         if let Incoming::Stalled { dropped_bytes } = &mut log.incoming {
             let (index, bytes) = (log.space, std::mem::take(dropped_bytes));
             self.settle(index, bytes);
+            self.release_unsettled(id);
         }
     }
 
