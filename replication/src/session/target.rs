@@ -182,11 +182,11 @@ impl Session {
 
     fn check_right(&mut self, id: LogId, index: usize, scope: Scope) {
         let Some(log) = self.logs.get(&id) else { return };
-        if !self.target_carries(scope, log) {
+        if self.target_carries(scope, log) {
+            self.keep_or_park(id);
+        } else {
             let (writer, space) = (log.writer().clone(), self.spaces[index].name.clone());
             self.park_incoming(id, ParkReason::NoRight { writer, space });
-        } else {
-            self.keep_or_park(id);
         }
     }
 
