@@ -131,7 +131,7 @@ pub(crate) struct Queue {
     pub(crate) waiting_for_room: usize,
     batch_bytes: usize,
     compression: Compression,
-    /// Empty, for the next batches.
+    /// For the next batches, once restarted: not before, since what was just written is slow to be moved.
     builders: Vec<BatchBuilder>,
 }
 
@@ -239,6 +239,9 @@ impl Queue {
                 };
                 let (log, index) = (log.id, self.items.len());
                 self.items.push(Item::Open { slot, log, builder });
+                if let Some(Item::Open { builder, .. }) = self.items.last_mut() {
+                    builder.restart();
+                }
                 self.bytes += HEADER_LEN;
                 self.logs[slot].open = Some((self.filling.number, index));
                 if let Some(full) = open {
