@@ -215,7 +215,7 @@ fn log_of_p(nonce: u16) -> (LogId, [Message; 2]) {
     bytes[..2].copy_from_slice(&nonce.to_le_bytes());
     let genesis = Genesis { nonce: bytes, ..genesis("p", "p") };
     let (id, head) = (genesis.log_id(), genesis.head());
-    (id, [Message::Announce(Announce { head, genesis }), Message::Batch(batch(id, head, &["x"]))])
+    (id, [Message::Announce(Announce { genesis, head }), Message::Batch(batch(id, head, &["x"]))])
 }
 
 #[test]
