@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     AckBoard, Endpoint, Event, Limits, LogLimit, Policy, SessionConfig, SessionError, SessionStatus,
-    message::CloseReason,
+    codec::MessageWriter, message::CloseReason,
 };
 
 /// How long to wait after the operating system refused to accept a connection: it is out of file handles or memory.
@@ -57,6 +57,8 @@ pub struct ListenConfig {
     /// Where the sessions of the store hear of each other's acks, to pass them on. What the listener's own sessions hear
     /// is posted there by whoever gets their events.
     pub acks: Arc<AckBoard>,
+    /// Whether what is said to peers is compressed, where they take that. It needs the feature `zstd`.
+    pub compress: bool,
 }
 
 /// The bounds of a listener. Each default is stated.
@@ -136,6 +138,7 @@ struct Shared {
     limits: Limits,
     bounds: ListenBounds,
     acks: Arc<AckBoard>,
+    compress: bool,
     events: Events,
     places: Mutex<Places>,
     log: Mutex<LogLimit<Reason>>,
@@ -193,7 +196,7 @@ pub async fn listen(
     config: ListenConfig,
     events: impl Fn(&NodeName, Event) + Send + Sync + 'static,
 ) -> Result<Listener, ListenError> {
-    let ListenConfig { journal, tls, policy, limits, mut bounds, acks } = config;
+    let ListenConfig { journal, tls, policy, limits, mut bounds, acks, compress } = config;
     bounds.sessions_max = bounds.sessions_max.min(file_handles_max() / 2);
     tls.check_node(&journal.identity().node)?;
     tls.warn_of_date();
@@ -206,6 +209,7 @@ pub async fn listen(
         limits,
         bounds,
         acks,
+        compress,
         events: Box::new(events),
         places: Mutex::new(places),
         log: Mutex::default(),
@@ -379,10 +383,11 @@ impl Shared {
         if policy.is_denied(&node) {
             self.places().judge(id, false);
             self.reject(address, &Rejection::Denied(node));
-            return say_goodbye(stream, BytesMut::new(), CloseReason::Denied).await;
+            return say_goodbye(stream, MessageWriter::default(), BytesMut::new(), CloseReason::Denied).await;
         }
         let config = self.session_config(&node, &policy);
-        let endpoint = Endpoint::new(self.journal.clone(), config, now()).with_acks(&self.acks);
+        let endpoint = Endpoint::new(self.journal.clone(), config, now());
+        let endpoint = endpoint.with_acks(&self.acks).compressing(self.compress);
         let (shared, peer) = (self.clone(), node.clone());
         let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
         let expires_at = expires_at(&certificates);

@@ -403,7 +403,8 @@ impl Player {
         let head = self.followed.entry(id).or_insert(info.genesis.head());
         let struck = self.disk.struck();
         let reading = Reading::of(journal.read(id, head.next_seq));
-        self.ledger.followed(id, head, &reading.batches)?;
+        *head = self.ledger.check(id, *head, &reading.batches)?;
+        self.ledger.served(id, &reading.batches);
         // Reads may fail while faults strike them, but not because of those before.
         let is_excused = self.disk.struck() > struck || !self.disk.is_powered();
         ensure!(is_excused || reading.errors.is_empty(), "{id}, followed: {}", reading.errors[0]);
@@ -411,7 +412,8 @@ impl Player {
         Ok(())
     }
 
-    /// What a reader of another process shows is as good as acknowledged, and it changes nothing.
+    /// What a reader of another process shows beside a writer is as good as acknowledged, and it changes nothing.
+    /// Where there is no writer it shows the last commit, too, which may be lost yet, and reports that.
     fn read_beside(&mut self) -> Result<(), Violation> {
         let changes = |disk: &FaultVfs| {
             let changing = Operation::ALL.into_iter().filter(|kind| kind.changes_disk() && *kind != Operation::Lock);
@@ -441,8 +443,10 @@ impl Player {
     fn read_all_beside(&mut self, beside: &Journal) -> Result<(), Violation> {
         for info in beside.logs(None) {
             let reading = Reading::of(beside.read(info.id, info.first_seq));
-            let mut head = info.genesis.head();
-            self.ledger.followed(info.id, &mut head, &reading.batches)?;
+            self.ledger.check(info.id, info.genesis.head(), &reading.batches)?;
+            if self.journal.is_some() {
+                self.ledger.served(info.id, &reading.batches);
+            }
             ensure!(reading.errors.is_empty(), "{}, beside: {}", info.id, reading.errors[0]);
         }
         Ok(())
