@@ -192,6 +192,7 @@ fn hello(window_bytes: u64) -> Message {
         space_window_bytes: window_bytes,
         batch_len_max_bytes: 1 << 20,
         next_ms: 1000,
+        takes_zstd: false,
     })
 }
 
