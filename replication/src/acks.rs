@@ -1,7 +1,7 @@
 //! Who has what: the acks that the sessions of one store hear, and those that they pass on.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -51,9 +51,23 @@ struct Heard {
 #[derive(Debug, Default)]
 struct Subscriber {
     logs: BTreeSet<LogId>,
-    /// Logs of which something is known that the session has not taken.
-    dirty: BTreeSet<LogId>,
+    /// Logs of which something is known that the session has not taken, each once, in the order in which that came.
+    dirty: Vec<LogId>,
+    is_dirty: HashSet<LogId>,
     waker: Option<Waker>,
+}
+
+impl Subscriber {
+    fn note(&mut self, log: LogId) {
+        if self.is_dirty.insert(log) {
+            self.dirty.push(log);
+        }
+    }
+
+    fn take(&mut self) -> Vec<LogId> {
+        self.is_dirty.clear();
+        mem::take(&mut self.dirty)
+    }
 }
 
 /// What holds of a node and a log has changed.
@@ -182,7 +196,7 @@ impl Table {
     fn notify(&mut self, log: LogId) {
         for id in self.interested.get(&log).into_iter().flatten() {
             let Some(subscriber) = self.subscribers.get_mut(id) else { continue };
-            subscriber.dirty.insert(log);
+            subscriber.note(log);
             if let Some(waker) = subscriber.waker.take() {
                 waker.wake();
             }
@@ -262,7 +276,7 @@ impl Subscription {
         table.interested.entry(log).or_default().insert(self.id);
         if let Some(subscriber) = table.subscribers.get_mut(&self.id) {
             subscriber.logs.insert(log);
-            subscriber.dirty.insert(log);
+            subscriber.note(log);
         }
     }
 
@@ -280,7 +294,7 @@ impl Subscription {
 
     /// What is to be passed on to `peer`.
     pub(crate) fn take(&self, peer: &NodeName) -> Vec<Ack> {
-        let dirty = self.board.table().subscribers.get_mut(&self.id).map(|subscriber| mem::take(&mut subscriber.dirty));
+        let dirty = self.board.table().subscribers.get_mut(&self.id).map(Subscriber::take);
         dirty.into_iter().flatten().flat_map(|log| self.board.except(log, Some(peer))).collect()
     }
 }

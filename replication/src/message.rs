@@ -341,6 +341,16 @@ pub enum ParkReason {
         /// The limit.
         limit: u32,
     },
+    /// The target has as many logs of this writer in this space as it takes.
+    #[error("the target has {limit} logs of {writer} in {space}, the most that it takes of one writer")]
+    TooManyOfWriter {
+        /// The writer of the log.
+        writer: NodeName,
+        /// The space of the log.
+        space: SpaceName,
+        /// The limit.
+        limit: u32,
+    },
 }
 
 /// Stops one log.

@@ -1,8 +1,9 @@
 //! The session: one connection's protocol, as a machine.
 //!
 //! Code map: [`state`] is what is known of spaces and logs; [`source`] finds where each log stands at the
-//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`passing`] has acks of other nodes; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
+//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`passing`] has acks of other nodes; [`keeping`] bounds the logs that a peer may bring; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
 
+mod keeping;
 mod liveness;
 mod passing;
 mod permission;

@@ -98,6 +98,7 @@ pub fn messages() -> Vec<Message> {
         ParkReason::Records { first_seq },
         ParkReason::BatchTooLong { first_seq, len_bytes: 3, limit_bytes: 2 },
         ParkReason::TooManyLogs { limit: 7 },
+        ParkReason::TooManyOfWriter { writer: genesis.node.clone(), space: space.clone(), limit: 7 },
     ];
     let parks = reasons.map(|reason| Message::Park(Park { log, flow: Flow::Outgoing, reason }));
     let mut messages = vec![

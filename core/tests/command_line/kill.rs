@@ -24,9 +24,9 @@ fn pause(round: usize, bound_ms: u64) {
 }
 
 /// A record by its number, with its LF.
-type Line = fn(u64) -> String;
+pub(crate) type Line = fn(u64) -> String;
 
-fn line(number: u64) -> String {
+pub(crate) fn line(number: u64) -> String {
     format!("record {number} {}\n", "x".repeat(number as usize % 97))
 }
 
@@ -36,7 +36,7 @@ fn long_line(number: u64) -> String {
 }
 
 /// Feeds lines from `first` on, and counts the acks that come back.
-struct Feed {
+pub(crate) struct Feed {
     is_ended: Arc<AtomicBool>,
     fed: thread::JoinHandle<()>,
     acked: Arc<AtomicU64>,
@@ -44,7 +44,7 @@ struct Feed {
 }
 
 impl Feed {
-    fn begin(append: &mut Running, line: Line, first: u64, pause: Duration) -> Self {
+    pub(crate) fn begin(append: &mut Running, line: Line, first: u64, pause: Duration) -> Self {
         let is_ended = Arc::new(AtomicBool::new(false));
         let mut stdin = append.stdin.take().unwrap();
         let feeding = Arc::clone(&is_ended);
@@ -74,12 +74,12 @@ impl Feed {
         Self { is_ended, fed, acked, heard }
     }
 
-    fn acked(&self) -> u64 {
+    pub(crate) fn acked(&self) -> u64 {
         self.acked.load(Ordering::Relaxed)
     }
 
     /// Stops feeding and hears the last ack; how many records are acknowledged.
-    fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         self.is_ended.store(true, Ordering::Relaxed);
         self.fed.join().unwrap();
         self.heard.join().unwrap();
@@ -88,7 +88,7 @@ impl Feed {
 }
 
 /// How many records a store holds of a space, each checked.
-fn check(sandbox: &Sandbox, words: &str) -> u64 {
+pub(crate) fn check(sandbox: &Sandbox, words: &str) -> u64 {
     check_lines(sandbox, words, line)
 }
 

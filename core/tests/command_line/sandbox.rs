@@ -129,7 +129,22 @@ impl Sandbox {
 
     /// Starts the command. Standard error is read all the time.
     pub(crate) fn start(&self, words: &str) -> Running {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_counterfoil"))
+        self.start_in(None, words)
+    }
+
+    /// Starts the command in a network namespace.
+    pub(crate) fn start_in(&self, namespace: Option<&str>, words: &str) -> Running {
+        let program = env!("CARGO_BIN_EXE_counterfoil");
+        let mut command = match namespace {
+            None => Command::new(program),
+            Some(namespace) => {
+                // Becomes the program: its process is the one that is signalled.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, program]);
+                command
+            }
+        };
+        let mut process = command
             .args(words.split_whitespace())
             .current_dir(self.0.path())
             .env_remove("COUNTERFOIL_LOG")

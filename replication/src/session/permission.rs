@@ -138,7 +138,10 @@ impl Session {
                     let space = self.spaces[index].name.clone();
                     self.park_incoming(id, ParkReason::NoRight { writer, space });
                 }
-                (Incoming::Parked(ParkReason::NoRight { .. }), true) => self.open_incoming(id, true),
+                (Incoming::Parked(ParkReason::NoRight { .. }), true) => {
+                    self.open_incoming(id, true);
+                    self.keep_or_park(id);
+                }
                 _ => {}
             }
         }

@@ -326,6 +326,7 @@ impl Session {
         let Some(log) = self.logs.get_mut(&id) else { return };
         let before = log.head();
         log.local = Some(Local { first_seq: state.first_seq, head: state.durable, bytes: state.bytes });
+        self.note_kept(id);
         if before != state.durable {
             self.advance_outgoing(now, id, index);
             self.judge_claims(id);

@@ -1,7 +1,7 @@
 //! What a session knows of spaces and logs.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Instant,
 };
@@ -27,6 +27,8 @@ pub(super) struct Space {
     pub(super) loaded: bool,
     /// Logs of the space, ascending: the order of frontiers.
     pub(super) logs: BTreeSet<LogId>,
+    /// How many of them each writer has that are kept here, or may be.
+    pub(super) kept: HashMap<NodeName, usize>,
 
     /// The flow from this end.
     pub(super) outflow: Outflow,
@@ -75,6 +77,7 @@ impl Space {
             load_asked: false,
             loaded: false,
             logs: BTreeSet::new(),
+            kept: HashMap::new(),
             outflow: Outflow::Closed,
             wanted: false,
             offer_due: false,
@@ -187,6 +190,8 @@ pub(super) struct Log {
     pub(super) in_checks: bool,
 
     pub(super) incoming: Incoming,
+    /// It is counted among those that are kept here.
+    pub(super) is_kept: bool,
     /// The head that the peer believes this end to have; `None` while it has not been told of the log.
     pub(super) told: Option<Head>,
     pub(super) in_ack_queue: bool,
@@ -234,6 +239,7 @@ impl Log {
             in_fetch: false,
             in_checks: false,
             incoming: Incoming::Idle,
+            is_kept: false,
             told: None,
             in_ack_queue: false,
             unsettled: VecDeque::new(),

@@ -41,6 +41,8 @@ pub(super) struct TargetQueues {
     answers: VecDeque<usize>,
     /// Logs that are stalled.
     stalled: Vec<LogId>,
+    /// Logs that were announced and are not taken.
+    pub(super) unwanted: usize,
 }
 
 impl Session {
@@ -192,6 +194,7 @@ impl Session {
             log.told = Some(log.origin);
             self.open_incoming(id, false);
             self.check_right(id, index, scope);
+            self.note_unwanted(id)?;
             // Also of an own log: the peer believes that this end has nothing of it.
             self.queue_ack(id);
         } else if log.flows_in() {
@@ -204,7 +207,9 @@ impl Session {
 
     fn check_right(&mut self, id: LogId, index: usize, scope: Scope) {
         let Some(log) = self.logs.get(&id) else { return };
-        if !self.target_carries(scope, log) {
+        if self.target_carries(scope, log) {
+            self.keep_or_park(id);
+        } else {
             let (writer, space) = (log.writer().clone(), self.spaces[index].name.clone());
             self.park_incoming(id, ParkReason::NoRight { writer, space });
         }
@@ -373,6 +378,9 @@ impl Session {
                     log.incoming = Incoming::Stalled { dropped_bytes: 0 };
                     self.target.stalled.push(id);
                     self.events.push_back(Event::StorageFull);
+                } else if !matches!(log.incoming, Incoming::Stalled { .. }) {
+                    // Nobody asks for it again, now that its flow is closed.
+                    self.release_unsettled(id);
                 }
                 self.liveness.retry_at(now + self.config.limits.full_retry);
             }
@@ -409,7 +417,6 @@ impl Session {
             }
             let head = log.head();
             self.release_stalled(id);
-            self.release_unsettled(id);
             self.open_incoming(id, true);
             if let Some(log) = self.logs.get_mut(&id) {
                 log.told = Some(head);
@@ -418,12 +425,13 @@ impl Session {
         }
     }
 
-    /// Returns the credit of what was dropped while a log was stalled.
+    /// Returns the credit of what a stalled log has dropped, and of what its store did not take.
     fn release_stalled(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
         if let Incoming::Stalled { dropped_bytes } = &mut log.incoming {
             let (index, bytes) = (log.space, std::mem::take(dropped_bytes));
             self.settle(index, bytes);
+            self.release_unsettled(id);
         }
     }
 

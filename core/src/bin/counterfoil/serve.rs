@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use counterfoil::{Error, Link, Policy, Server, SystemClock, Tls, WallClock as _};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     failure::{Answer, Failure, one_line},
@@ -67,6 +68,7 @@ impl Serve {
         let policy = self.policy.as_deref().map_or_else(|| Ok(Policy::own_space_only()), read_policy)?;
         let store = open_to_write(&self.store)?;
         let signals = signals::receive(true)?;
+        raise_file_handles();
         if let Some(address) = &self.metrics {
             tracing::info!("metrics at http://{}/metrics", metrics::serve(address, store.clone())?);
         }
@@ -110,6 +112,15 @@ impl Serve {
             server.set_policy(policy);
         }
         Ok(())
+    }
+}
+
+/// A hub has a connection for each node, and many systems let a process have 1024 unless it asks for more.
+fn raise_file_handles() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "no more file handles than {:?}", limit.current);
     }
 }
 

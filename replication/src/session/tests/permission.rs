@@ -70,6 +70,39 @@ fn a_log_of_another_writer_is_parked_when_announced_without_the_right_to_relay()
     assert_eq!(hub.session.target_outstanding(), 0);
 }
 
+/// A hub of which the disk is full, and that closes the flow before or after it learns that.
+fn closes_while_full(learns_first: bool) -> (Node, Node) {
+    let limits = Limits { space_window_bytes: 200, ..Limits::default() };
+    let mut practice = Node::new("p", "hub", &[("p", Direction::Send)]);
+    let mut hub = Node::with("hub", "p", &[], Policy::own_space_only(), limits);
+    run(start(), &mut practice, &mut hub);
+    (hub.full, hub.flushing) = (learns_first, false);
+    let log = practice.append("p", "p", &["a"]);
+    practice.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    if !learns_first {
+        // What was queued did not become durable.
+        hub.logs.clear();
+        hub.session.handle_store_failed(start(), log, StoreFailure::Retry);
+    }
+    run(start(), &mut practice, &mut hub);
+    (practice, hub)
+}
+
+#[test]
+fn what_a_full_disk_did_not_take_holds_no_credit_back_when_the_flow_is_closed_meanwhile() {
+    for learns_first in [true, false] {
+        let (mut practice, mut hub) = closes_while_full(learns_first);
+        assert_eq!(hub.session.target_outstanding(), 0, "learns first: {learns_first}");
+        (hub.full, hub.flushing) = (false, true);
+        hub.session.handle_policy(Arc::new(Policy::own_space_only())).unwrap();
+        let log = practice.append("p", "p", &["c"]);
+        run(start(), &mut practice, &mut hub);
+        assert_eq!(hub.bodies(log), ["a", "b", "c"], "learns first: {learns_first}");
+    }
+}
+
 #[test]
 fn a_denial_ends_a_living_session() {
     let (mut practice, mut hub) = practice_and_hub();
