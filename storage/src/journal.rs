@@ -10,12 +10,14 @@ mod frame;
 mod identity;
 mod index;
 mod info;
+mod logs_file;
 mod options;
 mod queue;
 mod read;
 mod receipt;
 mod recovery;
 mod report;
+mod retention;
 mod rewrite;
 mod salvage;
 mod scan;
@@ -42,6 +44,7 @@ pub use options::Options;
 pub use read::LogReader;
 pub use receipt::Receipt;
 pub use report::{Damage, Finding, Recovery, VerifyReport};
+pub use retention::{Freed, TrimError};
 pub use verify::verify;
 pub use watch::Watch;
 pub use writer::LogWriter;
@@ -54,6 +57,7 @@ use self::{
     queue::{Queue, QueueState},
     read::{BatchCache, IndexCache},
     recovery::Frontier,
+    retention::Retention,
     seal::Sealer,
     tail::{Tail, WriteError},
 };
@@ -202,6 +206,7 @@ impl Journal {
             view: RwLock::new(opened.view),
             cache: Mutex::new(IndexCache::new(options.index_bytes)),
             batches: BatchCache::new(),
+            retention: Retention::default(),
             filler,
             hasher: threads.then(Hasher::default),
             seals: Mutex::new(Vec::new()),

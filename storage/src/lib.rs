@@ -22,8 +22,8 @@ pub use ids::{
     SegmentNumber, Seq, SpaceName, StoreId, Term,
 };
 pub use journal::{
-    AppendError, ArrivalReader, Damage, DiskError, Finding, Identity, Journal, JournalStats, LogInfo, LogReader,
-    LogWriter, MAX_APPEND_LEN, OpenError, Options, Place, ReadError, Receipt, Recovery, StoreError, Stored,
+    AppendError, ArrivalReader, Damage, DiskError, Finding, Freed, Identity, Journal, JournalStats, LogInfo, LogReader,
+    LogWriter, MAX_APPEND_LEN, OpenError, Options, Place, ReadError, Receipt, Recovery, StoreError, Stored, TrimError,
     VerifyReport, Watch, verify,
 };
 pub use time::{Hlc, SystemClock, WallClock};

@@ -36,7 +36,7 @@ impl Sealed {
     pub(crate) fn heads(&self) -> Vec<SealedHead> {
         let head = |(slot, entry): &(usize, usize)| match &self.entries[*entry] {
             FrameEntry::Batch(batch) => Some((*slot, batch.head())),
-            FrameEntry::Announcement(_) | FrameEntry::Rewritten(_) | FrameEntry::Lost(_) => None,
+            FrameEntry::Announcement(_) | FrameEntry::Rewritten(_) | FrameEntry::Floor(_) | FrameEntry::Lost(_) => None,
         };
         self.last.iter().filter_map(head).collect()
     }
@@ -65,12 +65,12 @@ impl Sealer {
         };
         for (item, durable) in items.into_iter().zip(heads) {
             let slot = item.slot();
-            let is_in_order = !matches!(item, Item::Rewritten { .. });
+            let is_in_order = !matches!(item, Item::OutOfOrder { .. });
             let head = if is_in_order { self.advance(slot, &sealed.entries, *durable) } else { None };
             sealed.slots.push(slot);
             sealed.entries.push(match item {
                 Item::Announcement { announcement, .. } => FrameEntry::Announcement(announcement),
-                Item::Rewritten { rewritten, .. } => FrameEntry::Rewritten(rewritten),
+                Item::OutOfOrder { entry, .. } => entry,
                 Item::Batch { batch, .. } => {
                     let follows = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
                     assert_eq!(head, Some(follows), "a batch continues its log");
@@ -96,7 +96,7 @@ impl Sealer {
             });
         }
         for slot in &sealed.slots {
-            // One with nothing but rewritten batches need not have a place.
+            // One with nothing but what is out of order need not have a place.
             if let Some(last) = self.last_entry.get_mut(*slot) {
                 *last = 0;
             }
@@ -118,7 +118,7 @@ impl Sealer {
         match last.checked_sub(1).map(|index| &entries[index as usize]) {
             Some(FrameEntry::Announcement(announcement)) => Some(announcement.genesis.head()),
             Some(FrameEntry::Batch(batch)) => Some(batch.head()),
-            Some(FrameEntry::Rewritten(_) | FrameEntry::Lost(_)) | None => durable,
+            Some(FrameEntry::Rewritten(_) | FrameEntry::Floor(_) | FrameEntry::Lost(_)) | None => durable,
         }
     }
 }

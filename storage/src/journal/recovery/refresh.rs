@@ -8,6 +8,8 @@ use crate::{
     journal::{
         commit::{Shared, begin_active},
         error::OpenError,
+        frame::Frame,
+        identity::Extent,
         scan::{FrameAt, Scanner},
         segment::{self, HeaderState, SegmentHeader},
         tail::NewSegment,
@@ -31,6 +33,13 @@ pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Resul
             None => SegmentNumber::ZERO,
         };
         let path = segment::path(&shared.dir, next);
+        let first_kept = Extent::read(vfs, &shared.dir).map_err(failed("reading the extent in", &shared.dir))?;
+        let first_kept = first_kept.first_segment();
+        if first_kept >= next {
+            // What came after what was read last has been freed already, or is about to be.
+            return reopen(shared, frontier);
+        }
+        forget_freed(shared, first_kept);
         let file = match vfs.open(&path, OpenMode::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
             opened => opened.map_err(failed("opening", &path))?,
@@ -41,7 +50,7 @@ pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Resul
             // What was written between the look at the last segment and at this one; then all of it counts.
             read_on(shared, frontier)?;
             if let Some((frame, offset)) = frontier.unproven.take().filter(|(_, at)| *at < header.previous_end) {
-                shared.view_mut().apply(frame, offset);
+                shared.apply_read(frame, offset);
             }
         }
         let scanner = Scanner::new(Arc::clone(&file), header, None).map_err(failed("reading", &path))?;
@@ -64,6 +73,33 @@ pub(crate) fn refresh(shared: &Shared, frontier: &mut Option<Frontier>) -> Resul
     Ok(grown)
 }
 
+/// Segments that the writer beside has freed are not read any more. What is left of them has been read before, or
+/// comes again in frames behind.
+fn forget_freed(shared: &Shared, first_kept: SegmentNumber) {
+    if shared.view_without_digests().first_segment >= first_kept {
+        return;
+    }
+    let mut view = shared.view_mut();
+    view.free(first_kept);
+    shared.retention.note_change();
+    drop(view);
+    shared.cache().remove_before(first_kept);
+}
+
+/// Looks at everything anew.
+fn reopen(shared: &Shared, frontier: &mut Option<Frontier>) -> Result<bool, OpenError> {
+    let opened = super::open(&shared.dir, &shared.options)?;
+    let mut view = shared.view_mut();
+    let first_kept = opened.view.first_segment;
+    view.replace(opened.view);
+    shared.retention.note_change();
+    drop(view);
+    shared.cache().remove_before(first_kept);
+    *frontier = opened.frontier;
+    shared.raise_all();
+    Ok(true)
+}
+
 /// Reads the frames written since; the last one is held back until a later one proves it.
 fn read_on(shared: &Shared, frontier: &mut Frontier) -> Result<(), OpenError> {
     let path = segment::path(&shared.dir, frontier.scanner.header.number);
@@ -76,7 +112,16 @@ fn read_on(shared: &Shared, frontier: &mut Frontier) -> Result<(), OpenError> {
             return Ok(());
         };
         if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
-            shared.view_mut().apply(proven, at);
+            shared.apply_read(proven, at);
         }
+    }
+}
+
+impl Shared {
+    /// Shows what a writer beside has made durable; with it floors may have advanced.
+    fn apply_read(&self, frame: Frame, offset: u64) {
+        let mut view = self.view_mut();
+        view.apply(frame, offset);
+        self.retention.note_change();
     }
 }
