@@ -131,7 +131,7 @@ impl Shared {
 
     /// The batches that stand in runs, from `arrival` to before `end`; `None` if there is none behind either.
     fn locate_in_order(&self, arrival: Arrival, end: Option<Arrival>) -> Result<Option<Extract>, ReadError> {
-        let sealed = {
+        let (sealed, active_begins) = {
             let view = self.view_without_digests();
             let first_behind = view.sealed.partition_point(|segment| segment.first_arrival <= arrival);
             let candidates: Vec<_> = view.sealed[first_behind.saturating_sub(1)..].to_vec();
@@ -142,7 +142,8 @@ impl Shared {
                 let extract = Extract { segment: active.number, file: Arc::clone(&active.file), entries };
                 return Ok((!is_end).then_some(extract));
             }
-            candidates
+            // Looked up once: by the time the sealed ones are read, another segment may be the active one.
+            (candidates, view.active.as_ref().map(|active| active.first_arrival))
         };
         for segment in sealed {
             let loaded = self.load(&segment)?;
@@ -152,11 +153,7 @@ impl Shared {
                 return Ok(Some(Extract { segment: loaded.number, file: loaded.file, entries }));
             }
         }
-        let first_active = self.view_without_digests().active.as_ref().map(|active| active.first_arrival);
-        match first_active {
-            Some(first) if first > arrival => self.locate_in_order(first, end),
-            _ => Ok(None),
-        }
+        active_begins.map_or(Ok(None), |first| self.locate_in_order(first, end))
     }
 }
 

@@ -219,9 +219,19 @@ impl Shared {
         if queue.nudged && !queue.is_empty() {
             self.work.notify_one();
         }
-        drop(queue);
-        wakers.into_iter().for_each(Waker::wake);
+        self.done(queue, wakers);
         self.queue()
+    }
+
+    /// Wakes those concerned once nobody leads any more.
+    fn done(&self, queue: MutexGuard<'_, Queue>, wakers: Vec<Waker>) {
+        let is_awaited = queue.waiting_for_room > 0;
+        drop(queue);
+        if is_awaited {
+            // The queue was filled again meanwhile, and perhaps nobody but those who wait for room will lead.
+            self.room.notify_one();
+        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn fail(&self, queue: &mut Queue, error: &WriteError) -> Vec<Waker> {
@@ -365,8 +375,7 @@ impl Shared {
                 (queue.refusal().map_or(Ok(()), Err), wakers)
             }
         };
-        drop(queue);
-        wakers.into_iter().for_each(Waker::wake);
+        self.done(queue, wakers);
         outcome
     }
 
