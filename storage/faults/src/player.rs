@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use counterfoil_storage::{
     AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, OpenError, Options, Receipt,
-    Recovery, SpaceName, StoreError, Stored, WallClock,
+    Recovery, Seq, SpaceName, StoreError, Stored, TrimError, WallClock,
 };
 
 use crate::{FaultVfs, Ledger, Rng, Violation, ledger::ensure};
@@ -24,6 +24,10 @@ pub enum Step {
     Store(usize, usize),
     /// Waits for all that is queued.
     Commit,
+    /// Advances a log's floor to so many thousandths of it.
+    Trim(usize, u64),
+    /// Gives back segments.
+    Free,
     /// Reads everything and judges it.
     Judge,
     /// Closes the store and opens it again.
@@ -66,6 +70,8 @@ pub struct Player {
     is_poisoned: bool,
     /// Errors that were met and explained by a fault.
     pub errors: u64,
+    /// Segments that the journal gave back.
+    pub freed_segments: u64,
 }
 
 /// The folder of the store on the disk.
@@ -99,6 +105,7 @@ impl Player {
             is_made: false,
             is_poisoned: false,
             errors: 0,
+            freed_segments: 0,
         }
     }
 
@@ -124,6 +131,8 @@ impl Player {
             Step::AppendAll(log, lens) => self.append(&journal, *log, lens),
             Step::Store(log, records) => self.store(&journal, *log, *records),
             Step::Commit => self.commit(&journal),
+            Step::Trim(log, per_mille) => self.trim(&journal, *log, *per_mille),
+            Step::Free => self.free(&journal),
             _ => self.judge(&journal),
         }
     }
@@ -217,6 +226,8 @@ impl Player {
             Step::Reopen,
             Step::Append(1, 70),
             Step::Commit,
+            Step::Trim(0, 700),
+            Step::Free,
             Step::Crash(2),
             Step::Judge,
         ];
@@ -345,6 +356,43 @@ impl Player {
             }
             Err(error) => self.explain(&error),
         }
+    }
+
+    fn trim(&mut self, journal: &Journal, log: usize, per_mille: u64) -> Result<(), Violation> {
+        let logs: Vec<_> = self.own.iter().chain(self.foreign.iter().map(|(id, _)| id)).copied().collect();
+        let Some(id) = logs.get(log % logs.len().max(1)).copied() else { return Ok(()) };
+        // One that is not durable yet has nothing to trim.
+        let Some(info) = journal.log(id) else { return Ok(()) };
+        let wanted = Seq(info.durable.next_seq.0 * per_mille / 1000);
+        self.ledger.trimming(id, wanted);
+        match journal.trim(&[(id, wanted)]) {
+            Ok(reached) => {
+                ensure!(!self.is_poisoned || reached[0] == info.first_seq, "a poisoned journal took a floor");
+                ensure!(reached[0] <= wanted.max(info.first_seq), "{id}: trimmed to {}, not {wanted}", reached[0]);
+                self.ledger.trimmed(id, reached[0]);
+                Ok(())
+            }
+            Err(error) => self.explain_trim(&error),
+        }
+    }
+
+    fn free(&mut self, journal: &Journal) -> Result<(), Violation> {
+        match journal.free() {
+            Ok(freed) => {
+                self.freed_segments += freed.segments;
+                Ok(())
+            }
+            Err(error) => self.explain_trim(&error),
+        }
+    }
+
+    fn explain_trim(&mut self, error: &TrimError) -> Result<(), Violation> {
+        if let TrimError::Append(error) = error {
+            return self.explain(error);
+        }
+        ensure!(self.is_faulty(), "an error without a fault: {error}");
+        self.errors += 1;
+        Ok(())
     }
 
     fn judge(&mut self, journal: &Journal) -> Result<(), Violation> {

