@@ -187,6 +187,14 @@ impl Ledger {
         }
     }
 
+    /// A part of a log was served behind `head`, which moves to its end: it goes on there, and holds what was given.
+    pub fn followed(&mut self, log: LogId, head: &mut Head, batches: &[Batch]) -> Result<(), Violation> {
+        let ledger = self.logs.get_mut(&log).ok_or_else(|| Violation(format!("{log} was never created")))?;
+        *head = ledger.check_chain(log, *head, batches)?;
+        ledger.take_batches(batches);
+        Ok(())
+    }
+
     /// Judges a journal in use: it serves what was acknowledged, and nothing that was not given.
     pub fn judge(&mut self, journal: &Journal) -> Result<(), Violation> {
         let mut batches = 0;
@@ -349,12 +357,17 @@ impl LogLedger {
         // What is below the floor was durable, whether it was acknowledged or not.
         self.floor = info.first_seq;
         self.prove(self.proven.max(info.first_seq.0 as usize));
+        self.take_batches(batches);
+    }
+
+    fn take_batches(&mut self, batches: &[Batch]) {
         self.ends.extend(batches.iter().map(|batch| (batch.next_seq(), batch.digest())));
         let records = batches.iter().flat_map(Batch::records).flatten();
-        let proven = self.proven as u64;
-        for record in records.filter(|record| record.seq.0 >= proven) {
-            self.bodies[record.seq.0 as usize] = vec![record.body];
-            self.proven = record.seq.0 as usize + 1;
+        for record in records {
+            if record.seq.0 as usize >= self.proven {
+                self.bodies[record.seq.0 as usize] = vec![record.body];
+                self.proven = record.seq.0 as usize + 1;
+            }
         }
         self.is_proven |= self.proven > 0;
         self.queued = self.queued.max(self.proven);

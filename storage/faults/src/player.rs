@@ -1,13 +1,13 @@
 //! Plays programs against a journal on a disk that fails, and judges every answer.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use counterfoil_storage::{
-    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, OpenError, Options, Receipt,
-    Recovery, Seq, SpaceName, StoreError, Stored, TrimError, WallClock,
+    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, OpenError, Options, ReadError,
+    Receipt, Recovery, Seq, SpaceName, StoreError, Stored, TrimError, WallClock,
 };
 
-use crate::{FaultVfs, Ledger, Rng, Violation, ledger::ensure};
+use crate::{Fault, FaultVfs, Injection, Ledger, Operation, Reading, Rng, Violation, ledger::ensure};
 
 /// One thing that an application does. A log is named by a number, taken modulo how many there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,16 @@ pub enum Step {
     Free,
     /// Reads everything and judges it.
     Judge,
+    /// Reads on in a log where that was done last, by whatever life of the store.
+    Follow(usize),
+    /// Opens the store beside to read only, or has that reader look for what is new; and reads it all.
+    ReadBeside,
+    /// From so many operations ahead on something goes wrong, once or for good.
+    Fail(Fault, u64, bool),
+    /// Leaves so many bytes of space.
+    Fill(u64),
+    /// Nothing goes wrong any more, and there is space.
+    Mend,
     /// Closes the store and opens it again.
     Reopen,
     /// Kills the process and opens the store again.
@@ -59,6 +69,10 @@ pub struct Player {
     pub journal: Option<Journal>,
     options: Options,
     rng: Rng,
+    /// A reader of another process, if there is one.
+    beside: Option<Journal>,
+    /// How far each log was followed.
+    followed: BTreeMap<LogId, Head>,
     /// Logs of this node that can be appended to.
     own: Vec<LogId>,
     /// Logs of another node, with their heads there.
@@ -99,6 +113,8 @@ impl Player {
             journal: None,
             options,
             rng: Rng::new(42),
+            beside: None,
+            followed: BTreeMap::new(),
             own: Vec::new(),
             foreign: Vec::new(),
             next_space: 0,
@@ -121,6 +137,16 @@ impl Player {
             Step::Reopen => return self.reopen(),
             Step::Kill => return self.replace_disk(self.disk.kill()),
             Step::Crash(seed) => return self.replace_disk(self.disk.crash(*seed)),
+            Step::ReadBeside => return self.read_beside(),
+            Step::Fail(fault, ahead, lasting) => {
+                let injection = Injection::at(self.disk.counts().total() + ahead, *fault);
+                self.disk.inject(if *lasting { injection.for_ever() } else { injection });
+            }
+            Step::Fill(free) => self.disk.set_capacity(Some(self.disk.used_bytes() + free)),
+            Step::Mend => {
+                self.disk.mend();
+                self.disk.set_capacity(None);
+            }
             _ => {}
         }
         let Some(journal) = self.journal.clone() else { return Ok(()) };
@@ -133,7 +159,9 @@ impl Player {
             Step::Commit => self.commit(&journal),
             Step::Trim(log, per_mille) => self.trim(&journal, *log, *per_mille),
             Step::Free => self.free(&journal),
-            _ => self.judge(&journal),
+            Step::Follow(log) => self.follow(&journal, *log),
+            Step::Judge => self.judge(&journal),
+            _ => Ok(()),
         }
     }
 
@@ -141,6 +169,7 @@ impl Player {
     pub fn replace_disk(&mut self, disk: FaultVfs) -> Result<(), Violation> {
         // The journal of a dead process is dropped here: that must do no harm either.
         self.journal = None;
+        self.beside = None;
         self.disk = disk;
         self.open()
     }
@@ -154,6 +183,8 @@ impl Player {
             journal: None,
             options: self.options.clone(),
             rng: self.rng.clone(),
+            beside: None,
+            followed: self.followed.clone(),
             own: self.own.clone(),
             foreign: self.foreign.clone(),
             ..*self
@@ -287,7 +318,12 @@ impl Player {
                 }
                 Ok(())
             }
-            Err(error) => self.explain(&error),
+            Err(error) => {
+                if matches!(error, AppendError::Poisoned { .. }) {
+                    self.ledger.created(&genesis);
+                }
+                self.explain(&error)
+            }
         }
     }
 
@@ -301,13 +337,26 @@ impl Player {
         }
         let id = self.own[log % self.own.len()];
         let bodies = self.bodies(lens);
-        match journal.writer(id).and_then(|writer| writer.append_all(&bodies)) {
+        let writer = match journal.writer(id) {
+            Ok(writer) => writer,
+            Err(error) => return self.explain(&error),
+        };
+        let next_seq = writer.next_seq();
+        match writer.append_all(&bodies) {
             Ok(receipt) => {
                 ensure!(!self.is_poisoned, "a poisoned journal took an append");
                 self.take_receipt(&receipt, &bodies)
             }
-            Err(error) => self.explain(&error),
+            Err(error) => self.refused(id, next_seq, &bodies, &error),
         }
+    }
+
+    /// Records were refused. If the disk failed when it was tried at once, they may be kept all the same.
+    fn refused(&mut self, log: LogId, seq: Seq, bodies: &[Vec<u8>], error: &AppendError) -> Result<(), Violation> {
+        if matches!(error, AppendError::Poisoned { .. }) && !self.is_poisoned {
+            self.ledger.queued(log, seq, bodies)?;
+        }
+        self.explain(error)
     }
 
     fn take_receipt(&mut self, receipt: &Receipt, bodies: &[Vec<u8>]) -> Result<(), Violation> {
@@ -337,7 +386,7 @@ impl Player {
                 }
             }
             Ok(Stored::Duplicate) => Err(Violation(format!("{id}: a new batch was taken for a duplicate"))),
-            Err(StoreError::Append(error)) => self.explain(&error),
+            Err(StoreError::Append(error)) => self.refused(id, head.next_seq, &bodies, &error),
             Err(error) => {
                 // After a failed commit the journal may have let go of batches that this player still counts.
                 ensure!(self.errors > 0, "a sound batch was refused: {error}");
@@ -392,6 +441,68 @@ impl Player {
         }
         ensure!(self.is_faulty(), "an error without a fault: {error}");
         self.errors += 1;
+        Ok(())
+    }
+
+    fn follow(&mut self, journal: &Journal, log: usize) -> Result<(), Violation> {
+        let logs: Vec<LogId> = self.ledger.logs().collect();
+        let Some(id) = logs.get(log % logs.len().max(1)).copied() else { return Ok(()) };
+        let Some(info) = journal.log(id) else { return Ok(()) };
+        let head = self.followed.entry(id).or_insert(info.genesis.head());
+        let is_trimmed = head.next_seq < info.first_seq;
+        let from = head.next_seq;
+        if is_trimmed {
+            *head = Head { next_seq: info.first_seq, digest: info.first_digest };
+        }
+        let struck = self.disk.struck();
+        let mut reading = Reading::of(journal.read(id, from));
+        if is_trimmed && matches!(reading.errors.first(), Some(ReadError::Trimmed { .. })) {
+            reading.errors.remove(0);
+        } else if is_trimmed {
+            reading.errors.push(ReadError::UnknownLog { log: id });
+        }
+        self.ledger.followed(id, head, &reading.batches)?;
+        // Reads may fail while faults strike them, but not because of those before.
+        let is_excused = self.disk.struck() > struck || !self.disk.is_powered();
+        ensure!(is_excused || reading.errors.is_empty(), "{id}, followed: {}", reading.errors[0]);
+        ensure!(is_excused || *head == info.durable, "{id}: followed to {head:?}, it ends at {:?}", info.durable);
+        Ok(())
+    }
+
+    /// What a reader of another process shows is as good as acknowledged, and it changes nothing.
+    fn read_beside(&mut self) -> Result<(), Violation> {
+        let changes = |disk: &FaultVfs| {
+            let changing = Operation::ALL.into_iter().filter(|kind| kind.changes_disk() && *kind != Operation::Lock);
+            changing.map(|kind| disk.counts().of(kind)).sum::<u64>()
+        };
+        let (before, struck) = (changes(&self.disk), self.disk.struck());
+        let mut options = self.options.clone();
+        options.vfs = Arc::new(self.disk.clone());
+        options.read_only = true;
+        let opened = match self.beside.take() {
+            Some(beside) => beside.refresh().map(|_| beside),
+            None => Journal::open(Path::new(STORE), options).map(|(journal, _)| journal),
+        };
+        let read = match opened {
+            Ok(beside) => {
+                let read = self.read_all_beside(&beside);
+                self.beside = Some(beside);
+                read
+            }
+            Err(OpenError::NoStore { .. }) if !self.is_made => Ok(()),
+            Err(error) => Err(Violation(format!("the store does not open beside: {error}"))),
+        };
+        ensure!(changes(&self.disk) == before, "reading beside changes the disk");
+        if self.disk.struck() > struck || !self.disk.is_powered() { Ok(()) } else { read }
+    }
+
+    fn read_all_beside(&mut self, beside: &Journal) -> Result<(), Violation> {
+        for info in beside.logs(None) {
+            let reading = Reading::of(beside.read(info.id, info.first_seq));
+            let mut head = Head { next_seq: info.first_seq, digest: info.first_digest };
+            self.ledger.followed(info.id, &mut head, &reading.batches)?;
+            ensure!(reading.errors.is_empty(), "{}, beside: {}", info.id, reading.errors[0]);
+        }
         Ok(())
     }
 

@@ -116,7 +116,7 @@ fn a_crash_at_any_operation_and_at_any_of_the_recovery_loses_nothing_acknowledge
     for (name, program) in programs() {
         let program = without_kills(program);
         let (changing, total) = operations_of(&program);
-        let mut recoveries = 0;
+        let mut recoveries = [0; 2];
         for number in &changing {
             let fault = Injection::at(*number, Fault::PowerCut);
             let player = played(&program, &[fault]);
@@ -131,25 +131,34 @@ fn a_crash_at_any_operation_and_at_any_of_the_recovery_loses_nothing_acknowledge
                     seed,
                     None,
                 );
-                recoveries += crash_in_recovery(&player, name, *number, seed);
+                let [in_recovery, in_its_recovery] = crash_in_recovery(&player, name, *number, seed);
+                recoveries = [recoveries[0] + in_recovery, recoveries[1] + in_its_recovery];
             }
         }
         println!(
-            "{name}: a crash at {} of {total} operations (those that change the disk), {recoveries} crashes in recovery",
-            changing.len()
+            "{name}: a crash at {} of {total} operations (those that change the disk), {} crashes in recovery, \
+             {} in the recovery from that",
+            changing.len(),
+            recoveries[0],
+            recoveries[1]
         );
     }
 }
 
-/// Crashes at each operation of the recovery that changes the disk; how many these were.
-fn crash_in_recovery(player: &Player, name: &str, number: u64, seed: u64) -> u64 {
-    let mut first = player.on_disk(player.disk.crash(seed));
-    first.disk.start_trace();
-    check(&first.open(), name, number, seed, None);
-    let operations = first.disk.trace();
-    drop(first);
-    let mut crashes = 0;
-    for (again, (operation, _)) in (0..).zip(&operations) {
+/// The operations of opening the store on `disk`.
+fn operations_of_recovery(player: &Player, disk: FaultVfs) -> Vec<Operation> {
+    let mut player = player.on_disk(disk);
+    player.disk.start_trace();
+    assert_eq!(player.open(), Ok(()));
+    player.disk.trace().into_iter().map(|(operation, _)| operation).collect()
+}
+
+/// Crashes at each operation of the recovery that changes the disk, and again in the recovery from that; how many
+/// these were.
+fn crash_in_recovery(player: &Player, name: &str, number: u64, seed: u64) -> [u64; 2] {
+    let operations = operations_of_recovery(player, player.disk.crash(seed));
+    let mut crashes = [0; 2];
+    for (again, operation) in (0..).zip(&operations) {
         // Usually a part of them, another one after each crash.
         if !operation.changes_disk() || (seeds() == 1 && !(number + again).is_multiple_of(4)) {
             continue;
@@ -159,9 +168,76 @@ fn crash_in_recovery(player: &Player, name: &str, number: u64, seed: u64) -> u64
         check(&second.open(), name, number, seed, Some(again));
         let disk = second.disk.crash(seed ^ again);
         check(&second.prove_sound(disk), name, number, seed, Some(again));
+        crashes[0] += 1;
+        if number.is_multiple_of(4) {
+            crashes[1] += crash_in_second_recovery(&second, name, number, seed ^ again);
+        }
+    }
+    crashes
+}
+
+/// Crashes at operations of the recovery from a crash in a recovery; how many.
+fn crash_in_second_recovery(second: &Player, name: &str, number: u64, seed: u64) -> u64 {
+    let operations = operations_of_recovery(second, second.disk.crash(seed));
+    let mut crashes = 0;
+    for (again, operation) in (0..).zip(&operations) {
+        if !operation.changes_disk() || !(seed + again).is_multiple_of((8 / seeds()).max(1)) {
+            continue;
+        }
+        let mut third = second.on_disk(second.disk.crash(seed));
+        third.disk.inject(Injection::at(again, Fault::PowerCut));
+        check(&third.open(), name, number, seed, Some(again));
+        let disk = third.disk.crash(seed ^ again);
+        check(&third.prove_sound(disk), name, number, seed, Some(again));
         crashes += 1;
     }
     crashes
+}
+
+#[test]
+fn a_fault_at_any_operation_of_a_recovery_once_or_for_ever_breaks_no_promise() {
+    for (name, program) in programs() {
+        let program = without_kills(program);
+        let (changing, _) = operations_of(&program);
+        let mut runs = 0;
+        for number in changing {
+            let player = played(&program, &[Injection::at(number, Fault::PowerCut)]);
+            for seed in 0..seeds() {
+                runs += faults_in_recovery(&player, name, number, seed + number * 1000);
+            }
+        }
+        println!("{name}: a fault in the recovery from a crash, {runs} runs");
+    }
+}
+
+/// Every fault at the operations of the recovery from a crash, then a crash or a kill; how many.
+fn faults_in_recovery(player: &Player, name: &str, number: u64, seed: u64) -> u64 {
+    let operations = operations_of_recovery(player, player.disk.crash(seed));
+    let mut runs = 0;
+    for (again, operation) in (0..).zip(&operations) {
+        for (kind, fault) in (0..).zip([Fault::Eio, Fault::NoSpace, Fault::Short, Fault::Interrupted]) {
+            // Usually a part of them, another one after each crash; with `COUNTERFOIL_EXPLORE` a larger part.
+            if !fault.can_meet(*operation) || !(number + again * 5 + kind).is_multiple_of((32 / seeds()).max(1)) {
+                continue;
+            }
+            let once = Injection::at(again, fault);
+            // What is interrupted or short for ever is no disk.
+            let often = if kind < 2 { once.for_ever() } else { once.times(20) };
+            for injection in [once, often] {
+                let mut second = player.on_disk(player.disk.crash(seed));
+                second.disk.inject(injection);
+                check(&second.open(), name, number, seed, Some(again));
+                if kind >= 2 {
+                    assert_eq!(second.errors, player.errors, "{name}: {injection:?} is no error");
+                }
+                let is_killed = (number + again).is_multiple_of(2);
+                let disk = if is_killed { second.disk.kill() } else { second.disk.crash(seed ^ again) };
+                check(&second.prove_sound(disk), name, number, seed, Some(again));
+                runs += 1;
+            }
+        }
+    }
+    runs
 }
 
 fn check(outcome: &Result<(), Violation>, name: &str, number: u64, seed: u64, again: Option<u64>) {

@@ -185,3 +185,31 @@ fn a_record_full_of_headers_of_long_frames_does_not_have_them_read() {
         assert!(reads <= harmless + 8, "shifted by {shift}: {reads} reads, {harmless} without");
     }
 }
+
+#[test]
+fn a_segment_cut_back_when_its_last_commit_was_copied_is_no_damage() {
+    let mut player = Player::new(FaultVfs::new(1), small_options());
+    player.play(&[Step::CreateLog, Step::Commit, Step::Kill]).unwrap();
+    // The commit was the first segment's only one. Its footer is written when the store is used next, and takes
+    // less; then the power goes before that is recorded.
+    let writes = player.disk.counts().of(Operation::Create);
+    player.disk.inject(Injection::at(writes, Fault::PowerCut).of(Operation::Create));
+    [Step::Append(0, 10), Step::Commit].iter().for_each(|step| player.step(step).unwrap());
+    assert_eq!(player.disk.struck(), 1);
+    let disk = player.disk.kill();
+    player.prove_sound(disk).unwrap();
+}
+
+#[test]
+fn what_a_reader_served_is_served_while_a_writer_comes() {
+    let mut player = Player::new(FaultVfs::new(1), small_options());
+    let append = [Step::CreateLog, Step::Append(0, 10), Step::Commit];
+    player.play(&append).unwrap();
+    // The last commit is proven by nothing, and no writer is there who would prove it.
+    player.journal = None;
+    player.disk = player.disk.kill();
+    player.step(&Step::ReadBeside).unwrap();
+    // It writes that commit anew to another segment, and as yet nothing behind it.
+    player.open().unwrap();
+    player.step(&Step::ReadBeside).unwrap();
+}

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use counterfoil_faults::{FaultVfs, Player, Step, small_options};
+use counterfoil_faults::{Fault, FaultVfs, Player, Step, small_options};
 use proptest::{collection::vec, prelude::*};
 
 fn step() -> impl Strategy<Value = Step> {
@@ -20,9 +20,22 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..6usize, 0..=1000u64).prop_map(|(log, per_mille)| Step::Trim(log, per_mille)),
         2 => Just(Step::Free),
         1 => Just(Step::Judge),
+        2 => (0..8usize).prop_map(Step::Follow),
+        1 => Just(Step::ReadBeside),
         1 => Just(Step::Reopen),
         1 => Just(Step::Kill),
         2 => any::<u64>().prop_map(Step::Crash),
+    ]
+}
+
+/// Steps among which something goes wrong, too. What is short or interrupted changes nothing, and has a test below.
+fn troubled_step() -> impl Strategy<Value = Step> {
+    let fault = prop_oneof![Just(Fault::Eio), Just(Fault::NoSpace)];
+    prop_oneof![
+        12 => step(),
+        1 => (fault, 0..60u64, any::<bool>()).prop_map(|(fault, ahead, lasting)| Step::Fail(fault, ahead, lasting)),
+        1 => (0..60_000u64).prop_map(Step::Fill),
+        2 => Just(Step::Mend),
     ]
 }
 
@@ -43,12 +56,13 @@ struct Tally {
     steps: AtomicU64,
     crashes: AtomicU64,
     kills: AtomicU64,
+    faults: AtomicU64,
 }
 
 impl Tally {
     const fn of(kind: &'static str) -> Self {
-        let [programs, steps, crashes, kills] = [const { AtomicU64::new(0) }; 4];
-        Self { kind, programs, steps, crashes, kills }
+        let [programs, steps, crashes, kills, faults] = [const { AtomicU64::new(0) }; 5];
+        Self { kind, programs, steps, crashes, kills, faults }
     }
 
     /// Counts a program, and prints the sum with the last.
@@ -57,16 +71,20 @@ impl Tally {
         let steps = add(&self.steps, program.len());
         let crashes = add(&self.crashes, program.iter().filter(|step| matches!(step, Step::Crash(_))).count());
         let kills = add(&self.kills, program.iter().filter(|step| matches!(step, Step::Kill)).count());
+        let faults = |step: &&Step| matches!(step, Step::Fail(..) | Step::Fill(_));
+        let faults = add(&self.faults, program.iter().filter(faults).count());
         if add(&self.programs, 1) == u64::from(programs()) {
             let (kind, programs) = (self.kind, programs());
             println!(
-                "random programs, {kind}: {programs} of {steps} steps, {crashes} power cuts and {kills} kills among them"
+                "random programs, {kind}: {programs} of {steps} steps, \
+                 {crashes} power cuts, {kills} kills and {faults} other faults among them"
             );
         }
     }
 }
 
 static CRASHING: Tally = Tally::of("with crashes");
+static TROUBLED: Tally = Tally::of("with crashes, failing and full disks");
 static SHORT: Tally = Tally::of("with short and interrupted reads and writes");
 static RING: Tally = Tally::of("with a ring in memory");
 
@@ -76,6 +94,17 @@ proptest! {
     #[test]
     fn no_program_with_crashes_loses_doubles_or_alters_what_was_acknowledged(program in vec(step(), 1..80)) {
         CRASHING.count(&program);
+        let mut player = Player::new(FaultVfs::new(1), small_options());
+        let played = player.play(&program);
+        prop_assert!(played.is_ok(), "{played:?}");
+        let disk = player.disk.crash(2);
+        let sound = player.prove_sound(disk);
+        prop_assert!(sound.is_ok(), "{sound:?}");
+    }
+
+    #[test]
+    fn no_program_on_a_disk_that_fails_or_fills_up_breaks_a_promise(program in vec(troubled_step(), 1..80)) {
+        TROUBLED.count(&program);
         let mut player = Player::new(FaultVfs::new(1), small_options());
         let played = player.play(&program);
         prop_assert!(played.is_ok(), "{played:?}");

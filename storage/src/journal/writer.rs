@@ -26,7 +26,8 @@ impl LogWriter {
 
     /// Queues a record; waits while the queue is full.
     ///
-    /// **Durability**: none until the receipt says so. On `Err` nothing was queued.
+    /// **Durability**: none until the receipt says so. On `Err` nothing was queued; only if the disk fails when it is
+    /// tried again after it was full ([`AppendError::Poisoned`]) is it *unknown* whether the records are kept.
     pub fn append(&self, body: &[u8]) -> Result<Receipt, AppendError> {
         self.append_or(&[body], true)
     }
@@ -34,7 +35,8 @@ impl LogWriter {
     /// Queues records that are committed together: all of them are durable or none is. At most
     /// [`MAX_APPEND_LEN`] bytes.
     ///
-    /// **Durability**: none until the receipt says so. On `Err` nothing was queued.
+    /// **Durability**: none until the receipt says so. On `Err` nothing was queued; only if the disk fails when it is
+    /// tried again after it was full ([`AppendError::Poisoned`]) is it *unknown* whether the records are kept.
     pub fn append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
         self.append_or(bodies, true)
     }

@@ -1,8 +1,15 @@
 //! Closing drains what was queued, tells all, and ends every thread; so does dropping the last handle.
 
-use std::{future::poll_fn, path::Path};
+use std::{
+    future::poll_fn,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use counterfoil_faults::STORE;
+use counterfoil_faults::{Operation, STORE};
 use counterfoil_storage::{AppendError, Journal};
 use shuttle::future::block_on;
 
@@ -17,9 +24,12 @@ fn closed_amid_appends(threads: Threads) {
     let world = World::new(2, threads, |_| {});
     let users = world.clone();
     let mut watch = world.journal.watch(None);
+    let written = Arc::new(AtomicU64::new(0));
+    let written_at_close = Arc::clone(&written);
     side_by_side(4, move |number| {
         if number == 0 {
             users.journal.close().unwrap();
+            written_at_close.store(users.disk.faults.counts().of(Operation::Write), Ordering::Relaxed);
             return;
         }
         for _ in 0..3 {
@@ -38,6 +48,8 @@ fn closed_amid_appends(threads: Threads) {
             }
         }
     });
+    let writes = world.disk.faults.counts().of(Operation::Write);
+    assert_eq!(writes, written.load(Ordering::Relaxed), "nothing is written once closing is over");
     assert!(watch.wait_timeout(NEVER), "closing is told");
     world.journal.close().unwrap();
     let refused = world.append(0, 1, 30).map(|given| given.receipt);

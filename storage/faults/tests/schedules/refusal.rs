@@ -73,6 +73,22 @@ fn a_failed_write_is_told_whoever_meets_it() {
     explore("a_failed_write_is_told_whoever_meets_it", 1500, || poisoned(Operation::Write, Threads::Hasty));
 }
 
+#[test]
+fn a_failed_flush_is_told_to_all_who_wait_for_room() {
+    explore("a_failed_flush_is_told_to_all_who_wait_for_room", 1500, || {
+        let world = World::new(1, Threads::Told, |options| options.queue_bytes = 600);
+        lasting(&world, Fault::Eio, Operation::SyncData, 4);
+        let writers = world.clone();
+        side_by_side(4, move |_| {
+            // Nobody waits for a receipt.
+            let refused = (0..20).find_map(|_| writers.append(0, 1, 400).err());
+            assert!(matches!(refused, Some(AppendError::Poisoned { .. })), "{refused:?}");
+        });
+        assert!(matches!(world.journal.close(), Err(AppendError::Poisoned { .. })));
+        world.judge();
+    });
+}
+
 fn full(threads: Threads) {
     let world = World::new(2, threads, |_| {});
     lasting(&world, Fault::NoSpace, Operation::Write, 4);

@@ -11,7 +11,7 @@ use crate::{
         frame::Frame,
         identity::Extent,
         scan::{FrameAt, Scanner},
-        segment::{self, HeaderState, SegmentHeader},
+        segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader},
         tail::NewSegment,
     },
     vfs::OpenMode,
@@ -83,14 +83,20 @@ fn read_on(shared: &Shared, frontier: &mut Option<Frontier>) -> Result<(), OpenE
                 shared.apply_read(frame, offset);
             }
         }
-        let scanner = Scanner::new(Arc::clone(&file), header, None).map_err(failed("reading", &path))?;
+        let mut scanner = Scanner::new(Arc::clone(&file), header, None).map_err(failed("reading", &path))?;
+        // An unproven frame that was served from here has been written anew to the next segment, and flushed
+        // before that segment's header was written.
+        let is_copied = shared.view().active.as_ref().is_some_and(|active| active.end > header.previous_end);
+        let copy = if is_copied { Some(scanner.next_frame().map_err(failed("reading", &path))?) } else { None };
         let mut view = shared.view_mut();
         if let Some(active) = &mut view.active {
-            // An unproven frame that was served from here has been written anew to the next segment.
             active.index.cut(header.previous_end);
         }
         // The footer is the writer's to write.
         drop(begin_active(&mut view, NewSegment { header, file }));
+        if let Some(FrameAt::Frame(frame)) = copy {
+            view.apply(frame, FRAMES_OFFSET);
+        }
         drop(view);
         *frontier = Some(Frontier { scanner, unproven: None });
     }

@@ -103,6 +103,7 @@ impl Opening<'_> {
     pub(super) fn check_extent(&mut self, extent: Extent, found: &[Found]) -> Result<(), OpenError> {
         self.extent = Some(extent);
         let last = found.last().map(|found| found.header.number);
+        let successor = found.iter().find(|found| found.header.number.0 == extent.segment.0 + 1);
         if last.is_none_or(|last| last < extent.segment) {
             self.damage(extent.segment, 0, "the segment file is missing, or both copies of its header are damaged");
             self.frames_lost = true;
@@ -113,8 +114,10 @@ impl Opening<'_> {
         {
             let path = segment::path(self.dir, extent.segment);
             let len = found.file.len().map_err(failed("reading", &path))?;
-            if len < extent.end {
-                self.damage(extent.segment, len, format!("the file was cut off: frames once ended at {}", extent.end));
+            // A last commit that was copied to the next segment is cut off here: see its header.
+            let end = successor.map_or(extent.end, |next| extent.end.min(next.header.previous_end));
+            if len < end {
+                self.damage(extent.segment, len, format!("the file was cut off: frames once ended at {end}"));
                 self.frames_lost = true;
             }
         }
