@@ -7,7 +7,7 @@ use counterfoil_storage::{
 };
 use thiserror::Error;
 
-use crate::{codec::CodecError, status::Unmirrored};
+use crate::{codec::CodecError, status::Unmirrored, token::TokenError};
 
 /// What went wrong, where, and what to do about it, on one line.
 ///
@@ -63,6 +63,21 @@ pub enum Error {
         /// How many logs it has.
         logs: usize,
     },
+    /// A space can't be read as of a frontier.
+    #[error("space {space} can't be read as of record {next_seq} of log {log}: {why}")]
+    NotThatFrontier {
+        /// The space.
+        space: SpaceName,
+        /// The log.
+        log: LogId,
+        /// Its length in the frontier.
+        next_seq: Seq,
+        /// What is in the way.
+        why: &'static str,
+    },
+    /// A text or bytes are not a cursor or a frontier as it was given out.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A value was not encoded, so nothing was appended.
     #[error("the value was not appended: {error}")]
     Encode {
@@ -233,6 +248,8 @@ impl Error {
             | Self::AmbiguousLog { .. }
             | Self::SameNode { .. }
             | Self::AlreadyLinked { .. } => ErrorKind::Misuse,
+            Self::NotThatFrontier { .. } => ErrorKind::NotFound,
+            Self::Token(_) => ErrorKind::Misuse,
             Self::Encode { .. } | Self::Decode { .. } => ErrorKind::Codec,
             Self::CodecCannotRoundTrip { .. } => ErrorKind::CodecCannotRoundTrip,
             #[cfg(feature = "net")]

@@ -53,10 +53,14 @@ mod acks;
 #[cfg(feature = "net")]
 pub mod certificates;
 mod codec;
+mod cursor;
 mod error;
+mod follow;
+mod frontier;
 #[cfg(feature = "net")]
 mod link;
 mod local_link;
+mod merge;
 mod options;
 mod read;
 mod receipt;
@@ -68,6 +72,8 @@ mod space;
 mod stats;
 mod status;
 mod store;
+mod time;
+mod token;
 mod typed;
 
 pub use acks::Ack;
@@ -84,12 +90,15 @@ pub use counterfoil_storage::{
     LogInfo, MAX_NAME_LEN, MAX_RECORD_LEN, NameError, NodeName, OpenError, Parent, ParseIdError, Place, ReadError,
     Recovery, SegmentNumber, Seq, SpaceName, StoreError, StoreId, SystemClock, Term, VerifyReport, WallClock, vfs,
 };
+pub use cursor::Cursor;
 pub use error::{Error, ErrorKind, Result};
+pub use follow::{Follow, FollowStream};
+pub use frontier::Frontier;
 #[cfg(feature = "net")]
 pub use link::{Link, LinkBuilder};
 pub use local_link::{LocalLink, LocalLinkBuilder};
 pub use options::Builder;
-pub use read::{Cursor, Follow, FollowStream, Read, Record};
+pub use read::{Read, Record};
 pub use receipt::{Durability, Durable, Receipt};
 #[cfg(feature = "net")]
 pub use server::{Peer, Server, ServerBuilder};
@@ -97,6 +106,7 @@ pub use space::Space;
 pub use stats::{SpaceStats, Stats};
 pub use status::{Lag, LinkEvent, LinkEvents, LinkState, LinkStatus, Unmirrored};
 pub use store::Store;
+pub use token::TokenError;
 pub use typed::{Entry, Typed, TypedFollow, TypedFollowStream, TypedRead};
 
 /// Compiles the example of the README.

@@ -115,6 +115,14 @@ impl Builder {
         self
     }
 
+    /// How far ahead of the wall clock another node's stamp may be and still set the clock that stamps this node's
+    /// records, so that they come after it. Default: 1 minute. See [`Space::clocks_ahead`](crate::Space::clocks_ahead).
+    #[must_use]
+    pub fn clock_ahead_max(mut self, ahead: Duration) -> Self {
+        self.options.clock_ahead_max = ahead;
+        self
+    }
+
     /// Makes a new store in the folder `path` and opens it.
     ///
     /// **Durability**: on `Ok` the empty store survives power loss.

@@ -2,19 +2,26 @@
 
 use std::{
     fmt,
-    ops::RangeBounds,
+    ops::{Bound, RangeBounds},
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
 };
 
-use counterfoil_storage::{Genesis, LogId, LogInfo, LogWriter, NodeName, Parent, ReadError, Seq, SpaceName};
+use counterfoil_storage::{
+    Attributes, Genesis, Head, LogId, LogInfo, LogWriter, NodeName, Parent, ReadError, RecordKind, Seq, SpaceName,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     codec::{Bincode, Codec},
+    cursor::Cursor,
     error::{Error, Result},
-    read::{Cursor, Follow, Read},
+    follow::Follow,
+    frontier::Frontier,
+    read::Read,
     receipt::Receipt,
     store::Inner,
+    time,
     typed::Typed,
 };
 
@@ -107,6 +114,36 @@ impl Space {
         Ok(self.receipt(stored))
     }
 
+    /// Like [`append`](Self::append), for a record of something that happened at another time than it is recorded:
+    /// what was written on paper during an outage, a measurement that was fetched later. The time is kept to the
+    /// millisecond, beside the record's bytes, which stay as they are; records are not ordered by it.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use counterfoil::Store;
+    ///
+    /// let store = Store::in_memory()?;
+    /// let space = store.own_space()?;
+    /// let yesterday = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    /// space.append_at("BP 120/80, from the paper chart", yesterday)?;
+    /// store.commit()?;
+    /// let record = space.read(..)?.next().expect("there is one")?;
+    /// assert_eq!(record.happened_at(), Some(yesterday));
+    /// assert!(record.recorded_at() > yesterday);
+    /// # Ok::<(), counterfoil::Error>(())
+    /// ```
+    pub fn append_at(&self, body: impl AsRef<[u8]>, happened_at: SystemTime) -> Result<Receipt> {
+        self.append_as(RecordKind::PLAIN, Some(happened_at), body.as_ref())
+    }
+
+    /// Appends a record of a kind.
+    pub(crate) fn append_as(&self, kind: RecordKind, happened_at: Option<SystemTime>, body: &[u8]) -> Result<Receipt> {
+        let attributes = Attributes { kind, happened_unix_ms: happened_at.map(time::to_unix_ms) };
+        let stored = self.writer()?.append_with(attributes, &[body], true)?;
+        self.inner.appended.count(1, body.len() as u64);
+        Ok(self.receipt(stored))
+    }
+
     fn count<B: AsRef<[u8]>>(&self, bodies: &[B]) {
         let bytes: usize = bodies.iter().map(|body| body.as_ref().len()).sum();
         self.inner.appended.count(bodies.len() as u64, bytes as u64);
@@ -127,11 +164,19 @@ impl Space {
         writer.or_else(|| self.find_own(&self.logs()).map(|info| info.id))
     }
 
-    /// Reads durable records of this node's own log, all (`..`) or a part (`Seq(3)..Seq(5)`), in order. If this node
-    /// does not write here, and one other does, reads that one's.
+    /// Reads the space's durable records.
     ///
-    /// A store that is found to be a copy writes a new log from then on, whose genesis names the
-    /// earlier one: that is read with [`read_log`](Self::read_log), or both with [`follow`](Self::follow).
+    /// **All of them** (`..`): of all its logs, as far as they are durable now, in merged order: by
+    /// [time](crate::Record::time), then log, then sequence number. That order is a function of the records alone: it is the same
+    /// at every node that holds the same [frontier](Self::frontier), whoever wrote what and however it got there. It
+    /// agrees with cause and effect: a record that was appended after another had arrived comes after it,
+    /// unless that other's stamp came from a clock that was ahead by more than a minute (see
+    /// [`clocks_ahead`](Self::clocks_ahead)). In memory are a batch of each log and 4 MiB read ahead.
+    ///
+    /// **A part** (`Seq(3)..Seq(5)`, and any range with an end): sequence numbers mean something within one log, so
+    /// this reads that part of this node's own log, or, if this node does not write here and one other does, of that
+    /// one's. A store that is found to be a copy writes a new log from then on. The logs of others are read with
+    /// [`read_log`](Self::read_log).
     ///
     /// ```
     /// use counterfoil::{Seq, Store};
@@ -140,6 +185,7 @@ impl Space {
     /// let space = store.own_space()?;
     /// space.append_all(&["a", "b", "c"])?;
     /// store.commit()?;
+    /// assert_eq!(space.read(..)?.count(), 3);
     /// let seqs: Vec<_> = space.read(Seq(1)..)?.map(|record| record.map(|record| record.seq().0)).collect::<Result<_, _>>()?;
     /// assert_eq!(seqs, [1, 2]);
     /// # Ok::<(), counterfoil::Error>(())
@@ -147,17 +193,20 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// [`Error::AmbiguousLog`] if several other nodes write here and this one does not: use
-    /// [`read_log`](Self::read_log), or [`follow`](Self::follow).
+    /// [`Error::AmbiguousLog`] if a part is asked for, several other nodes write here and this one does not.
     pub fn read(&self, range: impl RangeBounds<Seq>) -> Result<Read> {
         let logs = self.logs();
+        if let (Bound::Unbounded, Bound::Unbounded) = (range.start_bound(), range.end_bound()) {
+            let with_ends = logs.into_iter().map(|info| (info.durable.next_seq, info)).map(|(end, info)| (info, end));
+            return Ok(Read::merged(&self.inner, with_ends.collect()));
+        }
         let info = match (self.find_own(&logs), &logs[..]) {
             (Some(own), _) => own,
             (None, [only]) => only,
-            (None, []) => return Ok(Read::empty()),
+            (None, []) => return Ok(Read::merged(&self.inner, Vec::new())),
             (None, _) => return Err(Error::AmbiguousLog { space: self.state.name.clone(), logs: logs.len() }),
         };
-        Ok(Read::new(&self.inner, info.id, info.genesis.node.clone(), &range))
+        Ok(Read::of_log(&self.inner, info, &range))
     }
 
     /// Reads durable records of one of the space's logs, in order.
@@ -166,12 +215,64 @@ impl Space {
     ///
     /// The log is not in this space.
     pub fn read_log(&self, log: LogId, range: impl RangeBounds<Seq>) -> Result<Read> {
-        let info = self.inner.journal.log(log).filter(|info| info.genesis.space == self.state.name);
-        let info = info.ok_or(ReadError::UnknownLog { log })?;
-        Ok(Read::new(&self.inner, log, info.genesis.node.clone(), &range))
+        Ok(Read::of_log(&self.inner, &self.log(log)?, &range))
     }
 
-    /// Follows all the space's logs from `cursor` on, as their records become durable.
+    /// Reads the space as it was, here or elsewhere, when its frontier was `frontier`: in merged order, as
+    /// [`read`](Self::read) gave it then.
+    ///
+    /// ```
+    /// use counterfoil::Store;
+    ///
+    /// let store = Store::in_memory()?;
+    /// let space = store.own_space()?;
+    /// space.append("before")?;
+    /// store.commit()?;
+    /// let then = space.frontier();
+    /// space.append("after")?;
+    /// store.commit()?;
+    /// let bodies: Vec<_> = space.as_of(&then)?.map(|record| Ok(record?.into_body())).collect::<Result<_, counterfoil::Error>>()?;
+    /// assert_eq!(bodies, ["before"]);
+    /// # Ok::<(), counterfoil::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotThatFrontier`]: a log is not here as far as that, or has another history here.
+    pub fn as_of(&self, frontier: &Frontier) -> Result<Read> {
+        let log = |(log, head)| self.check_head(log, head).map(|info| (info, head.next_seq));
+        Ok(Read::merged(&self.inner, frontier.heads().map(log).collect::<Result<_>>()?))
+    }
+
+    /// What is durable of the space now.
+    pub fn frontier(&self) -> Frontier {
+        let mut frontier = Frontier::empty();
+        self.logs().iter().for_each(|info| frontier.set(info.id, info.durable));
+        frontier
+    }
+
+    fn log(&self, log: LogId) -> Result<LogInfo> {
+        let info = self.inner.journal.log(log).filter(|info| info.genesis.space == self.state.name);
+        Ok(info.ok_or(ReadError::UnknownLog { log })?)
+    }
+
+    /// Finds out whether a log had that head here, when it was as long.
+    fn check_head(&self, log: LogId, head: Head) -> Result<LogInfo> {
+        let not_here =
+            |why| Error::NotThatFrontier { space: self.state.name.clone(), log, next_seq: head.next_seq, why };
+        let info = self.log(log).map_err(|_| not_here("the log is not here"))?;
+        if info.durable == head {
+            return Ok(info);
+        }
+        let last = head.next_seq.0.checked_sub(1).map(Seq).ok_or_else(|| not_here("it has no record"))?;
+        match self.inner.journal.read_batch(log, last)? {
+            Some(batch) if batch.head() == head => Ok(info),
+            Some(_) => Err(not_here("the log has another history here")),
+            None => Err(not_here("the log is not as long here")),
+        }
+    }
+
+    /// Follows all the space's logs from `cursor` on, as their records become durable, in the order in which they do.
     pub fn follow(&self, cursor: Cursor) -> Follow {
         Follow::new(Arc::clone(&self.inner), self.state.name.clone(), cursor)
     }
@@ -181,6 +282,18 @@ impl Space {
         let mut cursor = Cursor::start();
         self.logs().iter().for_each(|info| cursor.set(info.id, info.durable.next_seq));
         cursor
+    }
+
+    /// Logs that end with a stamp that is ahead of this node's wall clock by more than a minute, and by how much:
+    /// a clock is wrong, there or here.
+    ///
+    /// Their records are kept and ordered as they are stamped. They don't set this node's clock, as smaller
+    /// differences do; so what is appended here after such a record was read may come before it in merged order.
+    pub fn clocks_ahead(&self) -> Vec<(LogInfo, Duration)> {
+        let wall_unix_ms = self.inner.clock.unix_ms();
+        let ahead = |info: &LogInfo| Duration::from_millis(info.last_time.ms_ahead_of(wall_unix_ms));
+        let logs = self.logs().into_iter().map(|info| (ahead(&info), info));
+        logs.filter(|(ahead, _)| *ahead > self.inner.clock_ahead_max).map(|(ahead, info)| (info, ahead)).collect()
     }
 
     fn writer(&self) -> Result<&LogWriter> {

@@ -1,14 +1,25 @@
 //! Typed values over a space.
 
-use std::{any::type_name, cell::RefCell, collections::BTreeMap, fmt, ops::RangeBounds, sync::Arc, time::Duration};
+use std::{
+    any::type_name,
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt,
+    ops::RangeBounds,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use counterfoil_storage::{Hlc, LogId, NodeName, Seq};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     codec::{Bincode, Codec, CodecError, Envelope, decode_with},
+    cursor::Cursor,
     error::{Error, Result},
-    read::{Cursor, Follow, FollowStream, Read, Record},
+    follow::{Follow, FollowStream},
+    frontier::Frontier,
+    read::{Read, Record},
     receipt::Receipt,
     space::Space,
 };
@@ -17,6 +28,8 @@ use crate::{
 const FIRST_SCHEMA: u16 = 1;
 
 /// A space whose records are values of type `T`, encoded by codec `C`. Cheap to clone.
+///
+/// What was written to a collection of the same space is passed over when values are read.
 ///
 /// ```
 /// use counterfoil::{Durability, Store};
@@ -155,6 +168,11 @@ impl<T: Serialize + DeserializeOwned, C: Codec> Typed<T, C> {
         self.with_encoded(value, |body| self.space.try_append(body))
     }
 
+    /// Appends a value of something that happened at another time; see [`Space::append_at`].
+    pub fn append_at(&self, value: &T, happened_at: SystemTime) -> Result<Receipt> {
+        self.with_encoded(value, |body| self.space.append_at(body, happened_at))
+    }
+
     /// Appends values that are committed together; see [`Space::append_all`].
     pub fn append_all<'a>(&self, values: impl IntoIterator<Item = &'a T>) -> Result<Receipt>
     where
@@ -195,9 +213,15 @@ impl<T: Serialize + DeserializeOwned, C: Codec> Typed<T, C> {
         Ok(())
     }
 
-    /// Reads durable values, all (`..`) or a part (`Seq(3)..Seq(5)`); see [`Space::read`].
+    /// Reads durable values: those of the whole space in merged order (`..`), or a part of this node's own log
+    /// (`Seq(3)..Seq(5)`); see [`Space::read`].
     pub fn read(&self, range: impl RangeBounds<Seq>) -> Result<TypedRead<T, C>> {
         Ok(TypedRead { records: self.space.read(range)?, decoder: self.decoder.clone() })
+    }
+
+    /// Reads the values that were there as of a frontier; see [`Space::as_of`].
+    pub fn as_of(&self, frontier: &Frontier) -> Result<TypedRead<T, C>> {
+        Ok(TypedRead { records: self.space.as_of(frontier)?, decoder: self.decoder.clone() })
     }
 
     /// Reads durable values of one of the space's logs; see [`Space::read_log`].
@@ -250,6 +274,16 @@ impl<T> Entry<T> {
         self.record.time()
     }
 
+    /// When its writer recorded it, by the writer's clock.
+    pub fn recorded_at(&self) -> SystemTime {
+        self.record.recorded_at()
+    }
+
+    /// When it happened, if that was not when it was recorded.
+    pub fn happened_at(&self) -> Option<SystemTime> {
+        self.record.happened_at()
+    }
+
     /// The schema version it was written with.
     pub fn schema_version(&self) -> u16 {
         self.schema
@@ -267,11 +301,17 @@ pub struct TypedRead<T, C: Codec = Bincode> {
     decoder: Decoder<T, C>,
 }
 
+/// Whether it can be a value, or an error: what a collection wrote is neither.
+fn may_be_value(item: &Result<Record>) -> bool {
+    item.as_ref().map_or(true, |record| !record.is_of_collection())
+}
+
 impl<T, C: Codec> Iterator for TypedRead<T, C> {
     type Item = Result<Entry<T>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.records.next()?.and_then(|record| self.decoder.decode(record)))
+        let item = self.records.by_ref().find(may_be_value)?;
+        Some(item.and_then(|record| self.decoder.decode(record)))
     }
 }
 
@@ -289,7 +329,8 @@ impl<T, C: Codec> TypedFollow<T, C> {
 
     /// Waits for the next value, but no longer than `timeout`; see [`Follow::next_timeout`].
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Entry<T>>> {
-        self.records.next_timeout(timeout)?.map(|record| self.decoder.decode(record)).transpose()
+        let record = self.records.next_timeout_of(timeout, |record| !record.is_of_collection())?;
+        record.map(|record| self.decoder.decode(record)).transpose()
     }
 
     /// The same as a [`Stream`](futures_core::Stream), for async code.
@@ -302,7 +343,8 @@ impl<T, C: Codec> Iterator for TypedFollow<T, C> {
     type Item = Result<Entry<T>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.records.next()?.and_then(|record| self.decoder.decode(record)))
+        let item = self.records.by_ref().find(may_be_value)?;
+        Some(item.and_then(|record| self.decoder.decode(record)))
     }
 }
 
@@ -327,9 +369,13 @@ impl<T, C: Codec + Unpin> futures_core::Stream for TypedFollowStream<T, C> {
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
         let this = &mut *self;
-        std::pin::Pin::new(&mut this.records)
-            .poll_next(cx)
-            .map(|item| item.map(|record| record.and_then(|record| this.decoder.decode(record))))
+        loop {
+            let item = std::task::ready!(std::pin::Pin::new(&mut this.records).poll_next(cx));
+            if item.as_ref().is_none_or(may_be_value) {
+                let decode = |record: Result<Record>| record.and_then(|record| this.decoder.decode(record));
+                return std::task::Poll::Ready(item.map(decode));
+            }
+        }
     }
 }
 

@@ -118,7 +118,8 @@ fn a_copy_of_a_store_writes_a_new_log_that_names_the_one_it_continues() {
     let parent = log.genesis.parent.unwrap();
     assert_eq!((parent.log, parent.head), (receipt.log(), head));
     let bodies = |read: counterfoil::Read| read.map(|record| record.unwrap().into_body()).collect::<Vec<_>>();
-    assert_eq!(bodies(space.read(..).unwrap()), ["b"]);
+    assert_eq!(bodies(space.read(..).unwrap()), ["a", "b"], "all of the space");
+    assert_eq!(bodies(space.read(counterfoil::Seq::ZERO..).unwrap()), ["b"], "of the own log");
     assert_eq!(bodies(space.read_log(receipt.log(), ..).unwrap()), ["a"]);
 }
 

@@ -23,7 +23,18 @@
 //!
 //! The body, decompressed, is the records, each: length of its bytes (varint), time since the record before it in
 //! clock steps (varint; 0 for the first), its bytes.
+//!
+//! A record with [attributes](Attributes) has 2^25 added to its length, which alone never exceeds 2^24, and between the
+//! time and the bytes: its kind times two, plus one if a time follows (1 byte, not 0), and that time, when it happened
+//! (8 bytes, milliseconds since 1970, signed).
+//!
+//! # Digest
+//!
+//! BLAKE3 of the stored bytes, header included. A batch of at most 1024 bytes is followed by zeros up to the next
+//! multiple of 64 before it is hashed: so many short ones can be hashed side by side. Its length is in its header, so no two
+//! batches become the same bytes.
 
+mod digest;
 mod records;
 
 use std::{
@@ -32,7 +43,8 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-pub use records::{Body, Record, RecordRef, RecordRefs, Records};
+pub(crate) use digest::SHORT_LEN;
+pub use records::{Attributes, Body, Record, RecordKind, RecordRef, RecordRefs, Records};
 use thiserror::Error;
 
 use crate::{
@@ -40,7 +52,6 @@ use crate::{
     field::Fields,
     ids::{Digest, Head, LogId, Seq},
     time::Hlc,
-    varint,
 };
 
 /// Length of a batch's header, in bytes.
@@ -187,18 +198,48 @@ impl BatchHeader {
 
 /// A batch whose checksum has been verified. Cheap to clone: all clones share the bytes and the digest.
 #[derive(Clone)]
-pub struct Batch(Arc<Content>);
+pub struct Batch {
+    /// Short batches that were written together share one allocation.
+    bundle: Arc<[Content]>,
+    place: u32,
+}
 
 struct Content {
     header: BatchHeader,
     /// Header and body, exactly [`BatchHeader::batch_len`] bytes.
     bytes: Bytes,
-    digest: OnceLock<Digest>,
+    digest: Kept<Digest>,
+    last_time: Kept<Hlc>,
+}
+
+/// What is known of a batch since it was made, or found out when it is first asked for.
+enum Kept<T> {
+    Known(T),
+    OnFirstUse(OnceLock<T>),
+}
+
+impl<T: Copy> Kept<T> {
+    fn get_or_init(&self, find: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Known(known) => *known,
+            Self::OnFirstUse(cell) => *cell.get_or_init(find),
+        }
+    }
 }
 
 impl Batch {
     fn new(header: BatchHeader, bytes: Bytes) -> Self {
-        Self(Arc::new(Content { header, bytes, digest: OnceLock::new() }))
+        let content = Content {
+            header,
+            bytes,
+            digest: Kept::OnFirstUse(OnceLock::new()),
+            last_time: Kept::OnFirstUse(OnceLock::new()),
+        };
+        Self { bundle: Arc::new([content]), place: 0 }
+    }
+
+    fn content(&self) -> &Content {
+        &self.bundle[self.place as usize]
     }
 
     /// Takes the bytes of exactly one batch and verifies its checksum.
@@ -215,37 +256,50 @@ impl Batch {
 
     /// What its header says.
     pub fn header(&self) -> &BatchHeader {
-        &self.0.header
+        &self.content().header
     }
 
     /// The log.
     pub fn log(&self) -> LogId {
-        self.0.header.log
+        self.content().header.log
     }
 
     /// Sequence number of the first record.
     pub fn first_seq(&self) -> Seq {
-        self.0.header.first_seq
+        self.content().header.first_seq
     }
 
     /// Sequence number after the last record.
     pub fn next_seq(&self) -> Seq {
-        self.0.header.next_seq()
+        self.content().header.next_seq()
     }
 
     /// Its stored bytes, header included.
     pub fn bytes(&self) -> &Bytes {
-        &self.0.bytes
+        &self.content().bytes
     }
 
-    /// BLAKE3 of its bytes; computed on first use.
+    /// BLAKE3 of its bytes, padded if they are short; computed on first use.
     pub fn digest(&self) -> Digest {
-        *self.0.digest.get_or_init(|| Digest::of(&self.0.bytes))
+        let Content { bytes, digest, .. } = self.content();
+        digest.get_or_init(|| digest::digest_of(bytes))
+    }
+
+    /// The time of its last record; found on first use. Of a body that can't be read, that of the first.
+    pub fn last_time(&self) -> Hlc {
+        self.content().last_time.get_or_init(|| {
+            let body = self.body().ok();
+            let last = body.and_then(|body| body.record_refs().map_while(Result::ok).last().map(|record| record.time));
+            last.unwrap_or(self.header().time)
+        })
     }
 
     /// Its digest, if that has been computed already.
     pub(crate) fn known_digest(&self) -> Option<Digest> {
-        self.0.digest.get().copied()
+        match &self.content().digest {
+            Kept::Known(digest) => Some(*digest),
+            Kept::OnFirstUse(digest) => digest.get().copied(),
+        }
     }
 
     /// The head of the log once this batch is its last.
@@ -255,12 +309,12 @@ impl Batch {
 
     /// The CRC-32 in its header.
     pub(crate) fn crc(&self) -> u32 {
-        stored_crc(&self.0.bytes)
+        stored_crc(&self.content().bytes)
     }
 
     /// Its body, decompressed if need be.
     pub fn body(&self) -> Result<Body, BatchError> {
-        let Content { header, bytes, .. } = &*self.0;
+        let Content { header, bytes, .. } = self.content();
         let stored = bytes.slice(HEADER_LEN..);
         let BatchHeader { log, first_seq, compression, raw_len, .. } = *header;
         let bytes = match compression {
@@ -280,7 +334,7 @@ impl Batch {
     pub fn records(&self) -> Records {
         match self.body() {
             Ok(body) => body.records(),
-            Err(error) => Records::failed(&self.0.header, error),
+            Err(error) => Records::failed(&self.content().header, error),
         }
     }
 
@@ -295,7 +349,12 @@ impl Batch {
     /// and passed on all the same.
     pub fn check_records(&self) -> Result<(), BatchError> {
         match self.body() {
-            Ok(body) => body.record_refs().try_for_each(|record| record.map(drop)),
+            Ok(body) => {
+                let mut last_time = self.header().time;
+                body.record_refs().try_for_each(|record| record.map(|record| last_time = record.time))?;
+                self.content().last_time.get_or_init(|| last_time);
+                Ok(())
+            }
             Err(BatchError::Compression { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -304,13 +363,13 @@ impl Batch {
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("header", &self.0.header).finish_non_exhaustive()
+        f.debug_struct("Batch").field("header", &self.content().header).finish_non_exhaustive()
     }
 }
 
 impl PartialEq for Batch {
     fn eq(&self, other: &Self) -> bool {
-        self.0.bytes == other.0.bytes
+        self.bytes() == other.bytes()
     }
 }
 
@@ -348,13 +407,25 @@ impl BatchBuilder {
         Self { buffer: Vec::with_capacity(HEADER_LEN + capacity), ..Self::default() }
     }
 
-    /// Appends a record.
+    /// Forgets what it holds, but not its memory.
+    pub(crate) fn restart(&mut self) {
+        self.buffer.clear();
+        self.record_count = 0;
+        self.compression = Compression::None;
+    }
+
+    /// Appends a record without attributes.
     ///
     /// # Panics
     ///
     /// If the body is longer than [`MAX_RECORD_LEN`], the batch would become longer than
     /// [`MAX_BATCH_LEN`], or `time` is before the last record's.
     pub fn push(&mut self, time: Hlc, body: &[u8]) {
+        self.push_with(time, Attributes::default(), body);
+    }
+
+    /// Appends a record with attributes; otherwise like [`push`](Self::push).
+    pub fn push_with(&mut self, time: Hlc, attributes: Attributes, body: &[u8]) {
         assert!(body.len() <= MAX_RECORD_LEN, "the caller checks the length of records");
         if self.record_count == 0 {
             self.buffer.resize(HEADER_LEN, 0);
@@ -362,8 +433,7 @@ impl BatchBuilder {
             self.last_time = time;
         }
         let step = time.to_bits().checked_sub(self.last_time.to_bits()).expect("time does not go back in a batch");
-        varint::write(&mut self.buffer, body.len() as u64);
-        varint::write(&mut self.buffer, step);
+        attributes.write_prefix(&mut self.buffer, body.len(), step);
         self.buffer.extend_from_slice(body);
         self.last_time = time;
         self.record_count += 1;
@@ -386,19 +456,11 @@ impl BatchBuilder {
     ///
     /// If it holds no record.
     pub fn seal(mut self, log: LogId, head: Head) -> Batch {
-        let header = self.finish(log, head);
+        let header = self.header(log, head);
+        self.buffer[..CRC_OFFSET].copy_from_slice(&header.encode());
+        let crc = crc_of(&self.buffer);
+        self.buffer[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
         Batch::new(header, Bytes::from(self.buffer))
-    }
-
-    /// The same with its bytes at the end of `arena`, which many small batches share; the builder can then
-    /// be filled anew.
-    pub(crate) fn seal_in(&mut self, arena: &mut BytesMut, log: LogId, head: Head) -> Batch {
-        let header = self.finish(log, head);
-        arena.extend_from_slice(&self.buffer);
-        self.buffer.clear();
-        self.record_count = 0;
-        self.compression = Compression::None;
-        Batch::new(header, arena.split().freeze())
     }
 
     /// Room that it has, in bytes.
@@ -418,25 +480,68 @@ impl BatchBuilder {
         }
     }
 
-    fn finish(&mut self, log: LogId, head: Head) -> BatchHeader {
+    fn header(&self, log: LogId, head: Head) -> BatchHeader {
         assert!(self.record_count > 0, "a batch has at least one record");
-        if self.compression == Compression::None {
-            self.raw_len = self.body_len() as u32;
-        }
-        let header = BatchHeader {
+        let stored_len = self.body_len() as u32;
+        BatchHeader {
             log,
             first_seq: head.next_seq,
             time: self.first_time,
             record_count: self.record_count,
-            stored_len: self.body_len() as u32,
-            raw_len: self.raw_len,
+            stored_len,
+            raw_len: if self.compression == Compression::None { stored_len } else { self.raw_len },
             compression: self.compression,
             previous: head.digest,
-        };
-        self.buffer[..CRC_OFFSET].copy_from_slice(&header.encode());
-        let crc = crc_of(&self.buffer);
-        self.buffer[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
-        header
+        }
+    }
+}
+
+/// Short batches being sealed that share one buffer, which is written as it is, and one allocation of what is known of
+/// them: a commit of many logs' records takes few allocations then. Who keeps one of them keeps all.
+#[derive(Debug, Default)]
+pub(crate) struct Bundle {
+    bytes: Vec<u8>,
+    /// With the time of the last record.
+    headers: Vec<(BatchHeader, Hlc)>,
+}
+
+impl Bundle {
+    /// An empty one with room for so many batches of so many bytes in all.
+    pub(crate) fn with_capacity(count: usize, bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), headers: Vec::with_capacity(count) }
+    }
+
+    /// Finishes a batch as the one that follows `head` in `log`.
+    pub(crate) fn seal(&mut self, builder: &BatchBuilder, log: LogId, head: Head) {
+        let header = builder.header(log, head);
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(&builder.buffer);
+        self.bytes[begin..begin + CRC_OFFSET].copy_from_slice(&header.encode());
+        self.headers.push((header, builder.last_time));
+    }
+
+    /// The batches in order, whose digests are known, and the buffer that they share.
+    pub(crate) fn finish(mut self) -> (Bytes, impl Iterator<Item = Batch>) {
+        // Not while they are sealed: what was just written in small parts is slow to be read in large ones.
+        let mut rest = &mut self.bytes[..];
+        for (header, _) in &self.headers {
+            let (batch, behind) = rest.split_at_mut(header.batch_len());
+            let crc = crc_of(batch);
+            batch[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+            rest = behind;
+        }
+        let bytes = Bytes::from(self.bytes);
+        let places = 0..self.headers.len() as u32;
+        let digests = digest::digests_of(self.headers.iter().map(|(header, _)| header.batch_len()), &bytes);
+        let mut offset = 0;
+        let contents = self.headers.into_iter().zip(digests).map(|((header, last_time), digest)| {
+            let begin = offset;
+            offset += header.batch_len();
+            let (digest, last_time) = (Kept::Known(digest), Kept::Known(last_time));
+            Content { header, bytes: bytes.slice(begin..offset), digest, last_time }
+        });
+        let bundle: Arc<[Content]> = contents.collect();
+        (bytes, places.map(move |place| Batch { bundle: Arc::clone(&bundle), place }))
     }
 }
 
@@ -468,6 +573,11 @@ mod tests {
         LogId::from_bytes([1; 16])
     }
 
+    fn attributes() -> impl Strategy<Value = Attributes> {
+        (0_u8..128, any::<Option<i64>>())
+            .prop_map(|(kind, happened_unix_ms)| Attributes { kind: RecordKind::new(kind), happened_unix_ms })
+    }
+
     fn batch_of(bodies: &[Vec<u8>]) -> Batch {
         let mut builder = BatchBuilder::with_capacity(0);
         for (index, body) in bodies.iter().enumerate() {
@@ -490,6 +600,24 @@ mod tests {
             let borrowed: Vec<_> = body.record_refs().map(|record| record.unwrap().body.to_vec()).collect();
             prop_assert_eq!(&borrowed, &bodies);
             prop_assert_eq!(batch.record(Seq(4)).or(batch.record(batch.next_seq())), None);
+        }
+
+        #[test]
+        fn attributes_read_back_and_records_without_them_take_no_byte_more(
+            records in vec((vec(any::<u8>(), 0..300), attributes(), 0_u64..1000), 1..40),
+        ) {
+            let (mut builder, mut time) = (BatchBuilder::with_capacity(0), Hlc::from_bits(1000));
+            for (body, attributes, step) in &records {
+                time = Hlc::from_bits(time.to_bits() + step);
+                builder.push_with(time, *attributes, body);
+            }
+            let batch = Batch::parse(builder.seal(log(), head()).bytes().clone()).unwrap();
+            prop_assert_eq!(batch.last_time(), time);
+            let read: Vec<_> = batch.records().map(|record| record.unwrap()).collect();
+            for (record, (body, attributes, _)) in read.iter().zip(&records) {
+                prop_assert_eq!((&record.body[..], record.attributes), (&body[..], *attributes));
+            }
+            prop_assert_eq!(read.len(), records.len());
         }
 
         #[test]
@@ -536,6 +664,28 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_attributes_are_fixed_for_ever() {
+        let mut builder = BatchBuilder::with_capacity(0);
+        let collection = RecordKind::new(1);
+        builder.push_with(Hlc::from_bits(9), Attributes { kind: collection, happened_unix_ms: None }, b"a");
+        builder.push_with(Hlc::from_bits(11), Attributes { kind: collection, happened_unix_ms: Some(-2) }, b"bc");
+        let batch = builder.seal(log(), head());
+        let golden = *b"\x81\x80\x80\x10\x00\x02a\x82\x80\x80\x10\x02\x03\xfe\xff\xff\xff\xff\xff\xff\xffbc";
+        assert_eq!(batch.bytes()[HEADER_LEN..], golden);
+    }
+
+    #[test]
+    fn attributes_that_are_announced_and_empty_are_refused() {
+        let mut builder = BatchBuilder::with_capacity(0);
+        builder.push_with(Hlc::from_bits(9), Attributes { kind: RecordKind::new(1), happened_unix_ms: None }, b"a");
+        let mut bytes = builder.seal(log(), head()).bytes().to_vec();
+        bytes[HEADER_LEN + 5] = 0;
+        let crc = crc_of(&bytes);
+        bytes[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+        assert!(Batch::parse(bytes.into()).unwrap().check_records().is_err());
+    }
+
+    #[test]
     fn the_bytes_of_a_batch_are_fixed_for_ever() {
         let batch = batch_of(&[b"a".to_vec(), b"bc".to_vec()]);
         let golden = [
@@ -550,6 +700,6 @@ mod tests {
         assert_eq!(batch.bytes()[..CRC_OFFSET], golden);
         assert_eq!(batch.bytes()[HEADER_LEN..], *b"\x01\x00a\x02\x01bc");
         assert_eq!(format!("{:08x}", batch.crc()), "d1b6e873");
-        assert_eq!(batch.digest().to_string(), "22424cbc9fd4143c36b0fb8868d18556fc05500695d573fdd915be6248bffb6c");
+        assert_eq!(batch.digest().to_string(), "10e31eb9497737fd258d9c1f955384af4e1fde73d4ba362fab926bd9843431b3");
     }
 }

@@ -30,6 +30,7 @@ mod watch;
 mod writer;
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
@@ -75,6 +76,9 @@ use crate::{
 
 /// The most that one append may hold, in bytes: 64 MiB.
 pub const MAX_APPEND_LEN: usize = 64 << 20;
+
+/// A batch is not open for longer than this, from its first record to its last, unless the disk stalls, in milliseconds.
+const BATCH_MS_MAX: u64 = 60_000;
 
 const LOCK_FILE: &str = "lock";
 
@@ -252,6 +256,10 @@ impl Journal {
             None => {
                 let own = self.shared.is_own(&genesis);
                 let head = genesis.head();
+                if own {
+                    // Until now there was nothing here that could reply to what others wrote in the space.
+                    queue.clock = self.shared.clock_of_space(&genesis.space, queue.clock);
+                }
                 queue.add_log(id, Arc::new(genesis), own, head, false)
             }
         };
@@ -290,8 +298,10 @@ impl Journal {
 
     fn store_or(&self, batch: Batch, wait: bool) -> Result<Stored, StoreError> {
         let (log, first_seq) = (batch.log(), batch.first_seq());
-        // Computed before the lock is taken: the chain needs it.
+        // Computed before the lock is taken: the chain needs the one, the clock the other.
         batch.digest();
+        let last_time = batch.last_time();
+        let wall_unix_ms = self.shared.options.clock.unix_ms();
         let queue = self.shared.make_room(self.shared.queue_for_writing()?, None, wait)?;
         let slot = queue.slot(log).ok_or(AppendError::UnknownLog { log })?;
         let known = queue.log(slot);
@@ -310,9 +320,15 @@ impl Journal {
         }
         let mut queue = queue;
         let end = batch.next_seq();
+        let ahead_ms_max = self.shared.options.clock_ahead_ms_max();
+        queue.clock = queue.clock.observe(last_time, wall_unix_ms, ahead_ms_max);
+        if last_time.ms_ahead_of(wall_unix_ms) > ahead_ms_max && queue.is_first_ahead(slot) {
+            let node = &queue.log(slot).genesis.node;
+            tracing::warn!(%log, %node, time = %last_time, "a clock is ahead: its records are kept as they are stamped");
+        }
         queue.push_batch(slot, batch);
         let group = self.shared.queued(queue)?;
-        Ok(Stored::Queued(Receipt::new(Arc::clone(&self.shared), group, log, first_seq, end)))
+        Ok(Stored::Queued(Receipt::new(Arc::clone(&self.shared), group, log, first_seq, end, last_time)))
     }
 
     fn duplicate_or_diverged(&self, batch: &Batch, wait: bool) -> Result<Stored, StoreError> {
@@ -486,11 +502,12 @@ impl Shared {
     fn restore_queue(self: &Arc<Self>) {
         let logs: Vec<_> = self.view().logs().map(|state| (state.id, state.row.clone())).collect();
         let mut clock = Hlc::ZERO;
+        let mut own_spaces = BTreeSet::new();
         for (id, row) in &logs {
             if row.genesis.node != self.identity.node {
-                // Another node's clock, which may be wrong or lie, does not set this one's.
                 continue;
             }
+            own_spaces.insert(&row.genesis.space);
             clock = clock.max(row.last_time);
             if let Some(last) = row.head.next_seq.0.checked_sub(1).filter(|_| self.is_own(&row.genesis)) {
                 // The index knows the time of a batch's first record; an own log goes on after its last.
@@ -499,6 +516,7 @@ impl Shared {
                 clock = clock.max(last_record.map_or(Hlc::ZERO, |record| record.time));
             }
         }
+        clock = own_spaces.into_iter().fold(clock, |clock, space| self.clock_of_space(space, clock));
         let mut queue = self.queue();
         queue.clock = clock;
         for (id, row) in logs {
@@ -506,6 +524,29 @@ impl Shared {
             let slot = queue.add_log(id, row.genesis, own, row.head, true);
             debug_assert_eq!(self.view_without_digests().head_at(slot), Some(row.head), "slots are the same in both");
         }
+    }
+
+    /// A clock that stands at `clock` once it has seen what others' logs of a space end with.
+    ///
+    /// Only batches are read that may end ahead of the wall clock: what comes later is stamped later without.
+    fn clock_of_space(self: &Arc<Self>, space: &SpaceName, mut clock: Hlc) -> Hlc {
+        let wall_unix_ms = self.options.clock.unix_ms();
+        let ahead_ms_max = self.options.clock_ahead_ms_max();
+        let ends: Vec<_> = {
+            let view = self.view_without_digests();
+            let ids = view.spaces.get(space).map_or(&[][..], |space| &space.logs);
+            let rows = ids.iter().filter_map(|id| view.log(*id)).map(|state| (state.id, &state.row));
+            let is_recent = |time: Hlc| time.unix_ms().saturating_add(BATCH_MS_MAX) >= wall_unix_ms;
+            let recent = rows.filter(|(_, row)| row.genesis.node != self.identity.node && is_recent(row.last_time));
+            recent.filter_map(|(id, row)| Some((id, Seq(row.head.next_seq.0.checked_sub(1)?)))).collect()
+        };
+        for (log, last) in ends {
+            // What can't be read is reported to those who want it.
+            if let Ok(Some(batch)) = self.read_batch(log, last) {
+                clock = clock.observe(batch.last_time(), wall_unix_ms, ahead_ms_max);
+            }
+        }
+        clock
     }
 
     /// Whether the next frame goes into a segment that has frames already.

@@ -12,8 +12,8 @@ mod varint;
 pub mod vfs;
 
 pub use batch::{
-    Batch, BatchBuilder, BatchError, BatchHeader, Body, HEADER_LEN, MAX_BATCH_LEN, MAX_RECORD_LEN, Record, RecordRef,
-    RecordRefs, Records, split_batch,
+    Attributes, Batch, BatchBuilder, BatchError, BatchHeader, Body, HEADER_LEN, MAX_BATCH_LEN, MAX_RECORD_LEN, Record,
+    RecordKind, RecordRef, RecordRefs, Records, split_batch,
 };
 pub use compression::Compression;
 pub use genesis::{Genesis, GenesisError, MAX_GENESIS_LEN, Parent};

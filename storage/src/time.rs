@@ -46,6 +46,21 @@ impl Hlc {
         UNIX_EPOCH + Duration::from_millis(self.unix_ms())
     }
 
+    /// By how many milliseconds it is ahead of a wall clock; 0 if it is not.
+    pub const fn ms_ahead_of(self, wall_unix_ms: u64) -> u64 {
+        self.unix_ms().saturating_sub(wall_unix_ms)
+    }
+
+    /// A clock that stands at `self` once it has seen the stamp `other`, while the wall clock shows `wall_unix_ms`:
+    /// what it stamps from then on comes after `other`.
+    ///
+    /// A stamp that is ahead of the wall clock by more than `ahead_ms_max` changes nothing: one clock that is wrong
+    /// must not set all others. What is stamped after such a stamp was seen may then come before it.
+    #[must_use]
+    pub fn observe(self, other: Self, wall_unix_ms: u64, ahead_ms_max: u64) -> Self {
+        if other.ms_ahead_of(wall_unix_ms) > ahead_ms_max { self } else { self.max(other) }
+    }
+
     /// The next stamp of a clock that stands at `self` while the wall clock shows `wall_unix_ms`:
     /// never less than either, always greater than `self`.
     #[must_use]
@@ -88,5 +103,19 @@ mod tests {
         assert_eq!(late.unix_ms(), 2_000);
         assert!(late.tick(500) > late);
         assert_eq!(late.tick(500).unix_ms(), 2_000);
+    }
+
+    #[test]
+    fn what_is_stamped_after_a_stamp_was_seen_comes_after_it_unless_that_is_too_far_ahead() {
+        let (local, remote) = (Hlc::from_unix_ms(1_000), Hlc::from_unix_ms(1_500));
+        assert!(local.observe(remote, 1_000, 500).tick(1_000) > remote);
+        assert_eq!(local.observe(remote, 1_000, 499), local);
+        assert_eq!(remote.observe(local, 1_000, 500), remote);
+    }
+
+    #[test]
+    fn the_counter_of_a_millisecond_that_overflows_goes_on_in_the_next() {
+        let full = Hlc::from_bits(Hlc::from_unix_ms(7).to_bits() | 0xffff);
+        assert_eq!(full.tick(7), Hlc::from_unix_ms(8));
     }
 }

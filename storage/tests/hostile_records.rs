@@ -87,7 +87,7 @@ fn forge(hostile: &Genesis, victim: LogId, victim_head: Head) -> (Vec<u8>, Vec<u
     h1.extend_from_slice(&h1_body);
     let sum = crc(&h1);
     h1[84..88].copy_from_slice(&sum.to_le_bytes());
-    let d1 = Digest::of(&h1);
+    let d1 = Batch::parse(h1.clone().into()).unwrap().digest();
     // Free: 40 bits of time, 14 bytes of the body.
     let make = |x: &[u8; 19]| {
         let mut time = [0; 8];

@@ -63,7 +63,7 @@ fn check(bytes: &Bytes) {
     }
     // One encoding for one content: what is the same to read is the same to hash.
     let mut builder = BatchBuilder::with_capacity(bytes.len());
-    records.iter().for_each(|record| builder.push(record.time, &record.body));
+    records.iter().for_each(|record| builder.push_with(record.time, record.attributes, &record.body));
     let again = builder.seal(batch.log(), Head { next_seq: batch.first_seq(), digest: header.previous });
     assert!(again == batch, "built again it is another");
 }

@@ -46,6 +46,9 @@ fn json_shows_place_and_time_and_bytes_that_are_not_text_as_base64() {
         });
         let (key, body) = [("body", "plain \"text\""), ("body_base64", "//4=")][seq];
         expected[key] = body.into();
+        expected["recorded_at"] = line["recorded_at"].clone();
+        let recorded_at = line["recorded_at"].as_str().unwrap();
+        assert!(recorded_at.starts_with("20") && recorded_at.ends_with(&format!(".{:03}Z", time_ms % 1000)), "{line}");
         assert_eq!(*line, expected);
     }
 }
@@ -122,4 +125,32 @@ fn following_into_a_pipe_that_closes_ends_without_waiting_for_a_record() {
     drop(stdout);
     let ended = follow.finish().expect_status(0);
     assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn merged_shows_all_logs_by_time_and_what_happened_when() {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use counterfoil::{Durability, Store};
+
+    let sandbox = Sandbox::with_practice();
+    let practice = Store::open(sandbox.path("practice.store")).unwrap();
+    let other = Store::builder().node("other").in_memory().unwrap();
+    let links = [(&practice, &other), (&other, &practice)];
+    let _links = links.map(|(from, to)| from.mirror_in_process(to).spaces(["shared"]).start().unwrap());
+    for (round, store) in [&practice, &other, &practice, &other].into_iter().enumerate() {
+        let happened_at = UNIX_EPOCH + Duration::from_millis(round as u64);
+        let receipt = store.space("shared").unwrap().append_at(format!("round {round}"), happened_at).unwrap();
+        receipt.wait(Durability::Mirrored(1)).unwrap();
+    }
+    practice.close(Duration::from_secs(60)).unwrap();
+    let printed = sandbox.cat("practice.store --space shared --merged");
+    assert_eq!(String::from_utf8(printed).unwrap(), "round 0\nround 1\nround 2\nround 3\n");
+    let printed = sandbox.cat("practice.store --space shared --merged --limit 2 --json");
+    let lines: Vec<serde_json::Value> =
+        printed.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    let seen: Vec<_> = lines.iter().map(|line| (line["node"].as_str().unwrap(), &line["happened_at"])).collect();
+    let at = |ms: u64| json!(format!("1970-01-01T00:00:00.00{ms}Z"));
+    assert_eq!(seen, [("practice-1", &at(0)), ("other", &at(1))]);
+    sandbox.run("cat practice.store --merged --from 3").expect_status(2);
 }

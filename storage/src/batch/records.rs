@@ -7,6 +7,73 @@ use bytes::Bytes;
 use super::{BatchError, BatchHeader};
 use crate::{ids::Seq, time::Hlc, varint};
 
+/// Set in the length of a record that has attributes; a length alone is never so large.
+const ATTRIBUTES_BIT: u64 = 1 << 25;
+
+/// Set in the first byte of the attributes when a time follows.
+const HAPPENED_BIT: u8 = 1;
+
+/// What a writer says of a record besides its bytes. Most records have none, which costs nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// What the bytes are; 0 is the application's own. The journal does not look at it.
+    pub kind: RecordKind,
+    /// When it happened, if that is not when it was recorded: milliseconds since 1970 (UTC), negative before.
+    pub happened_unix_ms: Option<i64>,
+}
+
+/// Tells records of one use from those of another: 0 to 127. The journal gives it no meaning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordKind(u8);
+
+impl RecordKind {
+    /// Bytes of the application's own.
+    pub const PLAIN: Self = Self(0);
+
+    /// A kind by its number.
+    ///
+    /// # Panics
+    ///
+    /// If the number is above 127; in a constant, that is an error of compilation.
+    pub const fn new(number: u8) -> Self {
+        assert!(number < 128, "kinds have seven bits");
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl Attributes {
+    /// Appends what stands before the bytes of a record that takes `len` of them.
+    pub(super) fn write_prefix(self, out: &mut Vec<u8>, len: usize, step: u64) {
+        if self == Self::default() {
+            varint::write(out, len as u64);
+            varint::write(out, step);
+            return;
+        }
+        varint::write(out, len as u64 | ATTRIBUTES_BIT);
+        varint::write(out, step);
+        let happened = self.happened_unix_ms.map(i64::to_le_bytes);
+        out.push(self.kind.0 << 1 | if happened.is_some() { HAPPENED_BIT } else { 0 });
+        out.extend(happened.iter().flatten());
+    }
+
+    /// Reads attributes and how many bytes they took; none may be left out that were announced.
+    #[cold]
+    fn read(bytes: &[u8]) -> Option<(Self, usize)> {
+        let (first, rest) = bytes.split_first().filter(|(first, _)| **first != 0)?;
+        let kind = RecordKind(first >> 1);
+        if first & HAPPENED_BIT == 0 {
+            return Some((Self { kind, happened_unix_ms: None }, 1));
+        }
+        let happened_unix_ms = Some(i64::from_le_bytes(*rest.first_chunk()?));
+        Some((Self { kind, happened_unix_ms }, 9))
+    }
+}
+
 /// A record: bytes with a place in a log and a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -14,6 +81,8 @@ pub struct Record {
     pub seq: Seq,
     /// When its writer recorded it.
     pub time: Hlc,
+    /// What its writer says of it besides.
+    pub attributes: Attributes,
     /// Its bytes: a slice of the batch's buffer, which lives as long as the slice does.
     pub body: Bytes,
 }
@@ -26,12 +95,14 @@ pub struct RecordRef<'a> {
     pub seq: Seq,
     /// When its writer recorded it.
     pub time: Hlc,
+    /// What its writer says of it besides.
+    pub attributes: Attributes,
     /// Its bytes.
     pub body: &'a [u8],
 }
 
-/// A record in a body: sequence number, time, where its bytes are.
-type Found = (Seq, Hlc, Range<usize>);
+/// A record in a body: sequence number, time, attributes, where its bytes are.
+type Found = (Seq, Hlc, Attributes, Range<usize>);
 
 /// A walk along the records in a body.
 #[derive(Debug, Clone)]
@@ -55,16 +126,21 @@ impl Walk {
         }
         let seq = self.seq;
         Some(match self.step(body) {
-            Some(range) => Ok((seq, self.time, range)),
+            Some((attributes, range)) => Ok((seq, self.time, attributes, range)),
             None => Err(self.fail(body)),
         })
     }
 
-    fn step(&mut self, body: &[u8]) -> Option<Range<usize>> {
+    fn step(&mut self, body: &[u8]) -> Option<(Attributes, Range<usize>)> {
         let rest = body.get(self.offset..)?;
-        let (len, len_bytes) = varint::read(rest)?;
+        let (mut len, len_bytes) = varint::read(rest)?;
         let (step, step_bytes) = varint::read(&rest[len_bytes..])?;
-        let start = self.offset + len_bytes + step_bytes;
+        let mut start = self.offset + len_bytes + step_bytes;
+        let mut attributes = Attributes::default();
+        if len & ATTRIBUTES_BIT != 0 {
+            let (read, attributes_bytes) = Attributes::read(&body[start..])?;
+            (attributes, len, start) = (read, len ^ ATTRIBUTES_BIT, start + attributes_bytes);
+        }
         let end = start.checked_add(usize::try_from(len).ok()?)?;
         let time = Hlc::from_bits(self.time.to_bits().checked_add(step)?);
         if end > body.len() || (self.seq == self.header.first_seq && step != 0) {
@@ -73,7 +149,7 @@ impl Walk {
         self.offset = end;
         self.seq.0 += 1;
         self.time = time;
-        Some(start..end)
+        Some((attributes, start..end))
     }
 
     /// Nothing follows an error.
@@ -108,8 +184,8 @@ impl Body {
         for _ in self.header.first_seq.0..seq.0 {
             walk.next(&self.bytes)?.ok()?;
         }
-        let (found, time, range) = walk.next(&self.bytes)?.ok()?;
-        (found == seq).then(|| Record { seq, time, body: self.bytes.slice(range) })
+        let (found, time, attributes, range) = walk.next(&self.bytes)?.ok()?;
+        (found == seq).then(|| Record { seq, time, attributes, body: self.bytes.slice(range) })
     }
 }
 
@@ -139,7 +215,7 @@ impl Iterator for Records {
             return Some(Err(failure));
         }
         let next = self.walk.next(&self.body)?;
-        Some(next.map(|(seq, time, range)| Record { seq, time, body: self.body.slice(range) }))
+        Some(next.map(|(seq, time, attributes, range)| Record { seq, time, attributes, body: self.body.slice(range) }))
     }
 }
 
@@ -155,6 +231,6 @@ impl<'a> Iterator for RecordRefs<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.walk.next(self.body)?;
-        Some(next.map(|(seq, time, range)| RecordRef { seq, time, body: &self.body[range] }))
+        Some(next.map(|(seq, time, attributes, range)| RecordRef { seq, time, attributes, body: &self.body[range] }))
     }
 }

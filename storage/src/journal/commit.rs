@@ -188,8 +188,13 @@ impl Shared {
             });
             queue.register(group, waker);
             drop(queue);
-            if !parker.park_until(deadline) {
-                return group.outcome.get().cloned();
+            let is_woken = parker.park_until(deadline);
+            // Without the lock, which all who are woken together would wait for.
+            if let Some(outcome) = group.outcome.get() {
+                return Some(outcome.clone());
+            }
+            if !is_woken {
+                return None;
             }
             queue = self.queue();
         }
@@ -278,7 +283,7 @@ impl Shared {
             self.room.notify_all();
         }
         let digests = self.begin_digests(&sealed);
-        let written = tail.write(kind, mem::take(&mut sealed.entries))?;
+        let written = tail.write(kind, mem::take(&mut sealed.entries), &sealed.pieces)?;
         let has_begun = written.begun.is_some();
         self.publish(written, &sealed.slots, digests);
         if !sealed.builders.is_empty() {
@@ -311,11 +316,7 @@ impl Shared {
         } else {
             view.apply(frame, offset);
         }
-        let evicted = mem::take(&mut view.ring.evicted);
         drop(view);
-        if let Some(hasher) = &self.hasher {
-            hasher.free(evicted);
-        }
         if let Some(job) = seal_job {
             match &self.filler {
                 Some(filler) => filler.seal(job),

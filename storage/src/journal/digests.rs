@@ -1,10 +1,7 @@
-//! Digests computed beside the flush: nobody's ack waits for them, only the next batch of the same log
-//! and whoever asks where a log ends.
+//! Digests of many long batches, computed beside the flush: nobody's ack waits for them, only the next batch of the same
+//! log and whoever asks where a log ends. Short ones have theirs since they were sealed together.
 
-use std::{
-    mem,
-    sync::{Arc, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
 use super::frame::FrameEntry;
 use crate::{
@@ -18,10 +15,7 @@ use crate::{
 /// From so many batches on the work is shared with a thread of its own.
 const SHARED_MIN: usize = 64;
 
-/// How many batches may wait to be freed.
-const WASTE_MAX: usize = 2048;
-
-/// The batches of one frame. Several threads may compute their digests together.
+/// Batches of one frame. Several threads may compute their digests together.
 #[derive(Debug)]
 pub(crate) struct Digests {
     /// Each with the slot of its log.
@@ -64,8 +58,6 @@ impl Digests {
 #[derive(Debug, Default)]
 struct State {
     work: Option<Arc<Digests>>,
-    /// To be freed when there is work next.
-    waste: Vec<Batch>,
     stopping: bool,
 }
 
@@ -87,18 +79,6 @@ impl Hasher {
         self.changed.notify_one();
     }
 
-    /// Frees many batches beside the next work, and a few at once.
-    pub(crate) fn free(&self, mut batches: Vec<Batch>) {
-        if batches.len() >= SHARED_MIN {
-            let mut state = self.state();
-            state.waste.append(&mut batches);
-            if state.waste.len() > WASTE_MAX {
-                batches = mem::take(&mut state.waste);
-            }
-        }
-        drop(batches);
-    }
-
     /// Ends the thread.
     pub(crate) fn stop(&self) {
         self.state().stopping = true;
@@ -116,12 +96,10 @@ impl Hasher {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let waste = mem::take(&mut state.waste);
             drop(state);
             digests.finish();
             drop(digests);
             done();
-            drop(waste);
             state = self.state();
         }
     }

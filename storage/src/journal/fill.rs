@@ -8,9 +8,10 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
+    mem,
     path::PathBuf,
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -41,6 +42,9 @@ const CHUNK_PAUSE_BEHIND: Duration = Duration::from_micros(500);
 /// While commits write more than this, in bytes per second, filling would not keep up, and would only delay
 /// their flushes.
 const FILLING_RATE_MAX: f64 = 400e6;
+
+/// Over at least how long that is looked at: a bulk load writes many megabytes at once, and then nothing while it flushes them.
+const RATE_WINDOW: Duration = Duration::from_millis(20);
 
 /// A sealed segment whose footer is to be written.
 #[derive(Debug)]
@@ -111,6 +115,31 @@ pub(crate) struct Filler {
     used_per_mille: AtomicU64,
 }
 
+/// How fast commits write.
+#[derive(Debug)]
+struct Rate {
+    /// Bytes written by then: at least [`RATE_WINDOW`] before the look that follows, once there was one that long ago.
+    before: (Instant, u64),
+    since: (Instant, u64),
+}
+
+impl Rate {
+    fn new(written: u64) -> Self {
+        let start = (now(), written);
+        Self { before: start, since: start }
+    }
+
+    /// Bytes per second lately, given all that were written.
+    fn look(&mut self, written: u64) -> f64 {
+        let time = now();
+        let rate = (written - self.before.1) as f64 / (time - self.before.0).as_secs_f64();
+        if time - self.since.0 >= RATE_WINDOW {
+            self.before = mem::replace(&mut self.since, (time, written));
+        }
+        rate
+    }
+}
+
 /// What the thread is to do next.
 enum Task {
     Seal(SealJob),
@@ -174,6 +203,7 @@ impl Filler {
 
     /// The thread. `sealed` is told of each footer that is durable.
     pub(crate) fn run(&self, sealed: impl Fn(SegmentNumber)) {
+        let mut rate = Rate::new(self.written.load(Ordering::Relaxed));
         loop {
             match self.next_task() {
                 Task::Stop => return,
@@ -185,10 +215,13 @@ impl Filler {
                     Ok(()) => {}
                     Err(error) => tracing::warn!(segment = %number, %error, "making a segment ahead failed"),
                 },
-                Task::Fill => match self.fill_chunk() {
-                    Ok(()) => self.pause(),
-                    Err(error) => tracing::warn!(%error, "filling a segment ahead failed"),
-                },
+                Task::Fill => {
+                    if self.wait_to_fill(&mut rate)
+                        && let Err(error) = self.fill_chunk()
+                    {
+                        tracing::warn!(%error, "filling a segment ahead failed");
+                    }
+                }
             }
         }
     }
@@ -199,21 +232,20 @@ impl Filler {
         self.used_per_mille.store(used.saturating_mul(1000) / capacity.max(1), Ordering::Relaxed);
     }
 
-    /// Waits for the time to fill a chunk.
-    fn pause(&self) {
+    /// Waits for the time to fill a chunk; `false` if there is something else to do first.
+    fn wait_to_fill(&self, rate: &mut Rate) -> bool {
         loop {
-            let (written, began) = (self.written.load(Ordering::Relaxed), now());
             let used = self.used_per_mille.load(Ordering::Relaxed);
             let is_behind = |spare: &Spare| spare.filled.saturating_mul(1000) / spare.wanted.max(1) < used;
             let is_behind = self.state().spare.as_ref().is_some_and(is_behind);
             thread::sleep(if is_behind { CHUNK_PAUSE_BEHIND } else { CHUNK_PAUSE });
             let state = self.state();
             if state.stopping || state.request.is_some() || !state.seals.is_empty() {
-                return;
+                return false;
             }
-            let rate = (self.written.load(Ordering::Relaxed) - written) as f64 / (now() - began).as_secs_f64();
-            if rate < FILLING_RATE_MAX {
-                return;
+            drop(state);
+            if rate.look(self.written.load(Ordering::Relaxed)) < FILLING_RATE_MAX {
+                return true;
             }
         }
     }

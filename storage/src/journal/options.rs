@@ -17,6 +17,9 @@ pub struct Options {
     pub vfs: Arc<dyn Vfs>,
     /// The wall clock. Default: the operating system's.
     pub clock: Arc<dyn WallClock>,
+    /// A stamp of another node's that is ahead of the wall clock by more than this does not set the clock that stamps
+    /// this node's records. Default: 1 minute.
+    pub clock_ahead_max: Duration,
     /// Open without changing a byte, beside a writer or on read-only media. Default: false.
     pub read_only: bool,
     /// Run the threads that commit what nobody waits for and fill segments ahead. Without them the
@@ -49,6 +52,7 @@ impl Default for Options {
         Self {
             vfs: Arc::new(Disk),
             clock: Arc::new(SystemClock),
+            clock_ahead_max: Duration::from_secs(60),
             read_only: false,
             background: true,
             batch_bytes: 8 << 10,
@@ -66,6 +70,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// [`clock_ahead_max`](Self::clock_ahead_max) in milliseconds.
+    pub(crate) fn clock_ahead_ms_max(&self) -> u64 {
+        u64::try_from(self.clock_ahead_max.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// The options with each within its limits.
     pub(crate) fn bounded(mut self) -> Self {
         self.record_bytes_max = self.record_bytes_max.min(MAX_RECORD_LEN);

@@ -14,7 +14,7 @@ use super::{
     frame::{Announcement, FrameEntry},
 };
 use crate::{
-    batch::{Batch, BatchBuilder, HEADER_LEN},
+    batch::{Attributes, Batch, BatchBuilder, HEADER_LEN},
     compression::Compression,
     genesis::Genesis,
     ids::{Head, LogId, Seq},
@@ -72,6 +72,8 @@ pub(crate) struct LogQueue {
     announced: bool,
     /// The item that is open for records, with the group that it belongs to.
     open: Option<(u64, usize)>,
+    /// A batch with a stamp far ahead of the wall clock has come since the journal was opened.
+    is_ahead: bool,
 }
 
 impl LogQueue {
@@ -131,7 +133,7 @@ pub(crate) struct Queue {
     pub(crate) waiting_for_room: usize,
     batch_bytes: usize,
     compression: Compression,
-    /// Empty, for the next batches.
+    /// For the next batches, once restarted: not before, since what was just written is slow to be moved.
     builders: Vec<BatchBuilder>,
 }
 
@@ -194,7 +196,17 @@ impl Queue {
         self.slots.insert(id, slot);
         let (sealed, unsealed) = (Some(head), VecDeque::new());
         let next_seq = head.next_seq;
-        self.logs.push(LogQueue { id, genesis, own, next_seq, sealed, unsealed, announced, open: None });
+        self.logs.push(LogQueue {
+            id,
+            genesis,
+            own,
+            next_seq,
+            sealed,
+            unsealed,
+            announced,
+            open: None,
+            is_ahead: false,
+        });
         slot
     }
 
@@ -213,8 +225,8 @@ impl Queue {
         true
     }
 
-    /// Queues a record of an own log; its sequence number.
-    pub(crate) fn push_record(&mut self, slot: usize, wall_unix_ms: u64, body: &[u8]) -> Seq {
+    /// Queues a record of an own log; its sequence number. The clock then shows its time.
+    pub(crate) fn push_record(&mut self, slot: usize, wall_unix_ms: u64, attributes: Attributes, body: &[u8]) -> Seq {
         self.announce(slot);
         self.clock = self.clock.tick(wall_unix_ms);
         let log = &mut self.logs[slot];
@@ -229,6 +241,9 @@ impl Queue {
                 };
                 let (log, index) = (log.id, self.items.len());
                 self.items.push(Item::Open { slot, log, builder });
+                if let Some(Item::Open { builder, .. }) = self.items.last_mut() {
+                    builder.restart();
+                }
                 self.bytes += HEADER_LEN;
                 self.logs[slot].open = Some((self.filling.number, index));
                 if let Some(full) = open {
@@ -239,7 +254,7 @@ impl Queue {
             }
         };
         if let Item::Open { builder, .. } = &mut self.items[index] {
-            builder.push(self.clock, body);
+            builder.push_with(self.clock, attributes, body);
         }
         self.bytes += body.len() + 16;
         let log = &mut self.logs[slot];
@@ -280,6 +295,11 @@ impl Queue {
     pub(crate) fn reuse(&mut self, builders: Vec<BatchBuilder>) {
         let room = BUILDERS_KEPT.saturating_sub(self.builders.len());
         self.builders.extend(builders.into_iter().take(room));
+    }
+
+    /// Takes note that a log's writer has a clock that is ahead; whether that is new.
+    pub(crate) fn is_first_ahead(&mut self, slot: usize) -> bool {
+        !std::mem::replace(&mut self.logs[slot].is_ahead, true)
     }
 
     /// Queues another node's batch, which continues the log.

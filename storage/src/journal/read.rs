@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     batch::Batch,
-    ids::{LogId, SegmentNumber, Seq},
+    ids::{Arrival, LogId, SegmentNumber, Seq},
     sync::{Mutex, MutexGuard, RwLockReadGuard},
     vfs::{OpenMode, VfsFile, read_full},
 };
@@ -29,7 +29,7 @@ use crate::{
 /// How many batches are looked up at a time.
 pub(super) const LOOKUP_BATCHES: usize = 64;
 
-/// Bytes read ahead where batches lie close together.
+/// Bytes read ahead where batches lie close together, unless told otherwise.
 const READ_AHEAD: usize = 256 << 10;
 
 /// A segment with its index in memory.
@@ -501,14 +501,29 @@ fn check_entry(read: io::Result<Bytes>, segment: SegmentNumber, log: LogId, entr
 }
 
 /// Reads the extracts of a journal one after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cursor {
     window: Option<(SegmentNumber, Window)>,
     segment: SegmentNumber,
     pub(super) entries: VecDeque<Listed>,
+    /// Bytes read ahead where batches lie close together.
+    read_ahead: usize,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        let (window, segment, entries) = Default::default();
+        Self { window, segment, entries, read_ahead: READ_AHEAD }
+    }
 }
 
 impl Cursor {
+    /// Forgets what it holds, the open file too.
+    pub(super) fn clear(&mut self) {
+        self.window = None;
+        self.entries.clear();
+    }
+
     pub(super) fn fill(&mut self, extract: Extract) {
         let Extract { segment, file, entries } = extract;
         if self.window.as_ref().is_none_or(|(number, _)| *number != segment) {
@@ -526,7 +541,7 @@ impl Cursor {
         let mut end = entry.offset + u64::from(entry.len);
         for Listed { entry: next, .. } in &self.entries {
             let near = next.offset >= end && next.offset < end + 4096;
-            if !near || next.offset + u64::from(next.len) > entry.offset + READ_AHEAD as u64 {
+            if !near || next.offset + u64::from(next.len) > entry.offset + self.read_ahead as u64 {
                 break;
             }
             end = next.offset + u64::from(next.len);
@@ -566,13 +581,36 @@ impl LogReader {
             return false;
         }
         self.changes = changes;
-        self.cursor = Cursor::default();
+        self.cursor.clear();
         true
     }
 
     /// Sequence number of the next record that it has not returned.
     pub fn next_seq(&self) -> Seq {
         self.next
+    }
+
+    /// Sets how many bytes may be read ahead where batches lie close together. Default: 256 KiB. For those who read
+    /// many logs at once.
+    pub fn set_read_ahead(&mut self, bytes: usize) {
+        self.cursor.read_ahead = bytes;
+    }
+
+    /// The arrival number of the batch that comes next, which is not read for that; `None` at the end of the log.
+    ///
+    /// Where an error comes next, it is that of the first batch of all, so that whoever merges logs by arrival is
+    /// told at once.
+    pub fn next_arrival(&mut self) -> Option<Arrival> {
+        self.forgets();
+        if self.cursor.entries.is_empty() {
+            match self.shared.locate(self.log, self.next, LOOKUP_BATCHES) {
+                Ok(Located::End) => return None,
+                Ok(Located::Extract(extract)) => self.cursor.fill(extract),
+                Ok(Located::Hole { .. } | Located::Trimmed { .. }) | Err(_) => return Some(Arrival::ZERO),
+            }
+        }
+        let Listed { entry, .. } = self.cursor.entries.front()?;
+        Some(if entry.first_seq > self.next { Arrival::ZERO } else { entry.arrival })
     }
 
     fn hole_until(&mut self, next_seq: Seq) -> ReadError {
@@ -605,7 +643,7 @@ impl LogReader {
                 Err(error) => return Some(Err(error)),
                 Ok(Located::End) => {
                     // So that the file of a segment that is freed meanwhile takes no space.
-                    self.cursor = Cursor::default();
+                    self.cursor.clear();
                     return None;
                 }
                 Ok(Located::Trimmed { first_available }) => {

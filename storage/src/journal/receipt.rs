@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{commit::Shared, error::AppendError, queue::Group, watch};
-use crate::ids::{LogId, Seq};
+use crate::{
+    ids::{LogId, Seq},
+    time::Hlc,
+};
 
 /// The promise of a commit, for the records of one append. Cheap to clone.
 ///
@@ -20,11 +23,19 @@ pub struct Receipt {
     log: LogId,
     first_seq: Seq,
     next_seq: Seq,
+    last_time: Hlc,
 }
 
 impl Receipt {
-    pub(crate) fn new(shared: Arc<Shared>, group: Arc<Group>, log: LogId, first_seq: Seq, next_seq: Seq) -> Self {
-        Self { shared, group, log, first_seq, next_seq }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        group: Arc<Group>,
+        log: LogId,
+        first_seq: Seq,
+        next_seq: Seq,
+        last_time: Hlc,
+    ) -> Self {
+        Self { shared, group, log, first_seq, next_seq, last_time }
     }
 
     /// The log.
@@ -40,6 +51,11 @@ impl Receipt {
     /// Sequence number after the last record.
     pub fn next_seq(&self) -> Seq {
         self.next_seq
+    }
+
+    /// Time of the last record.
+    pub fn last_time(&self) -> Hlc {
+        self.last_time
     }
 
     /// Waits until the records are durable; leads the commit if nobody else does.

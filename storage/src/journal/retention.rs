@@ -343,10 +343,12 @@ impl Shared {
             match self.empty(number, copied_bytes) {
                 Ok(Some(copied)) => copied_bytes += copied,
                 Ok(None) => break,
-                Err(error) => {
+                // What is emptied already can be given back all the same.
+                Err(error @ TrimError::Read(_)) => {
                     failure = Some(error);
                     break;
                 }
+                Err(error) => return Err(error),
             }
             emptied = Some(number);
             if copied_bytes >= COPIED_MAX {

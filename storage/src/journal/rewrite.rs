@@ -301,8 +301,9 @@ impl Journal {
             (None, None) => Err(StoreError::Unproven { log, first_seq }),
             (Some(false), _) | (_, Some(false)) => Err(self.diverged(log, first_seq)),
             _ => {
+                let time = batch.header().time;
                 let group = self.shared.rewrite(vec![Rewritten::restored(batch)])?;
-                Ok(Stored::Queued(Receipt::new(Arc::clone(&self.shared), group, log, first_seq, end)))
+                Ok(Stored::Queued(Receipt::new(Arc::clone(&self.shared), group, log, first_seq, end, time)))
             }
         }
     }

@@ -182,10 +182,15 @@ impl Tail {
         }
     }
 
-    /// Writes a frame, flushes it, and only then returns.
+    /// Writes a frame, flushes it, and only then returns. `pieces` are the bytes of its entries in order.
     ///
     /// **Durability**: on `Ok` the frame, and all that is needed to find it, survives power loss.
-    pub(crate) fn write(&mut self, kind: FrameKind, entries: Vec<FrameEntry>) -> Result<Written, WriteError> {
+    pub(crate) fn write(
+        &mut self,
+        kind: FrameKind,
+        entries: Vec<FrameEntry>,
+        pieces: &[Bytes],
+    ) -> Result<Written, WriteError> {
         let len = frame_len(&entries);
         let current = self.current_with_room(len as u64)?;
         let offset = align(current.offset);
@@ -194,7 +199,8 @@ impl Tail {
         let (header, front) = FrameHeader::new(kind, self.next_commit, self.next_arrival, &entries, &salt);
         let frame = Frame { header, entries };
         let current = self.current.as_mut().expect("a segment was just found or made");
-        let written = write_frame(&*current.segment.file, offset, header_block.as_ref(), &front, &frame.entries);
+        debug_assert_eq!(front.len() + pieces.iter().map(Bytes::len).sum::<usize>(), len, "the pieces are the entries");
+        let written = write_frame(&*current.segment.file, offset, header_block.as_ref(), &front, pieces);
         written.map_err(|error| current.give_up(offset, error))?;
         current.segment.file.sync_data().map_err(|error| WriteError::Disk(error.into()))?;
         if current.entry_unsynced {
@@ -304,9 +310,9 @@ fn write_frame(
     offset: u64,
     header_block: Option<&Bytes>,
     front: &[u8],
-    entries: &[FrameEntry],
+    pieces: &[Bytes],
 ) -> io::Result<()> {
-    let mut slices = Vec::with_capacity(entries.len() + 2);
+    let mut slices = Vec::with_capacity(pieces.len() + 2);
     let mut start = offset;
     if let Some(block) = header_block {
         debug_assert_eq!(offset, block.len() as u64, "the first frame follows the header");
@@ -314,6 +320,6 @@ fn write_frame(
         start = 0;
     }
     slices.push(IoSlice::new(front));
-    slices.extend(entries.iter().map(|entry| IoSlice::new(entry.bytes())));
+    slices.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
     write_full(file, &mut slices, start)
 }

@@ -4,7 +4,7 @@ use super::{frame::FrameKind, *};
 use crate::{
     batch::BatchBuilder,
     ids::SegmentNumber,
-    time::{SystemClock, WallClock as _},
+    time::{SystemClock, WallClock},
     vfs::{Memory, OpenMode, read_full, write_full},
 };
 
@@ -141,4 +141,89 @@ fn a_mark_takes_nothing_that_waits_to_be_committed() {
     assert!(!waiting.is_durable().unwrap(), "it was not written");
     waiting.wait().unwrap();
     assert!(journal.read_batch(log, Seq(1)).unwrap().is_some());
+}
+
+/// A wall clock that stands still.
+#[derive(Debug)]
+struct Still(u64);
+
+impl WallClock for Still {
+    fn unix_ms(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The stamps of what a store appends to a space, before and after it was opened again, once another node's batch,
+/// whose clock is `ahead_ms` ahead, has come.
+fn stamps_after_a_batch_from_ahead(ahead_ms: u64) -> (Hlc, Vec<Hlc>) {
+    const NOW: u64 = 1_700_000_000_000;
+    let vfs = Memory::default();
+    let clock = Arc::new(Still(NOW));
+    let options =
+        || Options { vfs: Arc::new(vfs.clone()), clock: clock.clone(), background: false, ..Options::default() };
+    let dir = Path::new("a.store");
+    let space = SpaceName::new("p").unwrap();
+    let foreign = Genesis::new(space.clone(), NodeName::new("b").unwrap(), [1; 16]);
+    let mut builder = BatchBuilder::with_capacity(16);
+    let remote = Hlc::from_unix_ms(NOW + ahead_ms);
+    builder.push(Hlc::from_unix_ms(NOW), b"as ours");
+    builder.push(remote, b"ahead");
+    let batch = builder.seal(foreign.log_id(), foreign.head());
+
+    let journal = Journal::create(dir, NodeName::new("a").unwrap(), options()).unwrap();
+    let mut stamps = Vec::new();
+    let append = |journal: &Journal, stamps: &mut Vec<_>| {
+        let nonce = *journal.identity().incarnation.as_bytes();
+        let log = journal.create_log(Genesis::new(space.clone(), journal.identity().node.clone(), nonce)).unwrap();
+        stamps.push(journal.writer(log).unwrap().append(b"reply").unwrap().last_time());
+        journal.commit().unwrap();
+    };
+    journal.create_log(foreign).unwrap();
+    journal.store(batch).unwrap();
+    journal.commit().unwrap();
+    append(&journal, &mut stamps);
+    journal.close().unwrap();
+    drop(journal);
+    let (journal, _) = Journal::open(dir, options()).unwrap();
+    append(&journal, &mut stamps);
+    (remote, stamps)
+}
+
+#[test]
+fn a_reply_is_stamped_after_what_it_replies_to_though_that_clock_is_ahead() {
+    let (remote, stamps) = stamps_after_a_batch_from_ahead(60_000);
+    assert!(stamps[0] > remote && stamps[1] > stamps[0], "{remote} {stamps:?}");
+}
+
+#[test]
+fn a_stamp_too_far_ahead_is_kept_and_does_not_drag_the_clock() {
+    let (remote, stamps) = stamps_after_a_batch_from_ahead(60_001);
+    assert!(stamps.iter().all(|stamp| *stamp < remote) && stamps[1] > stamps[0], "{remote} {stamps:?}");
+}
+
+#[test]
+fn a_store_opened_again_stamps_after_what_came_before_it_was_closed() {
+    let vfs = Memory::default();
+    let clock = Arc::new(Still(1_700_000_000_000));
+    let options =
+        || Options { vfs: Arc::new(vfs.clone()), clock: clock.clone(), background: false, ..Options::default() };
+    let (dir, space) = (Path::new("a.store"), SpaceName::new("p").unwrap());
+    let foreign = Genesis::new(space.clone(), NodeName::new("b").unwrap(), [1; 16]);
+    let mut builder = BatchBuilder::with_capacity(16);
+    builder.push(Hlc::from_unix_ms(clock.0), b"first");
+    builder.push(Hlc::from_unix_ms(clock.0 + 50_000), b"last");
+    let batch = builder.seal(foreign.log_id(), foreign.head());
+    let own = |journal: &Journal| {
+        let nonce = *journal.identity().incarnation.as_bytes();
+        journal.create_log(Genesis::new(space.clone(), journal.identity().node.clone(), nonce)).unwrap()
+    };
+    let journal = Journal::create(dir, NodeName::new("a").unwrap(), options()).unwrap();
+    own(&journal);
+    journal.create_log(foreign).unwrap();
+    journal.store(batch.clone()).unwrap();
+    journal.close().unwrap();
+    drop(journal);
+    let (journal, _) = Journal::open(dir, options()).unwrap();
+    let reply = journal.writer(own(&journal)).unwrap().append(b"reply").unwrap();
+    assert!(reply.last_time() > batch.last_time(), "{} {}", reply.last_time(), batch.last_time());
 }

@@ -74,35 +74,41 @@ pub(crate) struct ActiveSegment {
     pub(crate) end: u64,
 }
 
+#[derive(Debug)]
+struct RingBatch {
+    arrival: Arrival,
+    /// Its length, in bytes: whoever evicts it need not look at it, which has long left the processor's caches.
+    len: u32,
+    batch: Batch,
+}
+
 /// The newest batches, bounded in bytes.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    batches: VecDeque<(Arrival, Batch)>,
+    batches: VecDeque<RingBatch>,
     bytes: usize,
     bytes_max: usize,
-    /// Those that had to make room: freeing hundreds takes long enough to be left to others.
-    pub(crate) evicted: Vec<Batch>,
 }
 
 impl Ring {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, bytes_max, evicted: Vec::new() }
+        Self { batches: VecDeque::new(), bytes: 0, bytes_max }
     }
 
     fn push(&mut self, arrival: Arrival, batch: Batch) {
-        self.bytes += batch.bytes().len();
-        self.batches.push_back((arrival, batch));
+        let len = batch.bytes().len() as u32;
+        self.bytes += len as usize;
+        self.batches.push_back(RingBatch { arrival, len, batch });
         while self.bytes > self.bytes_max {
-            let Some((_, oldest)) = self.batches.pop_front() else { break };
-            self.bytes -= oldest.bytes().len();
-            self.evicted.push(oldest);
+            let Some(oldest) = self.batches.pop_front() else { break };
+            self.bytes -= oldest.len as usize;
         }
     }
 
     /// The batch with this arrival number, if it is still here.
     pub(crate) fn batch(&self, arrival: Arrival) -> Option<&Batch> {
-        let index = self.batches.binary_search_by_key(&arrival, |(arrival, _)| *arrival).ok()?;
-        Some(&self.batches[index].1)
+        let index = self.batches.binary_search_by_key(&arrival, |kept| kept.arrival).ok()?;
+        Some(&self.batches[index].batch)
     }
 }
 
@@ -322,7 +328,6 @@ impl View {
     /// lookup finds the hole.
     pub(crate) fn apply(&mut self, frame: Frame, offset: u64) {
         self.apply_entries(frame, None, offset, |_| {});
-        self.ring.evicted.clear();
     }
 
     /// The same for a frame that was written here, with the slots of its entries' logs. Raises the signals

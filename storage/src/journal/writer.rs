@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{Journal, MAX_APPEND_LEN, Receipt, error::AppendError};
-use crate::ids::{LogId, Seq};
+use crate::{
+    batch::Attributes,
+    ids::{LogId, Seq},
+};
 
 /// Appends to one log of this node. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,7 +32,7 @@ impl LogWriter {
     /// **Durability**: none until the receipt says so. On `Err` nothing was queued; only if the disk fails when it is
     /// tried again after it was full ([`AppendError::Poisoned`]) is it *unknown* whether the records are kept.
     pub fn append(&self, body: &[u8]) -> Result<Receipt, AppendError> {
-        self.append_or(&[body], true)
+        self.append_with(Attributes::default(), &[body], true)
     }
 
     /// Queues records that are committed together: all of them are durable or none is. At most
@@ -38,15 +41,22 @@ impl LogWriter {
     /// **Durability**: none until the receipt says so. On `Err` nothing was queued; only if the disk fails when it is
     /// tried again after it was full ([`AppendError::Poisoned`]) is it *unknown* whether the records are kept.
     pub fn append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
-        self.append_or(bodies, true)
+        self.append_with(Attributes::default(), bodies, true)
     }
 
     /// Like [`append_all`](Self::append_all), but fails with [`AppendError::WouldBlock`] instead of waiting.
     pub fn try_append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt, AppendError> {
-        self.append_or(bodies, false)
+        self.append_with(Attributes::default(), bodies, false)
     }
 
-    fn append_or<B: AsRef<[u8]>>(&self, bodies: &[B], wait: bool) -> Result<Receipt, AppendError> {
+    /// Like [`append_all`](Self::append_all), of records that all have these attributes; fails with
+    /// [`AppendError::WouldBlock`] instead of waiting for room if not told to `wait`.
+    pub fn append_with<B: AsRef<[u8]>>(
+        &self,
+        attributes: Attributes,
+        bodies: &[B],
+        wait: bool,
+    ) -> Result<Receipt, AppendError> {
         let shared = &self.journal.shared;
         let mut total = 0;
         for body in bodies {
@@ -63,10 +73,10 @@ impl LogWriter {
         let mut queue = shared.make_room(shared.queue(), Some(self.slot), wait)?;
         let first_seq = queue.log(self.slot).next_seq;
         for body in bodies {
-            queue.push_record(self.slot, wall_unix_ms, body.as_ref());
+            queue.push_record(self.slot, wall_unix_ms, attributes, body.as_ref());
         }
-        let next_seq = queue.log(self.slot).next_seq;
+        let (next_seq, last_time) = (queue.log(self.slot).next_seq, queue.clock);
         let group = shared.queued(queue)?;
-        Ok(Receipt::new(Arc::clone(shared), group, self.log, first_seq, next_seq))
+        Ok(Receipt::new(Arc::clone(shared), group, self.log, first_seq, next_seq, last_time))
     }
 }

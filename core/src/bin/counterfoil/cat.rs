@@ -17,7 +17,7 @@ use crate::{
     failure::{Answer, Failure, tell},
     open::{in_order, open_to_read, space_of, space_there},
     output::{self, Output},
-    signals,
+    signals, when,
 };
 
 /// Print records, one a line
@@ -31,6 +31,9 @@ pub(crate) struct Cat {
     /// Only this log of the space
     #[arg(long, value_name = "ID")]
     log: Option<LogId>,
+    /// All logs of the space in one order, the same at every node that holds as much: by time, then log
+    #[arg(long, conflicts_with_all = ["log", "from", "follow"])]
+    merged: bool,
     /// Begin at this sequence number
     #[arg(long, value_name = "SEQ")]
     from: Option<u64>,
@@ -64,11 +67,13 @@ impl Cat {
         let mut printer =
             Printer { output: Output::new(), space: space.name().clone(), is_json: self.json, left: self.limit };
         let mut is_whole = true;
-        if self.follow {
+        if self.merged {
+            is_whole = print_all(space.read(..)?, &mut printer)?;
+        } else if self.follow {
             is_whole = self.follow(&space, &logs, &mut printer)?;
         } else {
             for log in &logs {
-                is_whole &= self.print_log(&space, *log, &mut printer)?;
+                is_whole &= print_all(space.read_log(*log, self.from()..)?, &mut printer)?;
             }
         }
         printer.output.flush()?;
@@ -87,20 +92,6 @@ impl Cat {
 
     fn from(&self) -> Seq {
         Seq(self.from.unwrap_or_default())
-    }
-
-    /// Prints a log as far as it can be read; whether nothing in it is damaged or missing.
-    fn print_log(&self, space: &Space, log: LogId, printer: &mut Printer) -> Result<bool, Failure> {
-        for record in space.read_log(log, self.from()..)? {
-            if printer.is_done() {
-                break;
-            }
-            match record {
-                Ok(record) => printer.print(&record)?,
-                Err(error) => return printer.meet(error).map(|()| false),
-            }
-        }
-        Ok(true)
     }
 
     /// Prints what is there and what comes, in the order in which each log grows, until the end is asked for or records
@@ -139,6 +130,20 @@ impl Cat {
             space = space_of(&open_to_read(&self.store)?, self.space.as_deref())?;
         }
     }
+}
+
+/// Prints records as far as they can be read; whether none is damaged or missing.
+fn print_all(records: impl Iterator<Item = Result<Record, Error>>, printer: &mut Printer) -> Result<bool, Failure> {
+    for record in records {
+        if printer.is_done() {
+            break;
+        }
+        match record {
+            Ok(record) => printer.print(&record)?,
+            Err(error) => return printer.meet(error).map(|()| false),
+        }
+    }
+    Ok(true)
 }
 
 /// Tells when the files of a store may have changed, by their times and lengths.
@@ -193,6 +198,9 @@ struct Line<'a> {
     seq: u64,
     /// When its writer recorded it, in milliseconds since 1970.
     time_ms: u64,
+    recorded_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    happened_at: Option<String>,
     #[serde(flatten)]
     body: Body<'a>,
 }
@@ -238,6 +246,8 @@ impl Printer {
             space: self.space.as_str(),
             seq: record.seq().0,
             time_ms: record.time().unix_ms(),
+            recorded_at: when::text(record.recorded_at()),
+            happened_at: record.happened_at().map(when::text),
             body,
         })
     }

@@ -21,6 +21,7 @@ mod signals;
 mod status;
 mod usage;
 mod verify;
+mod when;
 
 use std::{io, process::ExitCode};
 
