@@ -187,12 +187,17 @@ impl Ledger {
         }
     }
 
-    /// A part of a log was served behind `head`, which moves to its end: it goes on there, and holds what was given.
-    pub fn followed(&mut self, log: LogId, head: &mut Head, batches: &[Batch]) -> Result<(), Violation> {
-        let ledger = self.logs.get_mut(&log).ok_or_else(|| Violation(format!("{log} was never created")))?;
-        *head = ledger.check_chain(log, *head, batches)?;
-        ledger.take_batches(batches);
-        Ok(())
+    /// A part of a log goes on behind `head`, and holds what was given; where it ends.
+    pub fn check(&self, log: LogId, head: Head, batches: &[Batch]) -> Result<Head, Violation> {
+        let ledger = self.logs.get(&log).ok_or_else(|| Violation(format!("{log} was never created")))?;
+        ledger.check_chain(log, head, batches)
+    }
+
+    /// Batches that were checked were served, which promises them.
+    pub fn served(&mut self, log: LogId, batches: &[Batch]) {
+        if let Some(ledger) = self.logs.get_mut(&log) {
+            ledger.take_batches(batches);
+        }
     }
 
     /// Judges a journal in use: it serves what was acknowledged, and nothing that was not given.

@@ -461,7 +461,8 @@ impl Player {
         } else if is_trimmed {
             reading.errors.push(ReadError::UnknownLog { log: id });
         }
-        self.ledger.followed(id, head, &reading.batches)?;
+        *head = self.ledger.check(id, *head, &reading.batches)?;
+        self.ledger.served(id, &reading.batches);
         // Reads may fail while faults strike them, but not because of those before.
         let is_excused = self.disk.struck() > struck || !self.disk.is_powered();
         ensure!(is_excused || reading.errors.is_empty(), "{id}, followed: {}", reading.errors[0]);
@@ -469,7 +470,8 @@ impl Player {
         Ok(())
     }
 
-    /// What a reader of another process shows is as good as acknowledged, and it changes nothing.
+    /// What a reader of another process shows beside a writer is as good as acknowledged, and it changes nothing.
+    /// Where there is no writer it shows the last commit, too, which may be lost yet, and reports that.
     fn read_beside(&mut self) -> Result<(), Violation> {
         let changes = |disk: &FaultVfs| {
             let changing = Operation::ALL.into_iter().filter(|kind| kind.changes_disk() && *kind != Operation::Lock);
@@ -499,8 +501,11 @@ impl Player {
     fn read_all_beside(&mut self, beside: &Journal) -> Result<(), Violation> {
         for info in beside.logs(None) {
             let reading = Reading::of(beside.read(info.id, info.first_seq));
-            let mut head = Head { next_seq: info.first_seq, digest: info.first_digest };
-            self.ledger.followed(info.id, &mut head, &reading.batches)?;
+            let begin = Head { next_seq: info.first_seq, digest: info.first_digest };
+            self.ledger.check(info.id, begin, &reading.batches)?;
+            if self.journal.is_some() {
+                self.ledger.served(info.id, &reading.batches);
+            }
             ensure!(reading.errors.is_empty(), "{}, beside: {}", info.id, reading.errors[0]);
         }
         Ok(())

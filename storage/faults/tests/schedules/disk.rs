@@ -20,6 +20,9 @@ pub(crate) fn number_of(body: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*number))
 }
 
+/// A segment, and an offset in it.
+type Reach = (u64, u64);
+
 #[derive(Debug, Default)]
 struct Known {
     /// Numbers of records written and not flushed, by file.
@@ -28,6 +31,8 @@ struct Known {
     unnamed: BTreeMap<PathBuf, BTreeSet<u64>>,
     /// Numbers of records that survive a crash.
     durable: BTreeSet<u64>,
+    /// How far the journal is recorded to reach.
+    reach: Option<Reach>,
 }
 
 /// [`FaultVfs`], watched. Clones are one disk.
@@ -81,6 +86,12 @@ impl Vfs for Disk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.turn();
+        if to.ends_with("extent") {
+            let recorded = self.faults.content(from).and_then(|content| reach(&content));
+            let mut known = self.known();
+            assert!(recorded >= known.reach, "the journal is recorded to reach less far than it was: {recorded:?}");
+            known.reach = recorded;
+        }
         self.faults.rename(from, to)
     }
 
@@ -159,6 +170,12 @@ impl VfsFile for File {
     fn identity(&self) -> io::Result<FileIdentity> {
         self.file.identity()
     }
+}
+
+/// What an extent file records: see `storage/src/journal/identity.rs`.
+fn reach(extent: &[u8]) -> Option<Reach> {
+    let number = |at: usize| Some(u64::from_le_bytes(*extent.get(at..)?.first_chunk()?));
+    Some((number(4)?, number(12)?))
 }
 
 /// Where records' bodies begin.

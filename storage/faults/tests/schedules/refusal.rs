@@ -89,6 +89,27 @@ fn a_failed_flush_is_told_to_all_who_wait_for_room() {
     });
 }
 
+#[test]
+fn a_flush_that_fails_once_whoever_meets_it_loses_nothing_acknowledged() {
+    explore("a_flush_that_fails_once_whoever_meets_it_loses_nothing_acknowledged", 1000, || {
+        let world = World::new(2, Threads::Hasty, |_| {});
+        let number = world.disk.faults.counts().of(Operation::SyncData) + thread_rng().gen_range(0..20);
+        world.disk.faults.inject(Injection::at(number, Fault::Eio).of(Operation::SyncData));
+        let writers = world.clone();
+        side_by_side(2, move |number| {
+            // Segments roll over, so that the thread that fills them may meet it.
+            for _ in 0..6 {
+                let Ok(given) = writers.append(number, 1, 4000) else { return };
+                let outcome = given.receipt.wait();
+                writers.check(&given, &outcome);
+            }
+        });
+        // It fails if the journal met the fault.
+        let _ = world.journal.close();
+        world.judge();
+    });
+}
+
 fn full(threads: Threads) {
     let world = World::new(2, threads, |_| {});
     lasting(&world, Fault::NoSpace, Operation::Write, 4);
