@@ -8,10 +8,13 @@
 mod contest;
 mod group_commit;
 mod limit;
+mod our_pair;
 mod ours;
+mod pair;
 mod payload;
 mod remote_limit;
 mod segments;
+mod shaper;
 mod system;
 mod workload;
 
@@ -19,9 +22,11 @@ pub use contest::{Contest, Measure, Ratios, Target, stopwatch};
 pub use group_commit::GroupCommit;
 pub use limit::Limit;
 pub use ours::Counterfoil;
+pub use pair::{Pair, Pairing, Waiter, line_of};
 pub use payload::{Payload, RECORD_BYTES};
-pub use remote_limit::{RemoteCopy, RemoteDisk};
+pub use remote_limit::RemoteLimit;
 pub use segments::{Frames, Segments, Snapshot, Spot};
+pub use shaper::{Line, Shaper};
 pub use system::{Body, Contender, Outcome, Reader, Remark, System};
 pub use workload::{IN_FLIGHT, LOGS_A_COMMIT, RECORDS_A_CALL, Unit, WRITERS, Workload};
 

@@ -1,4 +1,4 @@
-//! What is measured: DESIGN.md section 11 and the table of issue 3.
+//! What is measured: DESIGN.md section 11 and the tables of issues 3 and 4.
 
 use std::fmt;
 
@@ -33,6 +33,20 @@ pub enum Workload {
     H,
     /// Space taken on disk.
     Disk,
+    /// Mirrored in real time.
+    M,
+    /// A mirror that catches up from nothing.
+    N,
+    /// One writer, waiting until mirrored.
+    O,
+    /// 32 writers, waiting until mirrored.
+    P,
+    /// Bytes on the wire.
+    U,
+    /// A line of 10 Mbit/s.
+    V20,
+    /// A long line of 100 Mbit/s.
+    V200,
 }
 
 /// In what a workload's figures are reported.
@@ -46,12 +60,14 @@ pub enum Unit {
     Milliseconds,
     /// `x`
     Times,
+    /// `Mbit/s`
+    MegabitsPerSecond,
 }
 
 impl Unit {
     /// Whether more is better than less.
     pub fn is_more_better(self) -> bool {
-        self == Self::RecordsPerSecond
+        matches!(self, Self::RecordsPerSecond | Self::MegabitsPerSecond)
     }
 }
 
@@ -62,6 +78,7 @@ impl fmt::Display for Unit {
             Self::Microseconds => "us",
             Self::Milliseconds => "ms",
             Self::Times => "x",
+            Self::MegabitsPerSecond => "Mbit/s",
         })
     }
 }
@@ -77,7 +94,7 @@ pub const RECORDS_A_CALL: usize = 1000;
 
 impl Workload {
     /// In the order in which they run: those that share a store follow each other, and the store is closed for H.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 21] = [
         Self::A,
         Self::At,
         Self::B,
@@ -92,6 +109,13 @@ impl Workload {
         Self::Gc,
         Self::H,
         Self::Disk,
+        Self::M,
+        Self::N,
+        Self::O,
+        Self::P,
+        Self::U,
+        Self::V20,
+        Self::V200,
     ];
 
     /// As in the report.
@@ -111,6 +135,13 @@ impl Workload {
             Self::Gc => "Gc",
             Self::H => "H",
             Self::Disk => "disk",
+            Self::M => "M",
+            Self::N => "N",
+            Self::O => "O",
+            Self::P => "P",
+            Self::U => "U",
+            Self::V20 => "V20",
+            Self::V200 => "V200",
         }
     }
 
@@ -136,15 +167,25 @@ impl Workload {
             Self::Gc => "read of one record whose neighbours were just read",
             Self::H => "reopen and read one record",
             Self::Disk => "bytes on disk after closing for each byte of payload, zeros at the end of a file aside",
+            Self::M => "mirrored in real time over TLS, durable at both ends",
+            Self::N => "a mirror that catches up from nothing, the same",
+            Self::O => "one writer, waiting until mirrored",
+            Self::P => "32 writers, waiting until mirrored",
+            Self::U => {
+                "bytes that go to the mirror for each byte of FHIR records, one at a time, connection compressed"
+            }
+            Self::V20 => "mirrored over 10 Mbit/s and 20 ms there and back",
+            Self::V200 => "mirrored over 100 Mbit/s and 200 ms there and back",
         }
     }
 
     /// Of its figures.
     pub fn unit(self) -> Unit {
         match self {
-            Self::At | Self::G | Self::Gc => Unit::Microseconds,
+            Self::At | Self::G | Self::Gc | Self::O => Unit::Microseconds,
             Self::H => Unit::Milliseconds,
-            Self::Disk => Unit::Times,
+            Self::Disk | Self::U => Unit::Times,
+            Self::V20 | Self::V200 => Unit::MegabitsPerSecond,
             _ => Unit::RecordsPerSecond,
         }
     }
@@ -162,5 +203,10 @@ impl Workload {
     /// Whether it reads the store that is filled once for all of these.
     pub fn is_of_archive(self) -> bool {
         matches!(self, Self::F | Self::G | Self::Gc | Self::H | Self::Disk)
+    }
+
+    /// Whether it takes two nodes.
+    pub fn is_of_pair(self) -> bool {
+        matches!(self, Self::M | Self::N | Self::O | Self::P | Self::U | Self::V20 | Self::V200)
     }
 }

@@ -25,6 +25,13 @@ pub(crate) struct Effort {
     pub(crate) interleaved_logs: u32,
     pub(crate) archive_records: usize,
     pub(crate) reads: usize,
+    /// Rounds of those workloads that take two nodes.
+    pub(crate) rounds_of_pairs: usize,
+    pub(crate) mirrored_records: usize,
+    pub(crate) catch_up_records: usize,
+    pub(crate) fhir_records: usize,
+    /// Of V20 and V200.
+    pub(crate) line_records: [usize; 2],
     /// Between turns, for what a system does behind the caller's back.
     pub(crate) pause: Duration,
 }
@@ -43,6 +50,11 @@ impl Effort {
         interleaved_logs: 100,
         archive_records: 2_640_000,
         reads: 40_000,
+        rounds_of_pairs: 5,
+        mirrored_records: 256_000,
+        catch_up_records: (1 << 30) / RECORD_BYTES,
+        fhir_records: usize::MAX,
+        line_records: [32_000, 320_000],
         pause: Duration::from_millis(100),
     };
 
@@ -59,6 +71,11 @@ impl Effort {
         interleaved_logs: 100,
         archive_records: 500_000,
         reads: 5_000,
+        rounds_of_pairs: 3,
+        mirrored_records: 100_000,
+        catch_up_records: (1 << 27) / RECORD_BYTES,
+        fhir_records: 3_000,
+        line_records: [8_000, 128_000],
         pause: Duration::from_millis(30),
     };
 
@@ -76,8 +93,31 @@ impl Effort {
         interleaved_logs: 3,
         archive_records: 10_000,
         reads: 100,
+        rounds_of_pairs: 1,
+        mirrored_records: 2_000,
+        catch_up_records: 16_000,
+        fhir_records: 50,
+        line_records: [4_000, 4_000],
         pause: Duration::ZERO,
     };
+
+    /// Rounds of a workload that takes two nodes: those that are slow by their nature do one or two.
+    pub(crate) fn pair_rounds(&self, workload: Workload) -> usize {
+        match workload {
+            Workload::O | Workload::P => self.rounds_of_short,
+            Workload::U | Workload::V20 | Workload::V200 => 1,
+            _ => self.rounds_of_pairs,
+        }
+    }
+
+    /// What a mirror is to catch up with. Peers, which are slower by far, get a quarter.
+    pub(crate) fn catch_up_records(&self, system: &str) -> usize {
+        if matches!(system, "counterfoil" | "limit" | "limit-plain") {
+            self.catch_up_records
+        } else {
+            self.catch_up_records / 4
+        }
+    }
 
     pub(crate) fn rounds(&self, workload: Workload) -> usize {
         match workload {

@@ -7,7 +7,9 @@
 mod arguments;
 mod chart;
 mod effort;
+mod fhir;
 mod machine;
+mod pair_run;
 #[cfg(feature = "peers")]
 mod peers;
 mod progress;
@@ -25,7 +27,7 @@ use std::{
     process::ExitCode,
 };
 
-use counterfoil_benches::{Contender, Counterfoil, Limit};
+use counterfoil_benches::{Contender, Counterfoil, Limit, Pairing, RemoteLimit};
 
 use arguments::{Arguments, USAGE};
 use machine::Machine;
@@ -64,9 +66,23 @@ fn lineup() -> Vec<&'static dyn Contender> {
     both.to_vec()
 }
 
+fn lineup_of_pairs() -> Vec<&'static dyn Pairing> {
+    let own: [&dyn Pairing; 3] = [&Counterfoil, &RemoteLimit::Tls, &RemoteLimit::Plain];
+    #[cfg(feature = "peers")]
+    return own.into_iter().chain(peers::PAIRS).collect();
+    #[cfg(not(feature = "peers"))]
+    own.to_vec()
+}
+
+/// What each system means by durable.
+fn meanings(lineup: &[&'static dyn Contender], pairs: &[&'static dyn Pairing]) -> Vec<(&'static str, &'static str)> {
+    let alone = lineup.iter().map(|contender| (contender.name(), contender.durability()));
+    alone.chain(pairs.iter().map(|pairing| (pairing.name(), pairing.durability()))).collect()
+}
+
 /// Whether every system did what it can do.
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
-    let lineup = lineup();
+    let (lineup, pairs) = (lineup(), lineup_of_pairs());
     let folder = target_folder()?.join("arena");
     let machine = Machine::describe(&folder);
     if machine.load > LOAD_MAX {
@@ -81,7 +97,13 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     };
     let mut chapters = Vec::new();
     for workload in &arguments.workloads {
-        let chapter = Chapter::new(*workload, arena.run(*workload));
+        let results = if workload.is_of_pair() {
+            let (effort, bodies, progress) = (arguments.effort, &arena.bodies, &arena.progress);
+            pair_run::PairArena { lineup: &pairs, effort, bodies, progress }.run(*workload)
+        } else {
+            arena.run(*workload)
+        };
+        let chapter = Chapter::new(*workload, results);
         arena.progress.print(&table::terminal(&chapter));
         chapters.push(chapter);
     }
@@ -93,7 +115,10 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the package is not in a workspace")?;
         let kept = workspace.join(kept);
         save(&chapters, &kept)?;
-        fs::write(kept.join("README.md"), table::markdown(&chapters, &lineup, &machine, &command()))?;
+        fs::write(
+            kept.join("README.md"),
+            table::markdown(&chapters, &meanings(&lineup, &pairs), &machine, &command()),
+        )?;
         println!("{}", kept.join("README.md").display());
     }
     Ok(chapters.iter().all(|chapter| chapter.absent.iter().all(|(_, reason)| !reason.starts_with("failed"))))

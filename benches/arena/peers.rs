@@ -2,14 +2,18 @@
 
 mod commitlog;
 mod fjall;
+mod jetstream;
+mod nats;
 mod okaywal;
+mod postgresql;
 mod raft_engine;
 mod redb;
+mod servers;
 mod sqlite;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use counterfoil_benches::Contender;
+use counterfoil_benches::{Contender, Pairing};
 
 /// In the order of the report.
 pub(crate) const ALL: [&dyn Contender; 6] = [
@@ -20,6 +24,9 @@ pub(crate) const ALL: [&dyn Contender; 6] = [
     &self::okaywal::OkayWal,
     &self::commitlog::CommitLog,
 ];
+
+/// Those that replicate, in the order of the report.
+pub(crate) const PAIRS: [&dyn Pairing; 2] = [&jetstream::JetStream, &postgresql::PostgreSql];
 
 /// What the stores that have a cache may keep in it: as much as Counterfoil's budget.
 const CACHE_BYTES: usize = 64 << 20;

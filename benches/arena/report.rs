@@ -1,15 +1,30 @@
 //! Medians, spreads and ratios.
 
-use counterfoil_benches::{Contender, Remark, Unit, Workload};
+use counterfoil_benches::{Remark, Unit, Workload};
 use serde::Serialize;
 
-use crate::{run::Results, turn::Turn};
+use crate::turn::Turn;
+
+/// What came out of a workload: what each system did, and why others did nothing.
+#[derive(Default)]
+pub(crate) struct Results {
+    pub(crate) series: Vec<Series>,
+    pub(crate) absent: Vec<(&'static str, String)>,
+    /// What else came out.
+    pub(crate) found: Vec<String>,
+}
+
+/// Who did a workload.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) system: &'static str,
+    pub(crate) remark: Option<Remark>,
+}
 
 /// The figures of one system at one workload.
 #[derive(Debug)]
 pub(crate) struct Series {
-    system: &'static str,
-    remark: Option<Remark>,
+    entry: Entry,
     /// Ascending.
     figures: Vec<f64>,
     /// 99th percentile of single operations, in microseconds.
@@ -17,13 +32,13 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    pub(crate) fn new(contender: &dyn Contender, workload: Workload, turns: Vec<Turn>) -> Self {
+    pub(crate) fn new(entry: Entry, turns: Vec<Turn>) -> Self {
         let mut figures: Vec<f64> = turns.iter().map(|turn| turn.figure).collect();
         figures.sort_by(f64::total_cmp);
         let mut latencies: Vec<u32> = turns.into_iter().flat_map(|turn| turn.latencies).collect();
         let rank = (latencies.len() * 99).div_ceil(100).saturating_sub(1);
         let p99_us = (!latencies.is_empty()).then(|| f64::from(*latencies.select_nth_unstable(rank).1) / 1e3);
-        Self { system: contender.name(), remark: contender.remark(workload), figures, p99_us }
+        Self { entry, figures, p99_us }
     }
 
     fn median(&self) -> f64 {
@@ -44,7 +59,7 @@ impl Series {
     }
 
     fn is_peer(&self) -> bool {
-        !matches!(self.system, "counterfoil" | "limit")
+        !matches!(self.entry.system, "counterfoil" | "limit" | "limit-plain")
     }
 }
 
@@ -84,14 +99,16 @@ pub(crate) struct Chapter {
     pub(crate) workload: Workload,
     pub(crate) rows: Vec<Row>,
     pub(crate) absent: Vec<(&'static str, String)>,
+    pub(crate) found: Vec<String>,
 }
 
 impl Chapter {
     pub(crate) fn new(workload: Workload, results: Results) -> Self {
-        let Results { series, absent } = results;
+        let Results { series, absent, found } = results;
         let is_more_better = workload.unit().is_more_better();
-        let limit = series.iter().find(|series| series.system == "limit").map(|limit| limit.compared(workload));
-        let peers = series.iter().filter(|series| series.is_peer() && !matches!(series.remark, Some(Remark::Less(_))));
+        let limit = series.iter().find(|series| series.entry.system == "limit").map(|limit| limit.compared(workload));
+        let peers =
+            series.iter().filter(|series| series.is_peer() && !matches!(series.entry.remark, Some(Remark::Less(_))));
         let best_peer = peers
             .map(|peer| peer.compared(workload))
             .reduce(|best, other| if is_more_better { best.max(other) } else { best.min(other) });
@@ -100,20 +117,20 @@ impl Chapter {
             let order = a.median.total_cmp(&b.median);
             if is_more_better { order.reverse() } else { order }
         });
-        Self { workload, rows, absent }
+        Self { workload, rows, absent, found }
     }
 }
 
 fn row(workload: Workload, series: &Series, limit: Option<f64>, best_peer: Option<f64>) -> Row {
     let ratio = |other: f64| rounded(series.compared(workload) / other);
-    let (remark, is_less) = match series.remark {
+    let (remark, is_less) = match series.entry.remark {
         Some(Remark::Less(text)) => (Some(text), true),
         Some(Remark::Otherwise(text)) => (Some(text), false),
         None => (None, false),
     };
     Row {
         workload: workload.letter(),
-        system: series.system,
+        system: series.entry.system,
         median: rounded(series.median()),
         p99: series.p99_us.map(rounded),
         unit: workload.unit().to_string(),

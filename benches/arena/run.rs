@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::{
     effort::Effort,
     progress::Progress,
-    report::Series,
+    report::{Entry, Results, Series},
     turn::{self, Bodies, Turn, now},
 };
 
@@ -25,12 +25,6 @@ pub(crate) struct Arena<'a> {
 pub(crate) struct Stand {
     system: Option<Box<dyn System>>,
     folder: TempDir,
-}
-
-/// What came out of a workload: what each system did, and why others did nothing.
-pub(crate) struct Results {
-    pub(crate) series: Vec<Series>,
-    pub(crate) absent: Vec<(&'static str, String)>,
 }
 
 impl Stand {
@@ -58,7 +52,7 @@ impl Stand {
 
 impl Arena<'_> {
     pub(crate) fn run(&mut self, workload: Workload) -> Results {
-        let mut results = Results { series: Vec::new(), absent: Vec::new() };
+        let mut results = Results::default();
         let mut stands = BTreeMap::new();
         for (place, contender) in self.lineup.iter().enumerate() {
             self.progress.say(workload, contender.name(), "made ready");
@@ -92,7 +86,9 @@ impl Arena<'_> {
             }
         }
         for (place, turns) in turns {
-            results.series.push(Series::new(self.lineup[place], workload, turns));
+            let contender = self.lineup[place];
+            let entry = Entry { system: contender.name(), remark: contender.remark(workload) };
+            results.series.push(Series::new(entry, turns));
         }
         if workload.is_of_archive() {
             self.archives.append(&mut stands);

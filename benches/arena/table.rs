@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use counterfoil_benches::{Contender, Workload};
+use counterfoil_benches::Workload;
 
 use crate::{
     machine::Machine,
@@ -55,7 +55,7 @@ pub(crate) fn summary(chapters: &[Chapter]) -> String {
         let [workload, unit, ours, limit, peer, of_limit, of_peer] = cells;
         let _ = writeln!(
             text,
-            "| {workload:<8} | {unit:<5} | {ours:>11} | {limit:>8} | {peer:<22} | {of_limit:>8} | {of_peer:>12} |"
+            "| {workload:<8} | {unit:<6} | {ours:>11} | {limit:>8} | {peer:<22} | {of_limit:>8} | {of_peer:>12} |"
         );
     };
     line(["workload", "unit", "counterfoil", "limit", "best peer", "of limit", "of best peer"]);
@@ -82,18 +82,18 @@ fn notes(chapter: &Chapter) -> Vec<String> {
         row.remark.map(|remark| format!("{}{star}: {remark}", row.system))
     });
     let absent = chapter.absent.iter().map(|(system, reason)| format!("without {system}: {reason}"));
-    remarks.chain(absent).collect()
+    remarks.chain(absent).chain(chapter.found.iter().cloned()).collect()
 }
 
 /// All workloads, to be committed.
-pub(crate) fn markdown(chapters: &[Chapter], lineup: &[&dyn Contender], machine: &Machine, command: &str) -> String {
+pub(crate) fn markdown(chapters: &[Chapter], meanings: &[(&str, &str)], machine: &Machine, command: &str) -> String {
     let mut text = format!("# The arena, {}\n\nMade by `{command}` on {}.\n", machine.date, machine.description);
     text += "\nMedians of rounds in which all systems took turns. A ratio is a system's figure divided by the limit's or the \
-             best peer's of the same run: more is better for rec/s, less for us, ms and x. \
+             best peer's of the same run: more is better for rec/s and Mbit/s, less for us, ms and x. \
              A system with * promises less than was asked for and is not a best peer.\n";
     text += "\n| system | what durable means |\n|---|---|\n";
-    for contender in lineup {
-        let _ = writeln!(text, "| {} | {} |", contender.name(), contender.durability());
+    for (system, durability) in meanings {
+        let _ = writeln!(text, "| {system} | {durability} |");
     }
     let _ = write!(text, "\n{}", summary(chapters));
     for chapter in chapters {

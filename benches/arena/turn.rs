@@ -31,7 +31,7 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-fn nanoseconds(time: Duration) -> u32 {
+pub(crate) fn nanoseconds(time: Duration) -> u32 {
     time.as_nanos().try_into().unwrap_or(u32::MAX)
 }
 
@@ -56,11 +56,11 @@ impl Bodies {
     }
 
     /// Without end.
-    fn each(&self) -> impl Iterator<Item = &Body> {
+    pub(crate) fn each(&self) -> impl Iterator<Item = &Body> {
         self.all().iter().cycle()
     }
 
-    fn groups(&self, len: usize) -> impl Iterator<Item = &[Body]> {
+    pub(crate) fn groups(&self, len: usize) -> impl Iterator<Item = &[Body]> {
         self.all().chunks_exact(len).cycle()
     }
 }
@@ -108,7 +108,7 @@ pub(crate) fn take(system: &dyn System, workload: Workload, effort: &Effort, bod
         }
         Workload::G => random_reads(system, effort),
         Workload::Gc => cached_reads(system, effort),
-        Workload::H | Workload::Disk => Err("it works on a closed system".into()),
+        _ => Err("it works on a closed system, or on two".into()),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Direction, Endpoint, Event, Limits, Message, Policy, SessionConfig, SessionError, codec,
+    Commit, Direction, Endpoint, Event, Limits, Message, Policy, SessionConfig, SessionError, codec,
 };
 use counterfoil_storage::{Identity, Journal, NodeName, SpaceName};
 
@@ -326,6 +326,8 @@ fn feed(endpoint: &mut Endpoint, waker: &Waker) -> Result<bool, SessionError> {
         endpoint.handle_fetched(now(), fetch.run())?;
         is_busy = true;
     }
+    // One thread for both ends: it does not flush itself.
+    endpoint.poll_commit().into_iter().for_each(Commit::nudge);
     Ok(is_busy)
 }
 
@@ -337,6 +339,7 @@ fn carry(message: Message, sender: &NodeName, far: &mut Endpoint, line: &mut Byt
         |error: codec::CodecError| SessionError::PeerMisbehaved { node: sender.clone(), what: error.into() };
     while let Some(message) = codec::decode(line, far.batch_len_max_bytes()).map_err(misbehaved)? {
         far.handle_message(now(), message)?;
+        far.poll_commit().into_iter().for_each(Commit::nudge);
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ impl Store {
             tls,
             policy: Policy::own_space_only(),
             on_event: None,
+            compress: false,
         }
     }
 }
@@ -45,6 +46,7 @@ pub struct ServerBuilder {
     tls: Tls,
     policy: Policy,
     on_event: Option<OnEvent>,
+    compress: bool,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -67,13 +69,21 @@ impl ServerBuilder {
         self
     }
 
+    /// Compresses what is said to peers, to those that take it: see [`LinkBuilder::compress`](crate::LinkBuilder::compress),
+    /// also for when not to. Default: not; what peers say they compress as they like.
+    #[cfg(feature = "zstd")]
+    pub fn compress(mut self) -> Self {
+        self.compress = true;
+        self
+    }
+
     /// Begins to listen.
     ///
     /// # Errors
     ///
     /// The address can't be bound; the certificate is another node's; the store is closed.
     pub fn start(self) -> Result<Server> {
-        let Self { inner, address, tls, policy, on_event } = self;
+        let Self { inner, address, tls, policy, on_event, compress } = self;
         let config = ListenConfig {
             journal: inner.journal.clone(),
             tls: tls.clone(),
@@ -81,6 +91,7 @@ impl ServerBuilder {
             limits: counterfoil_replication::Limits::default(),
             bounds: net::ListenBounds::default(),
             acks: Arc::clone(inner.acks.board()),
+            compress,
         };
         let acks = Arc::clone(&inner.acks);
         let log = PeerLog::default();

@@ -5,17 +5,21 @@
 //! | bytes | field |
 //! |---|---|
 //! | 4 | length of what follows, little-endian |
-//! | 1 | kind: 0 control message, 1 batch |
+//! | 1 | kind: 0 control message, 1 batch; 2 says that all further bytes are [compressed](MessageWriter) |
 //! | n | the control message in bincode 1.3 (little-endian, variable-length integers), or the batch verbatim |
 //!
 //! A length beyond the limit of its kind is refused when the five bytes of the prefix are there, before
 //! anything is allocated for it. Lists inside control messages are bounded besides.
+
+mod connection;
 
 use bincode::Options;
 use bytes::{Buf, BufMut, BytesMut};
 use counterfoil_storage::{Batch, BatchError, HEADER_LEN, MAX_BATCH_LEN, MAX_GENESIS_LEN, MAX_NAME_LEN};
 use thiserror::Error;
 
+pub(crate) use self::connection::TAKES_ZSTD;
+pub use self::connection::{MessageReader, MessageWriter, WINDOW_BYTES};
 use crate::message::Message;
 
 /// The longest control message, in bytes.
@@ -30,6 +34,7 @@ pub const PREFIX_LEN: usize = 5;
 
 const KIND_CONTROL: u8 = 0;
 const KIND_BATCH: u8 = 1;
+const KIND_COMPRESSED: u8 = 2;
 
 // A head takes at most 16 + 9 + 32 bytes, a frontier at most a name, its length and 16 bytes.
 const _: () = assert!(HEADS_MAX * 64 + FRONTIERS_MAX * (MAX_NAME_LEN + 32) + 64 <= CONTROL_LEN_MAX);
@@ -61,6 +66,9 @@ pub enum CodecError {
         /// The limit.
         limit: usize,
     },
+    /// Compressed bytes don't decompress, or what they need is beyond the limits.
+    #[error("compressed bytes don't decompress")]
+    Compressed,
     /// The bytes of a batch are none.
     #[error(transparent)]
     Batch(#[from] BatchError),

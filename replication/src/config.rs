@@ -55,11 +55,17 @@ pub struct Limits {
     pub spaces_max: usize,
     /// Logs in one session, known here or announced by the peer. Default: 65,536, about 600 bytes each.
     pub logs_max: usize,
-    /// Bytes of batches that the peer may have outstanding, and that this end holds for it. Any positive
-    /// credit admits one batch, so one longest batch more may be held. Default: 8 MiB.
+    /// Bytes of batches that the peer may have outstanding at first, and that this end holds for it. Any positive
+    /// credit admits one batch, so one longest batch more may be held. Grows and shrinks with the window of a space.
+    /// Default: 2 MiB.
     pub session_window_bytes: u64,
-    /// The same for one space. Default: 4 MiB.
+    /// The same for one space. Default: 1 MiB.
     pub space_window_bytes: u64,
+    /// A space's window grows to what the way to this end's disk holds, measured, but not beyond this; the session's
+    /// with it, in proportion: 64 MiB. Default: 32 MiB, which 1 Gbit/s over 125 ms and back needs.
+    pub space_window_bytes_max: u64,
+    /// And it does not shrink below this. Default: 256 KiB.
+    pub space_window_bytes_min: u64,
     /// The longest batch taken, in bytes. Default: [`MAX_BATCH_LEN`].
     pub batch_len_max_bytes: u32,
     /// Bytes of batches of one read of the journal; a batch that is longer is read alone. Default: 256 KiB.
@@ -85,8 +91,10 @@ impl Default for Limits {
         Self {
             spaces_max: 4096,
             logs_max: 65_536,
-            session_window_bytes: 8 << 20,
-            space_window_bytes: 4 << 20,
+            session_window_bytes: 2 << 20,
+            space_window_bytes: 1 << 20,
+            space_window_bytes_max: 32 << 20,
+            space_window_bytes_min: 256 << 10,
             batch_len_max_bytes: MAX_BATCH_LEN as u32,
             fetch_bytes: 256 << 10,
             fetches_max: 4,

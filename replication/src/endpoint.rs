@@ -17,6 +17,7 @@ use counterfoil_storage::{
 use self::news::{Changed, News};
 use crate::{
     acks::{AckBoard, Subscription},
+    codec,
     config::{Direction, SessionConfig},
     error::SessionError,
     event::{Event, SessionStatus},
@@ -33,7 +34,7 @@ const QUEUE_RETRY: Duration = Duration::from_millis(20);
 
 /// A session tied to a journal; still without sockets, clocks and threads.
 ///
-/// After each `handle_…`, drain [`poll_event`](Self::poll_event), [`poll_fetch`](Self::poll_fetch) and
+/// After each `handle_…`, drain [`poll_commit`](Self::poll_commit), [`poll_event`](Self::poll_event), [`poll_fetch`](Self::poll_fetch) and
 /// [`poll_transmit`](Self::poll_transmit) (as far as the connection takes messages), then wait for whichever
 /// comes first: a message, the journal's watch, a fetch that is done, or [`poll_timeout`](Self::poll_timeout).
 /// An error ends the session: tell the peer [`SessionError::close_reason`], close the connection, drop the endpoint.
@@ -55,7 +56,43 @@ pub struct Endpoint {
     news: News,
     /// Where acks of other nodes are heard of, to be passed on.
     acks: Option<Subscription>,
+    /// What is said is to be compressed once the peer takes that.
+    compresses: bool,
+    /// What has been queued in the journal since a commit was last taken.
+    queued: Queued,
 }
+
+/// What has been queued and for how much of it a commit is to be had.
+#[derive(Debug, Clone, Copy, Default)]
+struct Queued {
+    batches: usize,
+    bytes: usize,
+}
+
+/// A commit that somebody is to have made, of what an endpoint has queued in its journal.
+#[derive(Debug)]
+#[must_use = "nothing else has it committed soon"]
+pub struct Commit {
+    journal: Journal,
+    /// It is little, and nothing else of the session is under way: its latency counts.
+    pub is_urgent: bool,
+}
+
+impl Commit {
+    /// Makes it here, which blocks while the disk does, unless the journal is busy with another: then that one is
+    /// followed by it at once.
+    pub fn run(self) {
+        self.journal.commit_if_idle();
+    }
+
+    /// Has the journal's own thread make it. Never blocks.
+    pub fn nudge(self) {
+        self.journal.nudge();
+    }
+}
+
+/// So many bytes are little: they are written in a fraction of the time that flushing them takes.
+const URGENT_BYTES_MAX: usize = 32 << 10;
 
 /// A reader and the place at which it goes on.
 #[derive(Debug)]
@@ -139,6 +176,8 @@ impl Endpoint {
             receipts: VecDeque::new(),
             readers: HashMap::new(),
             acks: None,
+            compresses: false,
+            queued: Queued::default(),
         };
         endpoint.load(now);
         endpoint
@@ -149,6 +188,18 @@ impl Endpoint {
     pub fn with_acks(mut self, board: &Arc<AckBoard>) -> Self {
         self.acks = Some(board.subscribe());
         self
+    }
+
+    /// Has the driver compress what is said, as soon as the peer says that it takes that.
+    #[must_use]
+    pub fn compressing(mut self, compresses: bool) -> Self {
+        self.compresses = compresses;
+        self
+    }
+
+    /// Whether what is said from now on is to be compressed.
+    pub fn is_to_compress(&self) -> bool {
+        self.compresses && codec::TAKES_ZSTD && self.session.peer_takes_zstd()
     }
 
     /// Brings another space into the session.
@@ -235,6 +286,14 @@ impl Endpoint {
         Some(Fetch { request, reader })
     }
 
+    /// What has been queued since this was last asked is to be committed: nobody blocks on it, so it would wait until the
+    /// journal does so by itself.
+    pub fn poll_commit(&mut self) -> Option<Commit> {
+        let Queued { batches, bytes } = std::mem::take(&mut self.queued);
+        let is_urgent = bytes <= URGENT_BYTES_MAX && self.receipts.len() <= batches && self.waiting.is_empty();
+        (batches > 0).then(|| Commit { journal: self.journal.clone(), is_urgent })
+    }
+
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.session.poll_event()
@@ -308,14 +367,14 @@ impl Endpoint {
             return Ok(());
         }
         while let Some(request) = self.waiting.pop_front() {
+            let bytes = request.batch.bytes().len();
             if let Err(AppendError::WouldBlock { .. }) = self.store_one(now, &request)? {
                 self.waiting.push_front(request);
                 self.retry_at = Some(now + QUEUE_RETRY);
                 break;
             }
+            self.queued = Queued { batches: self.queued.batches + 1, bytes: self.queued.bytes + bytes };
         }
-        // Nobody blocks on what was queued: have the committer begin at once.
-        self.journal.nudge();
         Ok(())
     }
 
@@ -438,6 +497,7 @@ mod tests {
             space_window_bytes: 1 << 20,
             batch_len_max_bytes: 1 << 20,
             next_ms: 1000,
+            takes_zstd: false,
         };
         for message in [
             Message::Hello(hello),

@@ -133,6 +133,9 @@ pub enum PeerMisbehaved {
         /// What it returned.
         bytes: u64,
     },
+    /// It echoed what was not asked.
+    #[error("it answered a probe that was not sent")]
+    UnaskedEcho,
     /// It brings more logs into the session than allowed.
     #[error("it announced more than {limit} logs in one session")]
     TooManyLogs {

@@ -30,14 +30,14 @@ mod session;
 
 pub use acks::{AckBoard, AckChange};
 pub use config::{Direction, Limits, SessionConfig};
-pub use endpoint::{Endpoint, Fetch, Fetched};
+pub use endpoint::{Commit, Endpoint, Fetch, Fetched};
 pub use error::{PeerMisbehaved, SessionError};
 pub use event::{By, Event, SessionStatus, SpaceStatus};
 pub use frontier::{FrontierHash, LogHead};
 pub use log_limit::LogLimit;
 pub use message::{
     Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Message, Offer, PROTOCOL_MAX,
-    PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+    PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
 };
 pub use policy::{Policy, PolicyError, Rights};
 pub use session::{FetchFailure, FetchRequest, LogState, Session, StoreFailure, StoreRequest};

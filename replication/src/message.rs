@@ -11,6 +11,7 @@
 //! source   Announce{genesis, head}                  once per log that the target lacks
 //! source   Batch…                                   verbatim, within the credit granted
 //! target   Ack{log, node, head}, Credit{space, …}   once durable there; acks of others are passed on
+//! target   Probe, answered by Echo; Window             how much may be outstanding, as measured
 //! both     Heartbeat, Park{log, reason}, Close
 //! ```
 
@@ -57,6 +58,12 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// The end that says so ends the session.
     Close(CloseReason),
+    /// From now on so much may be outstanding.
+    Window(Window),
+    /// To be echoed at once: how long is the way?
+    Probe(u32),
+    /// The answer to a probe.
+    Echo(u32),
     /// Records, as their writer encoded them. Not a control message: travels verbatim.
     #[serde(skip)]
     Batch(Batch),
@@ -81,7 +88,7 @@ pub struct Hello {
     pub protocol_max: u16,
     /// This life of the node.
     pub incarnation: Incarnation,
-    /// Bytes of batches that the other end may have outstanding in the whole session.
+    /// Bytes of batches that the other end may have outstanding in the whole session, until a [`Window`] says otherwise.
     pub session_window_bytes: u64,
     /// Bytes of batches that the other end may have outstanding in one space.
     pub space_window_bytes: u64,
@@ -89,6 +96,8 @@ pub struct Hello {
     pub batch_len_max_bytes: u32,
     /// Within how many milliseconds this end will speak again.
     pub next_ms: u32,
+    /// Whether the other end may compress what it says, by Zstandard.
+    pub takes_zstd: bool,
 }
 
 /// Asks for a space.
@@ -205,6 +214,17 @@ pub struct Credit {
     pub space: SpaceName,
     /// How many.
     pub bytes: u64,
+}
+
+/// How many bytes of batches the other end may have outstanding, instead of what was said before.
+///
+/// When it becomes less, what is outstanding beyond it stays so until its credit comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// In the whole session.
+    pub session_bytes: u64,
+    /// In each space.
+    pub space_bytes: u64,
 }
 
 /// Asks for a log again from a place.

@@ -13,6 +13,7 @@ mod status;
 mod target;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,8 +29,10 @@ use self::{
     sending::SourceQueues,
     state::{Inflow, Log, Outflow, Space},
     target::TargetQueues,
+    window::WindowMeter,
 };
 use crate::{
+    codec,
     config::{Direction, SessionConfig},
     error::{PeerMisbehaved, SessionError},
     event::{By, Event, SessionStatus},
@@ -150,19 +153,30 @@ pub struct Session {
     target: TargetQueues,
     passing: PassingQueues,
     liveness: Liveness,
+    window: WindowMeter,
 }
 
-/// What the peer's `Hello` said.
+/// What the peer's `Hello` said; the windows as it has said last.
 #[derive(Debug, Clone, Copy)]
 struct PeerHello {
     incarnation: Incarnation,
     space_window_bytes: u64,
     session_window_bytes: u64,
     batch_len_max_bytes: u32,
+    takes_zstd: bool,
 }
 
 /// What a peer may claim as a window: far more than any, and sums of them don't overflow.
 const WINDOW_BYTES_MAX: u64 = 1 << 40;
+
+fn check_windows(session_bytes: u64, space_bytes: u64) -> Result<(), PeerMisbehaved> {
+    for (field, value) in [("session window", session_bytes), ("space window", space_bytes)] {
+        if value == 0 || value > WINDOW_BYTES_MAX {
+            return Err(PeerMisbehaved::OutOfRange { field, value });
+        }
+    }
+    Ok(())
+}
 
 impl Session {
     /// Begins a session: says hello and offers or asks for the configured spaces.
@@ -176,9 +190,9 @@ impl Session {
             space_window_bytes: config.limits.space_window_bytes,
             batch_len_max_bytes: config.limits.batch_len_max_bytes,
             next_ms: liveness.interval_ms(),
+            takes_zstd: codec::TAKES_ZSTD,
         };
         let mut session = Self {
-            config,
             peer: None,
             spaces: Vec::new(),
             space_index: HashMap::new(),
@@ -190,7 +204,9 @@ impl Session {
             source: SourceQueues::default(),
             target: TargetQueues::default(),
             passing: PassingQueues::default(),
+            window: WindowMeter::new(&config.limits),
             liveness,
+            config,
         };
         for (name, direction) in session.config.spaces.clone() {
             session.bring(&name, direction);
@@ -242,6 +258,12 @@ impl Session {
             Message::Announce(announce) => self.handle_announce(announce),
             Message::Ack(ack) => self.handle_ack(&ack),
             Message::Credit(credit) => self.handle_credit(&credit),
+            Message::Window(window) => self.handle_window(window),
+            Message::Probe(number) => {
+                self.control.push_back(Message::Echo(number));
+                Ok(())
+            }
+            Message::Echo(number) => self.handle_echo(now, number),
             Message::Rewind(rewind) => self.handle_rewind(&rewind),
             Message::Park(park) => {
                 self.handle_park(park);
@@ -336,6 +358,11 @@ impl Session {
         self.space_index.get(space).is_some_and(|index| self.spaces[*index].load_asked)
     }
 
+    /// Whether the peer has said that what is said to it may be compressed by Zstandard.
+    pub fn peer_takes_zstd(&self) -> bool {
+        self.peer.is_some_and(|peer| peer.takes_zstd)
+    }
+
     /// What it was told when it began.
     pub fn config(&self) -> &SessionConfig {
         &self.config
@@ -350,13 +377,7 @@ impl Session {
             let (peer_min, peer_max) = (hello.protocol_min, hello.protocol_max);
             return Err(SessionError::NoCommonProtocol { node: self.config.peer.clone(), peer_min, peer_max });
         }
-        for (field, value) in
-            [("session window", hello.session_window_bytes), ("space window", hello.space_window_bytes)]
-        {
-            if value == 0 || value > WINDOW_BYTES_MAX {
-                return Err(self.misbehaved(PeerMisbehaved::OutOfRange { field, value }));
-            }
-        }
+        check_windows(hello.session_window_bytes, hello.space_window_bytes).map_err(|what| self.misbehaved(what))?;
         self.liveness.promised(now, hello.next_ms).map_err(|what| self.misbehaved(what))?;
         self.check_denied()?;
         self.liveness.greeted();
@@ -365,6 +386,7 @@ impl Session {
             space_window_bytes: hello.space_window_bytes,
             session_window_bytes: hello.session_window_bytes,
             batch_len_max_bytes: hello.batch_len_max_bytes,
+            takes_zstd: hello.takes_zstd,
         });
         let (node, incarnation) = (self.config.peer.clone(), hello.incarnation);
         self.events.push_back(Event::PeerReady { node, incarnation, protocol });

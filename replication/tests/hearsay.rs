@@ -33,6 +33,7 @@ fn a_peer_that_may_only_read_does_not_make_up_mirrors() {
         space_window_bytes: 1 << 20,
         batch_len_max_bytes: 1 << 20,
         next_ms: 1000,
+        takes_zstd: false,
     };
     let head = journal.log(log).unwrap().durable;
     let mut messages = vec![

@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use counterfoil_replication::{
     Ack, Announce, CloseReason, Credit, Direction, Endpoint, Flow, FrontierHash, Heads, Heartbeat, Hello, Limits,
     LogHead, Message, Offer, Park, ParkReason, Policy, Reconciled, Refusal, Refuse, Rewind, Scope, SessionConfig, Want,
-    codec,
+    Window, codec,
 };
 use counterfoil_storage::{
     Batch, Digest, Genesis, Head, Incarnation, Journal, LogId, NodeName, Seq, SpaceName, vfs::Memory,
@@ -138,6 +138,12 @@ enum Step {
         len_bytes: u64,
     },
     Close,
+    Window {
+        session: u64,
+        space: u64,
+    },
+    Probe(u32),
+    Echo(u32),
     /// Any bytes, as far as they are a message.
     Raw(Vec<u8>),
     /// Not the peer's doing:
@@ -258,6 +264,7 @@ fn message(step: &Step) -> Option<Message> {
                 space_window_bytes: *space_window,
                 batch_len_max_bytes: *len_max,
                 next_ms: *next_ms,
+                takes_zstd: false,
             })
         }
         Step::Greet => Message::Hello(Hello {
@@ -268,6 +275,7 @@ fn message(step: &Step) -> Option<Message> {
             space_window_bytes: 1 << 16,
             batch_len_max_bytes: 1 << 16,
             next_ms: 10_000,
+            takes_zstd: false,
         }),
         Step::Want(number) => Message::Want(Want { space: space(*number) }),
         Step::Offer { space: number, hash: value } => {
@@ -295,6 +303,9 @@ fn message(step: &Step) -> Option<Message> {
             incarnation: life(*number),
             head: head(*at, log(*choice)),
         }),
+        Step::Window { session, space } => Message::Window(Window { session_bytes: *session, space_bytes: *space }),
+        Step::Probe(number) => Message::Probe(*number),
+        Step::Echo(number) => Message::Echo(*number),
         Step::Credit { space: number, bytes } => Message::Credit(Credit { space: space(*number), bytes: *bytes }),
         Step::Rewind { log: choice, head: at } => {
             Message::Rewind(Rewind { log: log(*choice), head: head(*at, log(*choice)) })

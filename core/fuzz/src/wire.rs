@@ -3,8 +3,8 @@
 use bytes::BytesMut;
 use counterfoil_replication::{
     Ack, Announce, CloseReason, Credit, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello, LogHead, Message, Offer,
-    Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
-    codec::{self, PREFIX_LEN},
+    Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
+    codec::{self, MessageReader, MessageWriter, PREFIX_LEN},
 };
 use counterfoil_storage::{Incarnation, Seq, SpaceName};
 
@@ -17,6 +17,7 @@ const BATCH_LEN_MAX: u32 = 1 << 20;
 pub fn run(input: &[u8]) {
     let Some((first, rest)) = input.split_first() else { return };
     stream(rest, usize::from(*first) + 1);
+    connection(rest, usize::from(*first) + 1);
     let framed = |kind: u8, body: &[u8]| {
         let mut out = (body.len() as u32 + 1).to_le_bytes().to_vec();
         out.push(kind);
@@ -48,6 +49,22 @@ fn stream(bytes: &[u8], piece: usize) {
                 }
             }
         }
+    }
+}
+
+/// The same bytes as a connection, which may go on compressed.
+fn connection(bytes: &[u8], piece: usize) {
+    let mut reader = MessageReader::default();
+    for piece in bytes.chunks(piece) {
+        reader.arrived().extend_from_slice(piece);
+        loop {
+            match reader.next(BATCH_LEN_MAX) {
+                Err(_) => return,
+                Ok(None) => break,
+                Ok(Some(message)) => check(&message),
+            }
+        }
+        assert!(reader.arrived().len() < PREFIX_LEN + BATCH_LEN_MAX as usize, "more is waited for than the limit");
     }
 }
 
@@ -92,6 +109,7 @@ pub fn messages() -> Vec<Message> {
             space_window_bytes: 1 << 20,
             batch_len_max_bytes: 1 << 20,
             next_ms: 1000,
+            takes_zstd: true,
         }),
         Message::Want(Want { space: space.clone() }),
         Message::Offer(Offer { space: space.clone(), all: hash, own: hash }),
@@ -107,6 +125,9 @@ pub fn messages() -> Vec<Message> {
         Message::Announce(Announce { genesis: genesis.clone(), head }),
         Message::Ack(Ack { log, node: genesis.node.clone(), incarnation, head }),
         Message::Credit(Credit { space: space.clone(), bytes: 100 }),
+        Message::Window(Window { session_bytes: 1 << 20, space_bytes: 1 << 19 }),
+        Message::Probe(1),
+        Message::Echo(1),
         Message::Rewind(Rewind { log, head }),
         Message::Heartbeat(Heartbeat { next_ms: 1000, frontiers: vec![(space, hash)], heads }),
         Message::Close(CloseReason::Protocol { min: 1, max: 2 }),
@@ -127,5 +148,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
         seeds.push([&[255], &one[PREFIX_LEN..]].concat());
     }
     seeds.push(stream.to_vec());
+    let (mut writer, mut compressed) = (MessageWriter::default(), BytesMut::from(&[40_u8][..]));
+    writer.compress(&mut compressed).expect("memory");
+    for message in messages() {
+        writer.push(&message, &mut compressed).expect("memory");
+        writer.flush(&mut compressed).expect("memory");
+    }
+    seeds.push(compressed.to_vec());
     seeds
 }

@@ -257,6 +257,7 @@ fn a_known_node_can_t_fill_the_log_by_asking_again_and_again() {
         space_window_bytes: 1 << 20,
         batch_len_max_bytes: 1 << 20,
         next_ms: 1000,
+        takes_zstd: false,
     };
     codec::encode(&Message::Hello(hello), &mut bytes);
     for number in 0..500 {

@@ -46,6 +46,8 @@ pub struct Plan {
     pub full_disks: u64,
     /// Window of a session and of a space, in bytes.
     pub windows: (u64, u64),
+    /// Whether they follow what is measured, between a sixteenth and 16 times of that.
+    pub windows_vary: bool,
 }
 
 impl Plan {
@@ -75,6 +77,7 @@ impl Plan {
             disk_errors,
             full_disks,
             windows: (window, 1 << (8 + rng.below(12))),
+            windows_vary: rng.chance(1, 2),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     frontier::{FrontierHash, LogHead},
     message::{
         Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Offer, Park, ParkReason,
-        Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+        Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
     },
 };
 
@@ -47,6 +47,7 @@ fn golden() -> Vec<(Message, String)> {
         space_window_bytes: 4 << 20,
         batch_len_max_bytes: 1 << 20,
         next_ms: 1000,
+        takes_zstd: true,
     };
     let node = NodeName::new("n").unwrap();
     let log = log();
@@ -54,7 +55,7 @@ fn golden() -> Vec<(Message, String)> {
     let gap = ParkReason::Gap { first_seq: Seq(1), next_seq: Seq(2), cause: GapCause::Hole };
     let heads = vec![LogHead { log, head: head() }];
     vec![
-        (Message::Hello(hello), format!("000101{}fc00008000fc00004000fc00001000fbe803", "dd".repeat(16))),
+        (Message::Hello(hello), format!("000101{}fc00008000fc00004000fc00001000fbe80301", "dd".repeat(16))),
         (Message::Want(Want { space: space() }), "010173".into()),
         (Message::Offer(Offer { space: space(), all: hash, own: hash }), format!("020173{hash_hex}{hash_hex}")),
         (Message::Equal(Reconciled { space: space(), scope: Scope::All }), "03017301".into()),
@@ -85,6 +86,9 @@ fn golden() -> Vec<(Message, String)> {
         (Message::Close(CloseReason::Shutdown), "0c00".into()),
         (Message::Close(CloseReason::Protocol { min: 1, max: 2 }), "0c020102".into()),
         (Message::Close(CloseReason::Certificate), "0c06".into()),
+        (Message::Window(Window { session_bytes: 2, space_bytes: 1 << 20 }), "0d02fc00001000".into()),
+        (Message::Probe(7), "0e07".into()),
+        (Message::Echo(7), "0f07".into()),
     ]
 }
 

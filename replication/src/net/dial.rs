@@ -88,6 +88,8 @@ pub struct DialConfig {
     /// Where the sessions of the store hear of each other's acks. What the link's own session hears is posted there by
     /// whoever gets its events.
     pub acks: Arc<AckBoard>,
+    /// Whether what is said to the peer is compressed, where it takes that. It needs the feature `zstd`.
+    pub compress: bool,
 }
 
 /// What a link tells the application.
@@ -378,7 +380,7 @@ impl Shared {
 
     /// Runs one session: why it ended, and for how long it was ready.
     async fn session(self: &Arc<Self>, stream: tokio_rustls::TlsStream<TcpStream>) -> (Ended, Duration) {
-        let DialConfig { target, journal, limits, .. } = &self.config;
+        let DialConfig { target, journal, limits, compress, .. } = &self.config;
         let identity = journal.identity();
         let (spaces, policy) = self.wanted();
         let config = SessionConfig {
@@ -391,7 +393,8 @@ impl Shared {
         };
         let (policy, brought) = (config.policy.clone(), config.spaces.len());
         let expires_at = stream.get_ref().1.peer_certificates().and_then(expires_at);
-        let endpoint = Endpoint::new(journal.clone(), config, now()).with_acks(&self.config.acks);
+        let endpoint = Endpoint::new(journal.clone(), config, now());
+        let endpoint = endpoint.with_acks(&self.config.acks).compressing(*compress);
         let shared = self.clone();
         let (handle, session) = drive(stream, endpoint, move |event| shared.tell(event));
         self.begin(&handle, &policy, brought);

@@ -24,7 +24,7 @@ use tokio::{
 use super::rejection::Rejection;
 use crate::{
     Direction, Endpoint, Event, Fetched, Message, PeerMisbehaved, Policy, SessionError, SessionStatus,
-    codec::{self, CodecError},
+    codec::{CodecError, MessageReader, MessageWriter},
     message::CloseReason,
 };
 
@@ -189,8 +189,9 @@ where
         events,
         timer: None,
         fetches: JoinSet::new(),
-        input: BytesMut::new(),
+        reader: MessageReader::default(),
         read_bytes: READ_BYTES_MIN,
+        writer: MessageWriter::default(),
         output: BytesMut::new(),
         flushed: true,
     };
@@ -205,9 +206,10 @@ struct Driver<S, E> {
     timer: Option<Pin<Box<Sleep>>>,
     /// At most [`FETCHES_MAX`].
     fetches: JoinSet<Fetched>,
-    /// Bytes read that are not a whole message yet: bounded by the codec's limits.
-    input: BytesMut,
+    /// Holds what was read and is not a whole message yet: bounded by the codec's limits.
+    reader: MessageReader,
     read_bytes: usize,
+    writer: MessageWriter,
     /// Bytes to be written: at most [`OUTPUT_BYTES`] and one message.
     output: BytesMut,
     /// Whether all that was written has left the stream's own buffers.
@@ -223,7 +225,7 @@ where
         let ended = poll_fn(|cx| self.poll_ended(cx)).await;
         self.deliver_events();
         if let Some(reason) = ended.close_reason() {
-            say_goodbye(self.stream, self.output, reason).await;
+            say_goodbye(self.stream, self.writer, self.output, reason).await;
         }
         ended
     }
@@ -247,11 +249,13 @@ where
             return Err(ended);
         }
         let mut busy = self.poll_read(cx)?;
+        self.commit();
         busy |= self.poll_journal(cx)?;
         busy |= self.poll_timer(cx)?;
+        self.commit();
         busy |= self.start_fetches()?;
         self.deliver_events();
-        self.fill_output();
+        self.fill_output()?;
         busy |= self.poll_write(cx)?;
         Ok(busy)
     }
@@ -263,11 +267,12 @@ where
 
     /// Reads what is there and handles the messages in it.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
-        if self.input.capacity() - self.input.len() < READ_BYTES_MIN / 2 {
-            self.input.reserve(self.read_bytes);
+        let arrived = self.reader.arrived();
+        if arrived.capacity() - arrived.len() < READ_BYTES_MIN / 2 {
+            arrived.reserve(self.read_bytes);
         }
-        let room = self.input.capacity() - self.input.len();
-        let read = pin!(self.stream.read_buf(&mut self.input)).poll(cx);
+        let room = arrived.capacity() - arrived.len();
+        let read = pin!(self.stream.read_buf(arrived)).poll(cx);
         match read {
             Poll::Pending => return Ok(false),
             Poll::Ready(Ok(0)) => return Err(Ended::HungUp),
@@ -279,19 +284,32 @@ where
         let batch_len_max = steered.endpoint.batch_len_max_bytes();
         let now = now();
         loop {
-            match codec::decode(&mut self.input, batch_len_max) {
+            match self.reader.next(batch_len_max) {
                 Ok(Some(message)) => steered.endpoint.handle_message(now, message).map_err(Ended::Failed)?,
                 Ok(None) => break,
                 Err(error) => return Err(Ended::Failed(misbehaved(&steered.endpoint, error))),
             }
         }
         drop(steered);
-        if self.input.is_empty() && self.input.capacity() < READ_BYTES_MIN / 2 {
-            // What is left of a buffer whose batches live on elsewhere is of no use.
-            self.input = BytesMut::new();
+        // What is left of a buffer whose batches live on elsewhere is of no use.
+        if self.reader.shrink(READ_BYTES_MIN / 2) {
             self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
         }
         Ok(true)
+    }
+
+    /// Has what was stored committed.
+    ///
+    /// While little comes, latency counts: committed here it saves two thread switches. One thread at most is in a flush of
+    /// the journal, so the runtime's other threads go on with the other sessions. When much comes, the journal's own thread
+    /// flushes while this one receives.
+    fn commit(&self) {
+        let commit = self.handle.lock().endpoint.poll_commit();
+        match commit {
+            Some(commit) if commit.is_urgent => commit.run(),
+            Some(commit) => commit.nudge(),
+            None => {}
+        }
     }
 
     /// Takes the journal's news, and the reads that are done.
@@ -372,12 +390,18 @@ where
     }
 
     /// Takes messages until the endpoint has no more or enough wait: many small ones make one write.
-    fn fill_output(&mut self) {
+    fn fill_output(&mut self) -> Result<(), Ended> {
         let mut steered = self.handle.lock();
-        while self.output.len() < OUTPUT_BYTES {
-            let Some(message) = steered.endpoint.poll_transmit() else { return };
-            codec::encode(&message, &mut self.output);
+        if !self.writer.is_compressing() && steered.endpoint.is_to_compress() {
+            self.writer.compress(&mut self.output)?;
         }
+        let mut room = OUTPUT_BYTES.saturating_sub(self.output.len());
+        while room > 0 {
+            let Some(message) = steered.endpoint.poll_transmit() else { break };
+            room = room.saturating_sub(self.writer.push(&message, &mut self.output)?);
+        }
+        drop(steered);
+        Ok(self.writer.flush(&mut self.output)?)
     }
 
     /// Writes what the connection takes, and flushes when there is no more.
@@ -447,11 +471,14 @@ async fn expiry(expires_at: Option<SystemTime>) {
 const EXPIRY_GLANCE: Duration = Duration::from_secs(60);
 
 /// Tells the peer why, after what is still to be written, and gives it a moment to hear it.
-pub(super) async fn say_goodbye<S>(mut stream: S, mut output: BytesMut, reason: CloseReason)
+pub(super) async fn say_goodbye<S>(mut stream: S, mut writer: MessageWriter, mut output: BytesMut, reason: CloseReason)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    codec::encode(&Message::Close(reason), &mut output);
+    let said = writer.push(&Message::Close(reason), &mut output).and_then(|_| writer.flush(&mut output));
+    if said.is_err() {
+        return;
+    }
     let told = async {
         if stream.write_all_buf(&mut output).await.is_ok() {
             hang_up(stream).await;

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     AckBoard, Endpoint, Event, Limits, LogLimit, Policy, SessionConfig, SessionError, SessionStatus,
-    message::CloseReason,
+    codec::MessageWriter, message::CloseReason,
 };
 
 /// How long to wait after the operating system refused to accept a connection: it is out of file handles or memory.
@@ -48,6 +48,8 @@ pub struct ListenConfig {
     /// Where the sessions of the store hear of each other's acks, to pass them on. What the listener's own sessions hear
     /// is posted there by whoever gets their events.
     pub acks: Arc<AckBoard>,
+    /// Whether what is said to peers is compressed, where they take that. It needs the feature `zstd`.
+    pub compress: bool,
 }
 
 /// The bounds of a listener. Each default is stated.
@@ -125,6 +127,7 @@ struct Shared {
     limits: Limits,
     bounds: ListenBounds,
     acks: Arc<AckBoard>,
+    compress: bool,
     events: Events,
     places: Mutex<Places>,
     log: Mutex<LogLimit<Reason>>,
@@ -175,7 +178,7 @@ pub async fn listen(
     config: ListenConfig,
     events: impl Fn(&NodeName, Event) + Send + Sync + 'static,
 ) -> Result<Listener, ListenError> {
-    let ListenConfig { journal, tls, policy, limits, bounds, acks } = config;
+    let ListenConfig { journal, tls, policy, limits, bounds, acks, compress } = config;
     tls.check_node(&journal.identity().node)?;
     tls.warn_of_date();
     let bind = |source| ListenError::Bind { address: address.to_string(), source };
@@ -187,6 +190,7 @@ pub async fn listen(
         limits,
         bounds,
         acks,
+        compress,
         events: Box::new(events),
         places: Mutex::new(places),
         log: Mutex::default(),
@@ -345,12 +349,13 @@ impl Shared {
         if let Err(rejection) = self.check(&node, &policy, id) {
             self.reject(address, &rejection);
             if matches!(rejection, Rejection::Denied(_)) {
-                say_goodbye(stream, BytesMut::new(), CloseReason::Denied).await;
+                say_goodbye(stream, MessageWriter::default(), BytesMut::new(), CloseReason::Denied).await;
             }
             return;
         }
         let config = self.session_config(&node, &policy);
-        let endpoint = Endpoint::new(self.journal.clone(), config, now()).with_acks(&self.acks);
+        let endpoint = Endpoint::new(self.journal.clone(), config, now());
+        let endpoint = endpoint.with_acks(&self.acks).compressing(self.compress);
         let (shared, peer) = (self.clone(), node.clone());
         let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
         let expires_at = expires_at(&certificates);

@@ -5,12 +5,12 @@ use std::{collections::VecDeque, time::Instant};
 use counterfoil_storage::{Batch, LogId};
 
 use super::{
-    FetchFailure, FetchRequest, Purpose, Session,
+    FetchFailure, FetchRequest, Purpose, Session, check_windows,
     state::{Log, Outgoing, Streaming},
 };
 use crate::{
     error::PeerMisbehaved,
-    message::{Announce, Credit, Message, ParkReason},
+    message::{Announce, Credit, Message, ParkReason, Window},
 };
 
 /// What is waiting to be read and sent, over all spaces.
@@ -40,6 +40,19 @@ impl Session {
         space.used_bytes = space.used_bytes.checked_sub(credit.bytes).ok_or_else(overflow)?;
         self.source.used_bytes = self.source.used_bytes.checked_sub(credit.bytes).ok_or_else(overflow)?;
         self.enqueue_space(index);
+        Ok(())
+    }
+
+    /// The peer says how much may be outstanding from now on.
+    pub(super) fn handle_window(&mut self, window: Window) -> Result<(), PeerMisbehaved> {
+        check_windows(window.session_bytes, window.space_bytes)?;
+        if let Some(peer) = &mut self.peer {
+            peer.session_window_bytes = window.session_bytes;
+            peer.space_window_bytes = window.space_bytes;
+        }
+        for index in 0..self.spaces.len() {
+            self.enqueue_space(index);
+        }
         Ok(())
     }
 

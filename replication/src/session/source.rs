@@ -252,7 +252,7 @@ impl Session {
             self.advance_outgoing(now, id, index);
             self.judge_claims(id);
         }
-        self.advance_incoming(id, before, state.durable);
+        self.advance_incoming(now, id, before, state.durable);
     }
 
     /// A log here finds no place in the session. Told once: there may be many.

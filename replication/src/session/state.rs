@@ -180,13 +180,21 @@ pub(super) struct Log {
     /// The head that the peer believes this end to have; `None` while it has not been told of the log.
     pub(super) told: Option<Head>,
     pub(super) in_ack_queue: bool,
-    /// Batches received that are not durable: sequence number after the last record, bytes. Their
-    /// bytes are within the windows.
-    pub(super) unsettled: VecDeque<(Seq, u64)>,
+    /// Batches received that are not durable. Their bytes are within the windows.
+    pub(super) unsettled: VecDeque<Unsettled>,
     /// Where it ends at the peer, as the peer says.
     pub(super) source_next_seq: Seq,
 
     pub(super) passing: Passing,
+}
+
+/// A batch received that is not durable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unsettled {
+    /// After its last record.
+    pub(super) next_seq: Seq,
+    pub(super) len_bytes: u64,
+    pub(super) arrived: Instant,
 }
 
 /// A log as it durably is here.

@@ -7,7 +7,8 @@ use counterfoil_storage::{Batch, Genesis, Head, LogId, Seq};
 
 use super::{
     Session, StoreFailure, StoreRequest,
-    state::{Answer, Incoming, Inflow, Log},
+    state::{Answer, Incoming, Inflow, Log, Unsettled},
+    window::Windows,
 };
 use crate::{
     codec,
@@ -16,6 +17,7 @@ use crate::{
     frontier::{FrontierHash, LogHead},
     message::{
         Ack, Announce, Credit, Flow, Heads, Message, Offer, Park, ParkReason, Reconciled, Refusal, Rewind, Scope,
+        Window,
     },
 };
 
@@ -82,6 +84,8 @@ impl Session {
 
     /// Begins to say all heads of a space.
     pub(super) fn answer_with_heads(&mut self, index: usize) {
+        // Nothing is on the way yet: this finds out how long it is.
+        self.tell_windows(self.liveness.last_heard, None);
         let space = &mut self.spaces[index];
         if space.answer.replace(Answer { after: None }).is_none() {
             self.target.answers.push_back(index);
@@ -224,13 +228,13 @@ impl Session {
         let unknown = PeerMisbehaved::UnknownLog { log: id };
         let Some(log) = self.logs.get(&id) else { return Err(unknown) };
         let index = log.space;
-        let limits = &self.config.limits;
+        let allowed = self.window.allowed();
         let space = &mut self.spaces[index];
         if matches!(space.inflow, Inflow::Closed | Inflow::Asked) {
             return Err(PeerMisbehaved::UnknownSpace { space: space.name.clone() });
         }
         for (outstanding, window_bytes) in
-            [(self.target.outstanding, limits.session_window_bytes), (space.outstanding, limits.space_window_bytes)]
+            [(self.target.outstanding, allowed.session_bytes), (space.outstanding, allowed.space_bytes)]
         {
             if outstanding >= window_bytes {
                 return Err(PeerMisbehaved::CreditOverdrawn { window_bytes });
@@ -250,6 +254,7 @@ impl Session {
         let len_bytes = batch.bytes().len() as u64;
         let Some(index) = self.admit(id, len_bytes)? else { return Ok(()) };
         self.liveness.flowing(now);
+        self.measure(now, len_bytes);
         let Some(log) = self.logs.get_mut(&id) else { return Ok(()) };
         let (tail, resuming) = match &mut log.incoming {
             Incoming::Open { tail, resuming } => (*tail, *resuming),
@@ -287,11 +292,33 @@ impl Session {
         }
         let genesis = Arc::clone(&log.genesis);
         log.source_next_seq = log.source_next_seq.max(batch.next_seq());
-        log.unsettled.push_back((batch.next_seq(), len_bytes));
+        log.unsettled.push_back(Unsettled { next_seq: batch.next_seq(), len_bytes, arrived: now });
         self.note_received(id, &batch);
         self.target.stores.push_back(StoreRequest { genesis, batch });
-        self.settle_durable(id);
+        self.settle_durable(now, id);
         Ok(())
+    }
+
+    /// Batches came in: the windows follow the rate.
+    fn measure(&mut self, now: Instant, len_bytes: u64) {
+        let windows = self.window.received(now, len_bytes);
+        self.tell_windows(now, windows);
+    }
+
+    pub(super) fn handle_echo(&mut self, now: Instant, number: u32) -> Result<(), PeerMisbehaved> {
+        let windows = self.window.echoed(now, number).map_err(|()| PeerMisbehaved::UnaskedEcho)?;
+        self.tell_windows(now, windows);
+        Ok(())
+    }
+
+    /// Tells what the windows are if they have changed, then asks how long the way is if that is due.
+    pub(super) fn tell_windows(&mut self, now: Instant, windows: Option<Windows>) {
+        if let Some(Windows { session_bytes, space_bytes }) = windows {
+            self.control.push_back(Message::Window(Window { session_bytes, space_bytes }));
+        }
+        if let Some(number) = self.window.probe(now) {
+            self.control.push_back(Message::Probe(number));
+        }
     }
 
     pub(super) fn handle_damaged_batch(
@@ -381,13 +408,13 @@ impl Session {
     /// Returns the credit of batches that may never become durable.
     fn release_unsettled(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
-        let bytes = log.unsettled.drain(..).map(|(_, bytes)| bytes).sum();
+        let bytes = log.unsettled.drain(..).map(|batch| batch.len_bytes).sum();
         let index = log.space;
         self.settle(index, bytes);
     }
 
     /// More, or less, of a log is durable here.
-    pub(super) fn advance_incoming(&mut self, id: LogId, before: Head, durable: Head) {
+    pub(super) fn advance_incoming(&mut self, now: Instant, id: LogId, before: Head, durable: Head) {
         let Some(log) = self.logs.get_mut(&id) else { return };
         if let Incoming::Open { tail, resuming } = &mut log.incoming {
             // Another session brought more, or what was durable is not any more.
@@ -398,22 +425,23 @@ impl Session {
             }
         }
         let own = *log.writer() == self.config.local;
-        self.settle_durable(id);
+        self.settle_durable(now, id);
         if !own {
             self.queue_ack(id);
         }
     }
 
     /// Returns the credit of batches that are durable.
-    fn settle_durable(&mut self, id: LogId) {
+    fn settle_durable(&mut self, now: Instant, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
         let durable = log.head().next_seq;
         let mut bytes = 0;
-        while let Some((next_seq, len_bytes)) = log.unsettled.front().copied()
-            && next_seq <= durable
+        while let Some(batch) = log.unsettled.front().copied()
+            && batch.next_seq <= durable
         {
-            bytes += len_bytes;
+            bytes += batch.len_bytes;
             log.unsettled.pop_front();
+            self.window.stored(now, batch.arrived);
         }
         let index = log.space;
         self.settle(index, bytes);
@@ -421,17 +449,17 @@ impl Session {
 
     /// Returns credit to the source, a good part of a window at a time.
     fn settle(&mut self, index: usize, bytes: u64) {
-        let limits = &self.config.limits;
+        let told = self.window.told();
         let space = &mut self.spaces[index];
         space.outstanding -= bytes;
         space.credit_due += bytes;
         self.target.outstanding -= bytes;
         self.target.credit_due += bytes;
-        if self.target.credit_due >= limits.session_window_bytes.div_ceil(CREDIT_PARTS) {
+        if self.target.credit_due >= told.session_bytes.div_ceil(CREDIT_PARTS) {
             for index in 0..self.spaces.len() {
                 self.queue_credit(index);
             }
-        } else if space.credit_due >= limits.space_window_bytes.div_ceil(CREDIT_PARTS) {
+        } else if space.credit_due >= told.space_bytes.div_ceil(CREDIT_PARTS) {
             self.queue_credit(index);
         }
     }

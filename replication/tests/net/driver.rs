@@ -1,7 +1,10 @@
 //! The loop around a session, over connections in memory and with a clock that only the tests move.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,9 +16,10 @@ use counterfoil_replication::{
 };
 use counterfoil_storage::{Genesis, Incarnation};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex, split},
+    sync::mpsc,
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::node::{Node, name, space};
@@ -116,6 +120,94 @@ async fn a_session_of_many_spaces_hears_of_each() {
     }
 }
 
+/// A connection that carries `bytes_per_second` each way, with a delay, and counts what goes from its first end.
+fn line(bytes_per_second: u64, delay: Duration) -> (DuplexStream, DuplexStream, Arc<AtomicU64>) {
+    const CHUNK: usize = 16 << 10;
+    let ((near, near_inside), (far, far_inside)) = (duplex(4 * CHUNK), duplex(4 * CHUNK));
+    let ((near_read, near_write), (far_read, far_write)) = (split(near_inside), split(far_inside));
+    let (forth, back) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    for (mut from, mut to, count) in [(near_read, far_write, forth.clone()), (far_read, near_write, back)] {
+        let (sender, mut receiver) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+        tokio::spawn(async move {
+            let (mut buffer, mut free_at) = (vec![0; CHUNK], Instant::now());
+            while let Ok(len @ 1..) = from.read(&mut buffer).await {
+                count.fetch_add(len as u64, Ordering::Relaxed);
+                free_at =
+                    free_at.max(Instant::now()) + Duration::from_nanos(len as u64 * 1_000_000_000 / bytes_per_second);
+                if sender.send((free_at + delay, buffer[..len].to_vec())).is_err() {
+                    return;
+                }
+                // A timer has milliseconds: shorter times add up.
+                sleep_until(free_at - Duration::from_millis(5)).await;
+            }
+        });
+        tokio::spawn(async move {
+            while let Some((due, bytes)) = receiver.recv().await {
+                sleep_until(due).await;
+                if to.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    (near, far, forth)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_fast_line_is_filled_without_any_setting() {
+    const BYTES_PER_SECOND: u64 = 12_500_000;
+    let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
+    let (near, far, _) = line(BYTES_PER_SECOND, Duration::from_millis(100));
+    let sender = run(source.endpoint("hub", &[("a", Direction::Send)], Policy::nothing()), near);
+    let _receiver = run(target.endpoint("a", &[], Policy::own_space_only()), far);
+    let acked = |wanted| sender.said(|event| matches!(event, Event::Acked { head, .. } if *head == wanted));
+    // It begins with a window of a tenth of a second, and fills the line within two.
+    let first = source.append(12_000);
+    let last = source.append(48_000);
+    until(&[&target], || target.head(source.log).is_some_and(|head| head.next_seq >= first.next_seq)).await;
+    let begun = Instant::now();
+    until(&[&target], || acked(last)).await;
+    let bytes = (last.next_seq.0 - first.next_seq.0) * 1024;
+    let rate = bytes as f64 / begun.elapsed().as_secs_f64();
+    assert!(rate > 0.9 * BYTES_PER_SECOND as f64, "{rate} bytes per second");
+}
+
+#[cfg(feature = "zstd")]
+#[tokio::test(start_paused = true)]
+async fn a_compressed_session_carries_the_same_in_fewer_bytes_and_only_to_who_takes_it() {
+    let mut carried = Vec::new();
+    for compresses in [false, true] {
+        let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
+        let (near, far, forth) = line(1 << 30, Duration::from_millis(1));
+        let endpoint = source.endpoint("hub", &[("a", Direction::Send)], Policy::nothing()).compressing(compresses);
+        let sender = run(endpoint, near);
+        let receiver = run(target.endpoint("a", &[], Policy::own_space_only()).compressing(true), far);
+        for count in [100, 1, 1] {
+            let head = source.append(count);
+            // One at a time: nothing waits for a block to fill.
+            let acked = |wanted| sender.said(|event| matches!(event, Event::Acked { head, .. } if *head == wanted));
+            until(&[&target], || acked(head)).await;
+        }
+        assert_eq!(target.bodies(source.log), source.bodies(source.log));
+        sender.handle.stop();
+        let ended = receiver.task.await.unwrap();
+        assert!(matches!(ended, Ended::Failed(SessionError::ClosedByPeer { .. })), "also the last word: {ended}");
+        carried.push(forth.load(Ordering::Relaxed));
+    }
+    assert!(carried[1] * 10 < carried[0], "{carried:?}");
+
+    let node = Node::by_hand("a");
+    let (near, mut far) = duplex(64 << 10);
+    let session = run(node.endpoint("hub", &[("a", Direction::Send)], Policy::nothing()).compressing(true), near);
+    far.write_all(&hello()).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    session.handle.stop();
+    let mut heard = BytesMut::new();
+    while far.read_buf(&mut heard).await.unwrap() > 0 {}
+    while codec::decode(&mut heard, u32::MAX).unwrap().is_some() {}
+    assert!(heard.is_empty(), "a peer that did not say so is not to decompress");
+}
+
 #[tokio::test(start_paused = true)]
 async fn stopping_one_end_tells_the_other() {
     let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
@@ -181,7 +273,8 @@ async fn bytes_that_are_no_message_end_the_session_at_once_and_the_peer_is_told(
     let node = Node::by_hand("hub");
     let oversized = [&(1_u32 << 30).to_le_bytes()[..], &[1]].concat();
     let unknown_kind = vec![1, 0, 0, 0, 77];
-    for bytes in [oversized, unknown_kind] {
+    let compressed_garbage = [&[2, 0, 0, 0, 2, 1][..], b"this is no stream of Zstandard"].concat();
+    for bytes in [oversized, unknown_kind, compressed_garbage] {
         let (near, mut far) = duplex(64 << 10);
         let session = run(node.endpoint("a", &[], Policy::own_space_only()), near);
         far.write_all(&hello()).await.unwrap();
@@ -211,6 +304,7 @@ fn hello() -> BytesMut {
         space_window_bytes: 1 << 20,
         batch_len_max_bytes: 1 << 20,
         next_ms: 15_000,
+        takes_zstd: false,
     };
     codec::encode(&Message::Hello(hello), &mut bytes);
     bytes

@@ -153,6 +153,7 @@ async fn a_store_does_not_dial_with_another_node_s_certificate() {
         policy: Arc::new(Policy::nothing()),
         limits: Limits::default(),
         acks: AckBoard::new(name("a")),
+        compress: false,
     };
     let error = dial(config, |_| {}).unwrap_err().to_string();
     assert!(error.contains("is for the node b, but the store is of a"), "{error}");

@@ -106,7 +106,9 @@ pub(crate) async fn listen_as(hub: &Node, authority: &Authority, address: &str, 
     bounds.handshakes_per_address_max = 4;
     let (journal, policy, limits) = (hub.journal.clone(), Arc::new(policy), Limits::default());
     let acks = AckBoard::new(journal.identity().node.clone());
-    listen(address, ListenConfig { journal, tls, policy, limits, bounds, acks }, |_, _| {}).await.unwrap()
+    listen(address, ListenConfig { journal, tls, policy, limits, bounds, acks, compress: false }, |_, _| {})
+        .await
+        .unwrap()
 }
 
 /// A link that mirrors the node's own space to `target`, and the heads that were acknowledged on it.
@@ -117,7 +119,7 @@ pub(crate) fn link(node: &Node, tls: Tls, target: &str, port: u16) -> (Link, Arc
     let acked = Arc::new(Mutex::new(Vec::new()));
     let sink = acked.clone();
     let acks = AckBoard::new(journal.identity().node.clone());
-    let link = dial(DialConfig { target, journal, tls, spaces, policy, limits, acks }, move |event| {
+    let link = dial(DialConfig { target, journal, tls, spaces, policy, limits, acks, compress: false }, move |event| {
         if let LinkEvent::Session(Event::Acked { head, .. }) = event {
             sink.lock().unwrap().push(head);
         }

@@ -30,6 +30,10 @@ pub(crate) struct Mirror {
     /// Space to mirror; the node's own name unless given
     #[arg(long, value_name = "S")]
     space: Option<String>,
+    /// Compress what is sent; not where others who may have records mirrored on this link, and see the line, must not
+    /// guess at these
+    #[arg(long)]
+    compress: bool,
     /// End once all that was there at the start is durable at the far end, or can't get there: with 1 then
     #[arg(long)]
     once: bool,
@@ -43,16 +47,24 @@ pub(crate) struct Mirror {
 pub(crate) struct Target {
     peer: String,
     tls: Tls,
+    compress: bool,
 }
 
 impl Target {
     pub(crate) fn new(peer: &str, tls: &Path) -> Result<Self, Failure> {
-        Ok(Self { peer: peer.to_owned(), tls: Tls::from_dir(tls)? })
+        Ok(Self { peer: peer.to_owned(), tls: Tls::from_dir(tls)?, compress: false })
+    }
+
+    /// Has what is sent compressed.
+    fn compress(mut self, compress: bool) -> Self {
+        self.compress = compress;
+        self
     }
 
     /// Starts a link for one space; what goes wrong on it is logged by the library.
     pub(crate) fn mirror(self, store: &Store, space: &Space) -> Result<Link, Failure> {
-        Ok(store.mirror_to(self.peer, self.tls).spaces([space.name().as_str()]).start()?)
+        let link = store.mirror_to(self.peer, self.tls).spaces([space.name().as_str()]);
+        Ok(if self.compress { link.compress().start()? } else { link.start()? })
     }
 }
 
@@ -61,7 +73,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 
 impl Mirror {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
-        let target = Target::new(&self.to, &self.tls)?;
+        let target = Target::new(&self.to, &self.tls)?.compress(self.compress);
         let store = open_to_write(&self.store)?;
         let space = space_there(&store, &self.store, self.space.as_deref())?;
         let signals = signals::receive(false)?;

@@ -46,6 +46,9 @@ pub(crate) struct Serve {
     /// Where to answer Prometheus: GET /metrics
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
+    /// Compress what is said to nodes that take it; see `counterfoil mirror --help` for when not to
+    #[arg(long)]
+    compress: bool,
     /// Mirror all spaces onward to this node, also those that come (it must grant this one `relay` on `*`)
     #[arg(long, value_name = "NODE@ADDR")]
     mirror_to: Option<String>,
@@ -64,9 +67,13 @@ impl Serve {
         if let Some(address) = &self.metrics {
             tracing::info!("metrics at http://{}/metrics", metrics::serve(address, store.clone())?);
         }
-        let onward =
-            self.mirror_to.as_ref().map(|to| store.mirror_to(to, tls.clone()).all_spaces().start()).transpose()?;
-        let server = store.serve(&self.listen, tls).policy(policy).start()?;
+        let onward = self.mirror_to.as_ref().map(|to| {
+            let link = store.mirror_to(to, tls.clone()).all_spaces();
+            if self.compress { link.compress().start() } else { link.start() }
+        });
+        let onward = onward.transpose()?;
+        let server = store.serve(&self.listen, tls).policy(policy);
+        let server = if self.compress { server.compress().start()? } else { server.start()? };
         let mut output = Output::new();
         output.line(format!("listening on {}", server.local_addr()))?;
         output.flush()?;

@@ -24,6 +24,9 @@ impl World {
         let mut limits = Limits::default();
         limits.session_window_bytes = session_window_bytes;
         limits.space_window_bytes = space_window_bytes;
+        let scope = if self.plan.windows_vary { 16 } else { 1 };
+        limits.space_window_bytes_min = space_window_bytes / scope;
+        limits.space_window_bytes_max = space_window_bytes * scope;
         let names = (self.machines[from].name.clone(), self.machines[to].name.clone());
         let config = SessionConfig {
             local: names.0.clone(),

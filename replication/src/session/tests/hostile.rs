@@ -9,7 +9,7 @@ use crate::{
     frontier::{FrontierHash, LogHead},
     message::{
         Ack, Announce, CloseReason, Credit, Flow, Heads, Heartbeat, Hello, Offer, Park, Reconciled, Refusal, Refuse,
-        Rewind, Scope, Want,
+        Rewind, Scope, Want, Window,
     },
 };
 
@@ -22,6 +22,7 @@ fn hello() -> Hello {
         space_window_bytes: 1 << 20,
         batch_len_max_bytes: 1 << 20,
         next_ms: 1000,
+        takes_zstd: false,
     }
 }
 
@@ -107,6 +108,19 @@ fn a_hello_out_of_range_is_refused() {
         };
         assert_eq!(named, field);
     }
+}
+
+#[test]
+fn windows_out_of_range_and_echoes_that_nobody_asked_for_are_refused() {
+    for (session_bytes, space_bytes, field) in [(0, 1, "session window"), (1, u64::MAX, "space window")] {
+        let mut hub = hub_after([Message::Hello(hello())]);
+        let told = Message::Window(Window { session_bytes, space_bytes });
+        assert!(
+            matches!(misbehaviour(&mut hub, told), PeerMisbehaved::OutOfRange { field: named, .. } if named == field)
+        );
+    }
+    let mut hub = hub_after([Message::Hello(hello())]);
+    assert_eq!(misbehaviour(&mut hub, Message::Echo(0)), PeerMisbehaved::UnaskedEcho);
 }
 
 #[test]
