@@ -1,5 +1,6 @@
 //! The journal: one sequence of segments on disk that holds the batches of all logs of a store.
 
+mod arrivals;
 mod background;
 mod commit;
 mod digests;
@@ -9,12 +10,15 @@ mod frame;
 mod identity;
 mod index;
 mod info;
+mod logs_file;
 mod options;
 mod queue;
 mod read;
 mod receipt;
 mod recovery;
 mod report;
+mod retention;
+mod rewrite;
 mod salvage;
 mod scan;
 mod seal;
@@ -33,13 +37,15 @@ use std::{
     time::Duration,
 };
 
+pub use arrivals::ArrivalReader;
 pub use error::{AppendError, DiskError, OpenError, Place, ReadError, StoreError};
 pub use identity::Identity;
 pub use info::{JournalStats, LogInfo};
 pub use options::{Lives, Options, RandomLives};
-pub use read::{ArrivalReader, LogReader};
+pub use read::LogReader;
 pub use receipt::Receipt;
 pub use report::{Damage, Finding, Recovery, VerifyReport};
+pub use retention::{Freed, TrimError};
 pub use verify::verify;
 pub use watch::Watch;
 pub use writer::LogWriter;
@@ -52,6 +58,7 @@ use self::{
     queue::{Queue, QueueState},
     read::{BatchCache, IndexCache},
     recovery::Frontier,
+    retention::Retention,
     seal::Sealer,
     tail::{Tail, WriteError},
 };
@@ -203,6 +210,7 @@ impl Journal {
             view: RwLock::new(opened.view),
             cache: Mutex::new(IndexCache::new(options.index_bytes)),
             batches: BatchCache::new(),
+            retention: Retention::default(),
             filler,
             hasher: threads.then(Hasher::default),
             seals: Mutex::new(Vec::new()),

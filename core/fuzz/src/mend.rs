@@ -9,6 +9,8 @@ const COPIES: [usize; 2] = [0, 4096];
 pub const FRAMES_OFFSET: usize = 8192;
 /// Length of a frame's header.
 const FRAME_HEADER_LEN: usize = 40;
+/// What stands before a rewritten batch in its entry.
+const REWRITTEN_HEADER_LEN: usize = 20;
 /// Length of a batch's header.
 const BATCH_HEADER_LEN: usize = 88;
 
@@ -39,11 +41,14 @@ pub fn batch(bytes: &mut [u8]) {
 pub fn file(name: &str, bytes: &mut [u8]) {
     match name {
         "identity" => COPIES.iter().for_each(|at| identity(bytes, *at)),
-        "extent" if bytes.len() >= 24 => {
-            let crc = crc_of(&[&bytes[..20]]);
-            put(bytes, 20, crc);
+        "extent" => {
+            for at in COPIES {
+                if bytes.len() >= at + 32 {
+                    let crc = crc_of(&[&bytes[at..at + 28]]);
+                    put(bytes, at + 28, crc);
+                }
+            }
         }
-        "extent" => {}
         _ => segment(bytes),
     }
 }
@@ -97,15 +102,31 @@ pub fn frame(bytes: &mut [u8], salt: &[u8]) -> Option<usize> {
     let mut offset = table_end;
     for row in 0..count {
         let row = u32_at(frame, FRAME_HEADER_LEN + row * 4)?;
-        let is_announcement = row >> 31 == 1;
-        let end = offset + (row & !(1 << 31)) as usize;
+        let (kind, len) = (row >> 28, (row & 0xfff_ffff) as usize);
+        let end = offset + len;
         let entry = frame.get_mut(offset..end)?;
-        let crc_at = if is_announcement { 8 } else { 84 };
-        if is_announcement && entry.len() > 12 {
-            let crc = crc_of(&[&entry[..8], &entry[12..]]);
-            put(entry, 8, crc);
-        } else {
-            batch(entry);
+        let crc_at = match kind {
+            8 => 8,
+            1 | 2 => 16,
+            3 => 4,
+            _ => 84,
+        };
+        match kind {
+            8 if entry.len() > 12 => {
+                let crc = crc_of(&[&entry[..8], &entry[12..]]);
+                put(entry, 8, crc);
+            }
+            1 | 2 if entry.len() > REWRITTEN_HEADER_LEN + BATCH_HEADER_LEN => {
+                batch(&mut entry[REWRITTEN_HEADER_LEN..]);
+                let at = REWRITTEN_HEADER_LEN + 84;
+                let crc = crc_of(&[&entry[..16], &entry[at..at + 4]]);
+                put(entry, 16, crc);
+            }
+            3 if entry.len() > 8 => {
+                let crc = crc_of(&[&entry[8..]]);
+                put(entry, 4, crc);
+            }
+            _ => batch(entry),
         }
         crcs.extend_from_slice(entry.get(crc_at..crc_at + 4)?);
         offset = end;

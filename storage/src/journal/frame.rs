@@ -15,13 +15,15 @@
 //! | 32 | 4 | CRC-32 of the segment's salt and bytes 0 to 36, these four zero |
 //! | 36 | 4 | CRC-32 of the salt, bytes 0 to 36, the table, and the entries' own CRCs |
 //!
-//! Then, unless there are no entries, a table: for each entry its length (4; the highest bit is set for an
-//! announcement), and a CRC-32 (4) of the salt and the table. So where entries begin is told by bytes that no
+//! Then, unless there are no entries, a table: for each entry its length (4; the four highest bits say what it is:
+//! 0 a batch, 1 a rewritten batch that keeps its arrival number, 2 one that takes a new number, 3 a floor,
+//! 8 an announcement),
+//! and a CRC-32 (4) of the salt and the table. So where entries begin is told by bytes that no
 //! writer of records has a say in, and the salt, which nobody but this store knows, keeps what is written in
 //! records from passing for a frame.
 //!
 //! Then the entries, each with a checksum of its own so that nothing is summed twice: batches
-//! (see the batch module) and announcements of logs:
+//! (see the batch module), rewritten batches (see the module `rewrite`), floors (see the module `retention`) and announcements of logs:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -37,7 +39,11 @@
 
 use bytes::Bytes;
 
-use super::segment::Salt;
+use super::{
+    retention::{FLOOR_MAGIC, FloorEntry},
+    rewrite::{REWRITTEN_HEADER_LEN, REWRITTEN_MAGIC, Rewritten},
+    segment::Salt,
+};
 use crate::{
     batch::{Batch, BatchHeader},
     field::Fields,
@@ -60,8 +66,10 @@ const ANNOUNCEMENT_HEADER_LEN: usize = 12;
 const HEADER_CRC_OFFSET: usize = 32;
 const CRC_OFFSET: usize = 36;
 
-/// In the table of lengths: the entry is an announcement.
-const ANNOUNCEMENT_BIT: u32 = 1 << 31;
+/// In the table of lengths: the bits below those that say what the entry is. No frame is as long.
+const ENTRY_LEN_MASK: u32 = (1 << ENTRY_KIND_SHIFT) - 1;
+const ENTRY_KIND_SHIFT: u32 = 28;
+const _: () = assert!(MAX_FRAME_LEN <= ENTRY_LEN_MASK as usize);
 
 /// What a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,15 +137,64 @@ fn announcement_crc(header: &[u8], genesis: &[u8]) -> u32 {
 pub(crate) enum FrameEntry {
     Announcement(Box<Announcement>),
     Batch(Batch),
+    /// A batch that belongs elsewhere in its log, see the module `rewrite`.
+    Rewritten(Box<Rewritten>),
+    /// Where what is kept of a log begins.
+    Floor(Box<FloorEntry>),
     Lost(Lost),
+}
+
+/// What an entry is, as the table says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EntryKind {
+    Batch,
+    /// A rewritten batch that keeps its arrival number.
+    Relocated,
+    /// A rewritten batch that takes a new arrival number.
+    Restored,
+    Floor,
+    Announcement,
+}
+
+impl EntryKind {
+    fn code(self) -> u32 {
+        match self {
+            Self::Batch => 0,
+            Self::Relocated => 1,
+            Self::Restored => 2,
+            Self::Floor => 3,
+            Self::Announcement => 8,
+        }
+    }
+
+    fn from_code(code: u32) -> Option<Self> {
+        let all = [Self::Batch, Self::Relocated, Self::Restored, Self::Floor, Self::Announcement];
+        all.into_iter().find(|kind| kind.code() == code)
+    }
+
+    /// Whether it takes an arrival number.
+    fn takes_arrival(self) -> bool {
+        matches!(self, Self::Batch | Self::Restored)
+    }
 }
 
 /// An entry that is damaged, in a frame of which the rest is whole.
 #[derive(Debug, Clone)]
 pub(crate) struct Lost {
     pub(crate) bytes: Bytes,
-    /// It was a batch.
-    pub(crate) takes_arrival: bool,
+    pub(crate) kind: EntryKind,
+}
+
+impl Lost {
+    /// The header of the batch that it was, as far as it can be told.
+    pub(crate) fn header(&self) -> Option<BatchHeader> {
+        let bytes = match self.kind {
+            EntryKind::Batch => &self.bytes,
+            EntryKind::Relocated | EntryKind::Restored => self.bytes.get(REWRITTEN_HEADER_LEN..)?,
+            EntryKind::Floor | EntryKind::Announcement => return None,
+        };
+        BatchHeader::decode(bytes).ok()
+    }
 }
 
 impl FrameEntry {
@@ -146,23 +203,35 @@ impl FrameEntry {
         match self {
             Self::Announcement(announcement) => &announcement.bytes,
             Self::Batch(batch) => batch.bytes(),
+            Self::Rewritten(rewritten) => rewritten.bytes(),
+            Self::Floor(floor) => floor.bytes(),
             Self::Lost(lost) => &lost.bytes,
+        }
+    }
+
+    /// What it is, or was.
+    pub(crate) fn kind(&self) -> EntryKind {
+        match self {
+            Self::Announcement(_) => EntryKind::Announcement,
+            Self::Batch(_) => EntryKind::Batch,
+            Self::Rewritten(rewritten) if rewritten.kept_arrival().is_some() => EntryKind::Relocated,
+            Self::Rewritten(_) => EntryKind::Restored,
+            Self::Floor(_) => EntryKind::Floor,
+            Self::Lost(lost) => lost.kind,
         }
     }
 
     /// Whether it takes an arrival number.
     pub(crate) fn takes_arrival(&self) -> bool {
-        match self {
-            Self::Announcement(_) => false,
-            Self::Batch(_) => true,
-            Self::Lost(lost) => lost.takes_arrival,
-        }
+        self.kind().takes_arrival()
     }
 
     fn crc(&self) -> u32 {
         match self {
             Self::Announcement(announcement) => announcement.crc(),
             Self::Batch(batch) => batch.crc(),
+            Self::Rewritten(rewritten) => rewritten.crc(),
+            Self::Floor(floor) => floor.crc(),
             // Frames with lost entries are never written.
             Self::Lost(_) => 0,
         }
@@ -172,6 +241,12 @@ impl FrameEntry {
     pub(crate) fn split(bytes: &mut Bytes) -> Result<Self, &'static str> {
         if bytes.starts_with(&ANNOUNCEMENT_MAGIC) {
             return split_announcement(bytes).map(Box::new).map(Self::Announcement);
+        }
+        if bytes.starts_with(&REWRITTEN_MAGIC) {
+            return Rewritten::split(bytes).map(Box::new).map(Self::Rewritten);
+        }
+        if bytes.starts_with(&FLOOR_MAGIC) {
+            return FloorEntry::split(bytes).map(Box::new).map(Self::Floor);
         }
         let len =
             BatchHeader::decode(bytes).map_err(|_| "an entry is neither a batch nor an announcement")?.batch_len();
@@ -203,21 +278,23 @@ fn split_announcement(bytes: &mut Bytes) -> Result<Announcement, &'static str> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TableRow {
     pub(crate) len: usize,
-    pub(crate) is_announcement: bool,
+    pub(crate) kind: EntryKind,
 }
 
 impl TableRow {
     fn of(entry: &FrameEntry) -> Self {
-        Self { len: entry.bytes().len(), is_announcement: !entry.takes_arrival() }
+        Self { len: entry.bytes().len(), kind: entry.kind() }
     }
 
     fn encode(self) -> [u8; 4] {
-        (self.len as u32 | if self.is_announcement { ANNOUNCEMENT_BIT } else { 0 }).to_le_bytes()
+        (self.len as u32 | self.kind.code() << ENTRY_KIND_SHIFT).to_le_bytes()
     }
 
-    fn decode(bytes: [u8; 4]) -> Self {
+    /// `None` if it says what no version of this knows: the table is taken for damaged then.
+    fn decode(bytes: [u8; 4]) -> Option<Self> {
         let word = u32::from_le_bytes(bytes);
-        Self { len: (word & !ANNOUNCEMENT_BIT) as usize, is_announcement: word & ANNOUNCEMENT_BIT != 0 }
+        let kind = EntryKind::from_code(word >> ENTRY_KIND_SHIFT)?;
+        Some(Self { len: (word & ENTRY_LEN_MASK) as usize, kind })
     }
 }
 
@@ -230,7 +307,7 @@ pub(crate) fn entries_offset(count: usize) -> usize {
 pub(crate) fn read_table(bytes: &[u8], count: usize, salt: &Salt) -> Option<Vec<TableRow>> {
     let table = bytes.get(FRAME_HEADER_LEN..entries_offset(count))?;
     let Some((rows, crc)) = table.split_last_chunk::<4>() else { return Some(Vec::new()) };
-    (salted_crc(salt, &[rows]) == u32::from_le_bytes(*crc)).then(|| rows_of(rows))
+    if salted_crc(salt, &[rows]) == u32::from_le_bytes(*crc) { rows_of(rows) } else { None }
 }
 
 /// The same where the header, which says how many rows there are, is damaged.
@@ -241,13 +318,13 @@ pub(crate) fn find_table(bytes: &[u8], salt: &Salt) -> Option<Vec<TableRow>> {
     for count in 1..words.len() / 4 {
         hasher.update(&words[4 * count - 4..4 * count]);
         if hasher.clone().finalize().to_le_bytes() == words[4 * count..4 * count + 4] {
-            return Some(rows_of(&words[..4 * count]));
+            return rows_of(&words[..4 * count]);
         }
     }
     None
 }
 
-fn rows_of(bytes: &[u8]) -> Vec<TableRow> {
+fn rows_of(bytes: &[u8]) -> Option<Vec<TableRow>> {
     bytes.as_chunks().0.iter().map(|word| TableRow::decode(*word)).collect()
 }
 
@@ -413,7 +490,11 @@ mod tests {
         let mut builder = BatchBuilder::with_capacity(16);
         builder.push(Hlc::from_bits(7), b"body");
         let batch = builder.seal(genesis.log_id(), genesis.head());
-        vec![FrameEntry::Announcement(Box::new(Announcement::new(genesis))), FrameEntry::Batch(batch)]
+        let rewritten = [Rewritten::relocated(batch.clone(), Arrival(2)), Rewritten::restored(batch.clone())];
+        let mut entries =
+            vec![FrameEntry::Announcement(Box::new(Announcement::new(genesis))), FrameEntry::Batch(batch)];
+        entries.extend(rewritten.map(Box::new).map(FrameEntry::Rewritten));
+        entries
     }
 
     fn frame_bytes() -> Vec<u8> {
@@ -432,7 +513,8 @@ mod tests {
         let bytes = frame_bytes();
         let frame = parse(&bytes, &SALT).unwrap();
         assert_eq!(frame.header.commit, CommitNumber(3));
-        assert_eq!(frame.entries.len(), 2);
+        assert_eq!(frame.entries.len(), 4);
+        assert_eq!(frame.batch_count(), 2, "one that is relocated takes no number");
         for bit in 0..bytes.len() * 8 {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -449,12 +531,12 @@ mod tests {
     fn the_bytes_of_a_frame_are_fixed_for_ever() {
         let bytes = frame_bytes();
         let golden =
-            [&b"CFF1\0\0\0\0"[..], &[0xc2, 0, 0, 0, 2, 0, 0, 0], &[3, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]]
+            [&b"CFF1\0\0\0\0"[..], &[0xae, 1, 0, 0, 4, 0, 0, 0], &[3, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]]
                 .concat();
         assert_eq!(bytes[..HEADER_CRC_OFFSET], golden);
-        assert_eq!(bytes[FRAME_HEADER_LEN..][..8], *b"\x30\0\0\x80\x5e\0\0\0");
-        assert_eq!(bytes[FRAME_HEADER_LEN + 12..][..8], *b"CFA1\x24\0\0\0");
-        assert_eq!(Digest::of(&bytes).to_string(), "fea594cf2624f1b2a286fad6899e83fd9d112b214eaefae01fcff0810e94becf");
+        assert_eq!(bytes[FRAME_HEADER_LEN..][..16], *b"\x30\0\0\x80\x5e\0\0\0\x72\0\0\x10\x72\0\0\x20");
+        assert_eq!(bytes[FRAME_HEADER_LEN + 20..][..8], *b"CFA1\x24\0\0\0");
+        assert_eq!(Digest::of(&bytes).to_string(), "dd65661cf566e59d941d0d736c6d578d443dc9a91909cd5653b55d6a1952946a");
     }
 
     use crate::ids::Digest;

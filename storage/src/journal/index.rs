@@ -16,22 +16,34 @@
 //! | 8 | length of the footer |
 //! | 4 | number of rows |
 //! | 4 | number of entries |
-//! | 4 | zero |
+//! | 4 | number of rewritten batches |
 //! | 4 | CRC-32 of the footer with these four bytes zero |
 //!
 //! Then the rows, ascending by log id: length of the genesis (4), genesis, next sequence number (8),
 //! digest (32), time of the last record (8), bytes in the store (8), number of entries here (4),
 //! segment of the run before + 1 or 0 (8), nodes of the path (4), each: depth (4), segment (8),
-//! first sequence number (8). Then the entries in order of arrival, each: row (4), number of
-//! records (4), first sequence number (8), arrival number (8), offset (8), length (4).
+//! first sequence number (8); number of ranges rewritten (4), each: first sequence number (8), first one behind it (8),
+//! segment (8); where what is kept begins: first sequence number (8), digest that it follows (32), bytes below it (8), the
+//! segment whose frames say so last (8); the segment that it is announced in (8). Only a footer of all logs has ranges: one of some logs is preceded by one that has.
+//! Then the entries in order of arrival, each: row (4), number of
+//! records (4), first sequence number (8), arrival number (8), offset (8), length (4). Then the rewritten batches (see the
+//! module `rewrite`), ascending by log and sequence number, likewise.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 
-use super::frame::{Frame, FrameEntry};
+use super::{
+    frame::{Frame, FrameEntry},
+    retention::Floor,
+    rewrite::{REWRITTEN_HEADER_LEN, RewriteRange, Rewrites},
+};
 use crate::{
-    batch::{HEADER_LEN, MAX_BATCH_LEN},
+    batch::{BatchHeader, HEADER_LEN, MAX_BATCH_LEN},
     field::Fields,
     genesis::{Genesis, MAX_GENESIS_LEN},
     ids::{Arrival, Digest, Head, LogId, SegmentNumber, Seq},
@@ -44,6 +56,9 @@ const CRC_OFFSET: usize = 28;
 const ENTRY_LEN: usize = 36;
 const FLAG_ALL_LOGS: u32 = 1;
 
+/// About the memory that the index of one rewritten batch takes, in bytes.
+const REWRITTEN_BYTES: usize = 2 * (size_of::<Entry>() + 2 * (size_of::<LogId>() + size_of::<Seq>()));
+
 /// Positions and sums at or above this, an exabyte, are taken for damage, so that adding to one can't overflow.
 pub(crate) const POSITION_MAX: u64 = 1 << 60;
 
@@ -53,7 +68,7 @@ pub(crate) const MAX_FOOTER_LEN: usize = 256 << 20;
 /// Where one batch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Index of its run.
+    /// Index of its run; of a rewritten batch, which is in none, 0.
     run: u32,
     pub(crate) record_count: u32,
     pub(crate) first_seq: Seq,
@@ -126,6 +141,10 @@ pub(crate) struct SegmentIndex {
     entries: Vec<Entry>,
     runs: Vec<Run>,
     by_log: HashMap<LogId, u32, RandomState>,
+    /// By where they belong. Of one that was rewritten here twice, the later.
+    rewritten: BTreeMap<(LogId, Seq), Entry>,
+    /// The same by arrival.
+    rewritten_by_arrival: BTreeMap<Arrival, (LogId, Seq)>,
 }
 
 impl SegmentIndex {
@@ -163,14 +182,67 @@ impl SegmentIndex {
         let mut offset = offset + frame.header.entries_offset() as u64;
         for entry in &frame.entries {
             let len = entry.bytes().len() as u32;
-            if let FrameEntry::Batch(batch) = entry {
-                let header = batch.header();
-                let run = self.run_of(header.log);
-                self.push(run, header.first_seq, header.record_count, arrival, offset, len);
+            match entry {
+                FrameEntry::Batch(batch) => {
+                    let header = batch.header();
+                    let run = self.run_of(header.log);
+                    self.push(run, header.first_seq, header.record_count, arrival, offset, len);
+                }
+                FrameEntry::Rewritten(rewritten) => {
+                    let arrival = rewritten.kept_arrival().unwrap_or(arrival);
+                    self.push_rewritten(rewritten.batch().header(), arrival, offset);
+                }
+                FrameEntry::Announcement(_) | FrameEntry::Floor(_) | FrameEntry::Lost(_) => {}
             }
             arrival.0 += u64::from(entry.takes_arrival());
             offset += u64::from(len);
         }
+    }
+
+    /// Adds a rewritten batch whose entry lies at `offset`.
+    pub(crate) fn push_rewritten(&mut self, header: &BatchHeader, arrival: Arrival, offset: u64) {
+        let BatchHeader { log, first_seq, record_count, .. } = *header;
+        let (offset, len) = (offset + REWRITTEN_HEADER_LEN as u64, header.batch_len() as u32);
+        self.insert_rewritten(log, Entry { run: 0, record_count, first_seq, arrival, offset, len });
+    }
+
+    fn insert_rewritten(&mut self, log: LogId, entry: Entry) {
+        let place = (log, entry.first_seq);
+        if let Some(earlier) = self.rewritten.insert(place, entry) {
+            self.rewritten_by_arrival.remove(&earlier.arrival);
+        }
+        self.rewritten_by_arrival.insert(entry.arrival, place);
+    }
+
+    /// Up to `limit` rewritten batches of `log` from the one that holds `seq`.
+    pub(crate) fn rewritten_from(&self, log: LogId, seq: Seq, limit: usize) -> Vec<Entry> {
+        let holds = |(_, entry): &(&(LogId, Seq), &Entry)| entry.next_seq() > seq;
+        let before = self.rewritten.range((log, Seq::ZERO)..=(log, seq)).next_back().filter(holds);
+        let behind = (Bound::Excluded((log, seq)), Bound::Included((log, Seq(u64::MAX))));
+        before.into_iter().chain(self.rewritten.range(behind)).take(limit).map(|(_, entry)| *entry).collect()
+    }
+
+    /// Up to `limit` rewritten batches with their logs, from `arrival` on.
+    pub(crate) fn rewritten_arrivals_from(&self, arrival: Arrival, limit: usize) -> Vec<(LogId, Entry)> {
+        let places = self.rewritten_by_arrival.range(arrival..).take(limit);
+        places.filter_map(|(_, place)| Some((place.0, *self.rewritten.get(place)?))).collect()
+    }
+
+    /// The batches in runs with their logs, by arrival.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (LogId, Entry)> {
+        self.entries.iter().map(|entry| (self.runs[entry.run as usize].log, *entry))
+    }
+
+    /// The rewritten batches with their logs, by where they belong.
+    pub(crate) fn rewritten(&self) -> impl Iterator<Item = (LogId, &Entry)> {
+        self.rewritten.iter().map(|((log, _), entry)| (*log, entry))
+    }
+
+    /// The first and the last arrival number of the rewritten batches; none if there are none.
+    pub(crate) fn rewritten_arrivals(&self) -> Option<(Arrival, Arrival)> {
+        let (first, _) = self.rewritten_by_arrival.first_key_value()?;
+        let (last, _) = self.rewritten_by_arrival.last_key_value()?;
+        Some((*first, *last))
     }
 
     /// The run of a log; one without links is begun if there is none.
@@ -188,6 +260,9 @@ impl SegmentIndex {
         for run in &mut self.runs {
             run.entries.retain(|entry| (*entry as usize) < kept);
         }
+        self.rewritten.retain(|_, entry| entry.offset < end);
+        let rewritten = &self.rewritten;
+        self.rewritten_by_arrival.retain(|_, place| rewritten.contains_key(place));
     }
 
     /// The batch of `log` that holds `seq`.
@@ -202,6 +277,17 @@ impl SegmentIndex {
             }
         }
         Lookup::Missing { resumes_at: entries.get(after).map(|&entry| self.entries[entry as usize].first_seq) }
+    }
+
+    /// The batch of `log` that holds `seq`, among the rewritten ones or in its run.
+    pub(crate) fn find_in(&self, rewritten: bool, log: LogId, seq: Seq) -> Option<Entry> {
+        if rewritten {
+            return self.rewritten_from(log, seq, 1).first().filter(|entry| entry.first_seq <= seq).copied();
+        }
+        match self.find(log, seq) {
+            Lookup::Found(entry) => Some(entry),
+            Lookup::Missing { .. } => None,
+        }
     }
 
     /// How many entries of a run begin at or before `seq`.
@@ -254,7 +340,10 @@ impl SegmentIndex {
 
     /// Memory that it takes, in bytes.
     pub(crate) fn size_bytes(&self) -> usize {
-        self.entries.len() * (size_of::<Entry>() + 4) + self.runs.len() * (size_of::<Run>() + 160) + 256
+        self.entries.len() * (size_of::<Entry>() + 4)
+            + self.runs.len() * (size_of::<Run>() + 160)
+            + self.rewritten.len() * REWRITTEN_BYTES
+            + 256
     }
 }
 
@@ -266,6 +355,14 @@ pub(crate) struct LogRow {
     pub(crate) last_time: Hlc,
     pub(crate) bytes: u64,
     pub(crate) links: RunLinks,
+    /// Which of its records are to be read from rewritten batches.
+    pub(crate) rewrites: Rewrites,
+    /// Where what is kept of it begins.
+    pub(crate) floor: Floor,
+    /// The segment that says so last; the first one if nothing of the log has been trimmed.
+    pub(crate) floor_in: SegmentNumber,
+    /// The segment that it is announced in; the first one if the file of logs has it.
+    pub(crate) announced_in: SegmentNumber,
 }
 
 /// What a sealed segment ends in.
@@ -300,15 +397,19 @@ impl Footer {
                 row_of_run[run as usize] = number as u32;
             }
             let entries = run.map_or(0, |run| self.index.runs[run as usize].entries.len());
-            encode_row(&mut out, row, entries as u32);
+            encode_row(&mut out, row, entries as u32, self.all_logs);
         }
         for entry in &self.index.entries {
-            out.extend_from_slice(&row_of_run[entry.run as usize].to_le_bytes());
-            out.extend_from_slice(&entry.record_count.to_le_bytes());
-            out.extend_from_slice(&entry.first_seq.0.to_le_bytes());
-            out.extend_from_slice(&entry.arrival.0.to_le_bytes());
-            out.extend_from_slice(&entry.offset.to_le_bytes());
-            out.extend_from_slice(&entry.len.to_le_bytes());
+            encode_entry(&mut out, row_of_run[entry.run as usize], entry);
+        }
+        let mut rewritten_count = 0_u32;
+        for (log, entry) in self.index.rewritten() {
+            let row = self.rows.binary_search_by_key(&log, |(log, _)| *log);
+            debug_assert!(row.is_ok(), "a log that has anything here has a row");
+            if let Ok(row) = row {
+                encode_entry(&mut out, row as u32, entry);
+                rewritten_count += 1;
+            }
         }
         let len = out.len() as u64;
         out[0..4].copy_from_slice(&MAGIC);
@@ -316,6 +417,7 @@ impl Footer {
         out[8..16].copy_from_slice(&len.to_le_bytes());
         out[16..20].copy_from_slice(&(self.rows.len() as u32).to_le_bytes());
         out[20..24].copy_from_slice(&(self.index.entries.len() as u32).to_le_bytes());
+        out[24..28].copy_from_slice(&rewritten_count.to_le_bytes());
         let crc = crc32fast::hash(&out);
         out[CRC_OFFSET..FOOTER_HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
         out
@@ -337,6 +439,7 @@ impl Footer {
         let _len = fields.u64()?;
         let row_count = fields.u32()?;
         let entry_count = fields.u32()? as usize;
+        let rewritten_count = fields.u32()? as usize;
         let mut fields = Fields(rest);
         let mut rows: Vec<(LogId, LogRow)> = Vec::new();
         let mut index = SegmentIndex::default();
@@ -356,7 +459,7 @@ impl Footer {
             }
             rows.push((log, row));
         }
-        if fields.0.len() != entry_count.checked_mul(ENTRY_LEN)? {
+        if fields.0.len() != entry_count.checked_add(rewritten_count)?.checked_mul(ENTRY_LEN)? {
             return None;
         }
         index.entries.reserve_exact(entry_count);
@@ -374,11 +477,30 @@ impl Footer {
             index.runs[run as usize].entries.push(number as u32);
             index.entries.push(entry);
         }
+        for _ in 0..rewritten_count {
+            let (log, row) = rows.get(fields.u32()? as usize)?;
+            let entry = decode_entry(0, &mut fields)?;
+            let last = index.rewritten.last_key_value().map(|((log, _), last)| (*log, last.next_seq()));
+            let follows = last.is_none_or(|(last, end)| last < *log || (last == *log && end <= entry.first_seq));
+            if !follows || entry.next_seq() > row.head.next_seq {
+                return None;
+            }
+            index.insert_rewritten(*log, entry);
+        }
         Some(Self { all_logs: flags & FLAG_ALL_LOGS != 0, rows, index: Arc::new(index) })
     }
 }
 
-fn encode_row(out: &mut Vec<u8>, row: &LogRow, entries: u32) {
+fn encode_entry(out: &mut Vec<u8>, row: u32, entry: &Entry) {
+    out.extend_from_slice(&row.to_le_bytes());
+    out.extend_from_slice(&entry.record_count.to_le_bytes());
+    out.extend_from_slice(&entry.first_seq.0.to_le_bytes());
+    out.extend_from_slice(&entry.arrival.0.to_le_bytes());
+    out.extend_from_slice(&entry.offset.to_le_bytes());
+    out.extend_from_slice(&entry.len.to_le_bytes());
+}
+
+fn encode_row(out: &mut Vec<u8>, row: &LogRow, entries: u32, all_logs: bool) {
     let genesis = row.genesis.encode();
     out.extend_from_slice(&(genesis.len() as u32).to_le_bytes());
     out.extend_from_slice(&genesis);
@@ -394,6 +516,18 @@ fn encode_row(out: &mut Vec<u8>, row: &LogRow, entries: u32) {
         out.extend_from_slice(&node.segment.0.to_le_bytes());
         out.extend_from_slice(&node.first_seq.0.to_le_bytes());
     }
+    let rewrites = if all_logs { row.rewrites.ranges() } else { &[] };
+    out.extend_from_slice(&(rewrites.len() as u32).to_le_bytes());
+    for range in rewrites {
+        out.extend_from_slice(&range.first_seq.0.to_le_bytes());
+        out.extend_from_slice(&range.next_seq.0.to_le_bytes());
+        out.extend_from_slice(&range.segment.0.to_le_bytes());
+    }
+    out.extend_from_slice(&row.floor.head.next_seq.0.to_le_bytes());
+    out.extend_from_slice(row.floor.head.digest.as_bytes());
+    out.extend_from_slice(&row.floor.bytes.to_le_bytes());
+    out.extend_from_slice(&row.floor_in.0.to_le_bytes());
+    out.extend_from_slice(&row.announced_in.0.to_le_bytes());
 }
 
 fn decode_row(fields: &mut Fields<'_>) -> Option<(LogRow, u32)> {
@@ -418,7 +552,26 @@ fn decode_row(fields: &mut Fields<'_>) -> Option<(LogRow, u32)> {
         })
         .collect::<Option<Vec<_>>>()?;
     let links = RunLinks { path: path.into(), previous };
-    Some((LogRow { genesis, head: Head { next_seq, digest }, last_time, bytes, links }, entries))
+    let range_count = fields.u32()?;
+    let ranges = (0..range_count)
+        .map(|_| {
+            let (first, next, segment) = (fields.u64()?, fields.u64()?, fields.u64()?);
+            let is_bounded = next <= next_seq.0 && segment < POSITION_MAX;
+            is_bounded.then_some(RewriteRange {
+                first_seq: Seq(first),
+                next_seq: Seq(next),
+                segment: SegmentNumber(segment),
+            })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    let rewrites = Rewrites::from_ranges(ranges)?;
+    let floor_seq = Seq(fields.u64().filter(|seq| *seq <= next_seq.0)?);
+    let floor_head = Head { next_seq: floor_seq, digest: Digest::from_bytes(fields.array()?) };
+    let floor = Floor { head: floor_head, bytes: fields.u64().filter(|bytes| *bytes < POSITION_MAX)? };
+    let floor_in = SegmentNumber(fields.u64().filter(|segment| *segment < POSITION_MAX)?);
+    let announced_in = SegmentNumber(fields.u64().filter(|segment| *segment < POSITION_MAX)?);
+    let head = Head { next_seq, digest };
+    Some((LogRow { genesis, head, last_time, bytes, links, rewrites, floor, floor_in, announced_in }, entries))
 }
 
 fn decode_entry(run: u32, fields: &mut Fields<'_>) -> Option<Entry> {
@@ -443,6 +596,18 @@ mod tests {
         Arc::new(Genesis::new(SpaceName::new("s").unwrap(), NodeName::new("n").unwrap(), [number; 16]))
     }
 
+    fn rewrites(number: u8) -> Rewrites {
+        let mut rewrites = Rewrites::default();
+        if number == 1 {
+            rewrites.insert(RewriteRange { first_seq: Seq(0), next_seq: Seq(6), segment: SegmentNumber(5) });
+        }
+        rewrites
+    }
+
+    fn floor_head(number: u8) -> Head {
+        Head { next_seq: Seq::ZERO, digest: Digest::from_bytes([number; 32]) }
+    }
+
     fn footer() -> Footer {
         let mut rows: Vec<_> = (0..3)
             .map(|number| {
@@ -451,7 +616,17 @@ mod tests {
                     if number == 2 { RunLinks::default() } else { RunLinks::default().next(SegmentNumber(4), Seq(0)) };
                 (
                     genesis.log_id(),
-                    LogRow { head: genesis.head(), genesis, last_time: Hlc::from_bits(9), bytes: 77, links },
+                    LogRow {
+                        head: genesis.head(),
+                        genesis,
+                        last_time: Hlc::from_bits(9),
+                        bytes: 77,
+                        links,
+                        rewrites: rewrites(number),
+                        floor: Floor { head: floor_head(number), bytes: 40 * u64::from(number) },
+                        floor_in: SegmentNumber(3),
+                        announced_in: SegmentNumber(2),
+                    },
                 )
             })
             .collect();
@@ -464,6 +639,18 @@ mod tests {
             let log = genesis((number % 2) as u8).log_id();
             index.push(index.by_log[&log], Seq(number / 2 * 3), 3, Arrival(100 + number), 8192 + number * 400, 400);
         }
+        for first_seq in [3, 0] {
+            let (log, offset) = (genesis(1).log_id(), 20_000 + first_seq * 300);
+            let entry = Entry {
+                run: 0,
+                record_count: 3,
+                first_seq: Seq(first_seq),
+                arrival: Arrival(first_seq),
+                offset,
+                len: 300,
+            };
+            index.insert_rewritten(log, entry);
+        }
         Footer { all_logs: true, rows, index: Arc::new(index) }
     }
 
@@ -472,6 +659,39 @@ mod tests {
         let mut footer = footer();
         footer.rows.iter_mut().for_each(|(_, row)| row.head.next_seq = Seq(15));
         footer
+    }
+
+    #[test]
+    fn rewritten_batches_are_found_by_place_and_by_arrival_apart_from_the_runs() {
+        let log = genesis(1).log_id();
+        let read = Footer::decode(&sound_footer().encode()).unwrap();
+        for index in [&sound_footer().index, &read.index] {
+            let offsets =
+                |seq| index.rewritten_from(log, Seq(seq), 9).iter().map(|entry| entry.offset).collect::<Vec<_>>();
+            assert_eq!(
+                (offsets(0), offsets(2), offsets(4), offsets(6)),
+                (vec![20_000, 20_900], vec![20_000, 20_900], vec![20_900], vec![])
+            );
+            assert!(index.rewritten_from(genesis(0).log_id(), Seq(0), 9).is_empty());
+            assert_eq!(index.rewritten_arrivals(), Some((Arrival(0), Arrival(3))));
+            let arrivals = index.rewritten_arrivals_from(Arrival(1), 9);
+            assert_eq!(arrivals.iter().map(|(_, entry)| entry.first_seq).collect::<Vec<_>>(), [Seq(3)]);
+            assert_eq!(index.run_from(log, Seq(0), 1)[0].offset, 8592, "what stands in order is found as before");
+        }
+        let mut cut = SegmentIndex::clone(&read.index);
+        cut.cut(20_900);
+        assert_eq!(
+            (cut.rewritten_from(log, Seq(0), 9).len(), cut.rewritten_arrivals()),
+            (1, Some((Arrival(0), Arrival(0))))
+        );
+    }
+
+    #[test]
+    fn a_footer_of_some_logs_leaves_out_what_one_of_all_logs_has_said() {
+        let some = Footer { all_logs: false, ..sound_footer() };
+        let read = Footer::decode(&some.encode()).unwrap();
+        assert!(read.rows.iter().all(|(_, row)| row.rewrites.ranges().is_empty()));
+        assert_eq!(read.index.rewritten().count(), 2);
     }
 
     #[test]
@@ -534,7 +754,7 @@ mod tests {
     fn the_bytes_of_a_footer_are_fixed_for_ever() {
         assert_eq!(
             Digest::of(&footer().encode()).to_string(),
-            "b0bbb9de810ee7cf77173ae8ed998cb32572b4ef17740e55d4d3b61cab56e6aa"
+            "9036e66b7c876d7fb6c245a9e06421365a5389681b4824f7355a189b26ccd102"
         );
     }
 

@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 
 use super::{
     error::{AppendError, DiskError},
-    frame::Announcement,
+    frame::{Announcement, FrameEntry},
 };
 use crate::{
     batch::{Attributes, Batch, BatchBuilder, HEADER_LEN},
@@ -48,6 +48,8 @@ pub(crate) enum Item {
     Open { slot: usize, log: LogId, builder: BatchBuilder },
     /// A batch of another node's, verbatim, or one of this node's that is full.
     Batch { slot: usize, batch: Batch },
+    /// What leaves the head of its log as it is: a batch that belongs elsewhere in it, or a floor.
+    OutOfOrder { slot: usize, entry: FrameEntry },
 }
 
 /// A log as far as it is queued.
@@ -311,6 +313,13 @@ impl Queue {
         self.items.push(Item::Batch { slot, batch });
     }
 
+    /// Queues what leaves the head of its log as it is.
+    pub(crate) fn push_out_of_order(&mut self, slot: usize, entry: FrameEntry) {
+        self.announce(slot);
+        self.bytes += entry.bytes().len();
+        self.items.push(Item::OutOfOrder { slot, entry });
+    }
+
     /// Takes what is queued as the group in flight and begins the next one.
     pub(crate) fn take(&mut self) -> (Arc<Group>, Vec<Item>) {
         debug_assert!(self.in_flight.is_none(), "one group is written at a time");
@@ -384,7 +393,10 @@ impl Item {
     /// The slot of its log.
     pub(crate) fn slot(&self) -> usize {
         match self {
-            Self::Announcement { slot, .. } | Self::Open { slot, .. } | Self::Batch { slot, .. } => *slot,
+            Self::Announcement { slot, .. }
+            | Self::Open { slot, .. }
+            | Self::Batch { slot, .. }
+            | Self::OutOfOrder { slot, .. } => *slot,
         }
     }
 

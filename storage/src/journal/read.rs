@@ -1,4 +1,4 @@
-//! Reading what is durable: by log and sequence number, or by arrival.
+//! Reading what is durable, by log and sequence number. By arrival: see the module `arrivals`.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,19 +14,20 @@ use super::{
     error::{Place, ReadError},
     frame::align,
     index::{Entry, Footer, Lookup, RunLinks, SegmentIndex},
+    rewrite::RewriteRange,
     scan::{FrameAt, Resumed, Scanner},
     segment::{self, HeaderState, SegmentHeader, Window},
-    view::SealedSegment,
+    view::{ActiveSegment, Ring, SealedSegment, View},
 };
 use crate::{
     batch::Batch,
     ids::{Arrival, LogId, SegmentNumber, Seq},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, RwLockReadGuard},
     vfs::{OpenMode, VfsFile, read_full},
 };
 
 /// How many batches are looked up at a time.
-const LOOKUP_BATCHES: usize = 64;
+pub(super) const LOOKUP_BATCHES: usize = 64;
 
 /// Bytes read ahead where batches lie close together, unless told otherwise.
 const READ_AHEAD: usize = 256 << 10;
@@ -34,9 +35,9 @@ const READ_AHEAD: usize = 256 << 10;
 /// A segment with its index in memory.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadedSegment {
-    number: SegmentNumber,
-    file: Arc<dyn VfsFile>,
-    index: Arc<SegmentIndex>,
+    pub(super) number: SegmentNumber,
+    pub(super) file: Arc<dyn VfsFile>,
+    pub(super) index: Arc<SegmentIndex>,
 }
 
 /// Segments used of late, with their indexes; bounded in bytes.
@@ -52,6 +53,13 @@ pub(crate) struct IndexCache {
 impl IndexCache {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self { segments: HashMap::default(), bytes: 0, bytes_max, uses: 0 }
+    }
+
+    /// Forgets segments that have been freed: their files take space as long as they are open.
+    pub(crate) fn remove_before(&mut self, first: SegmentNumber) {
+        for (_, (removed, _)) in self.segments.extract_if(|number, _| *number < first) {
+            self.bytes -= removed.index.size_bytes();
+        }
     }
 
     fn find(&mut self, number: SegmentNumber) -> Option<LoadedSegment> {
@@ -110,20 +118,71 @@ impl BatchCache {
 
 /// Some batches of one segment that are to be read next.
 #[derive(Debug)]
-struct Extract {
-    segment: SegmentNumber,
-    file: Arc<dyn VfsFile>,
-    entries: VecDeque<(LogId, Entry, Option<Batch>)>,
+pub(super) struct Extract {
+    pub(super) segment: SegmentNumber,
+    pub(super) file: Arc<dyn VfsFile>,
+    pub(super) entries: VecDeque<Listed>,
+}
+
+/// A batch that is to be read.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) log: LogId,
+    pub(super) entry: Entry,
+    /// If it is at hand.
+    pub(super) batch: Option<Batch>,
+    pub(super) standing: Standing,
+}
+
+/// What a batch in a segment is to those who read by arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// Read here.
+    Here,
+    /// It has been rewritten, and is read where it stands now.
+    Elsewhere,
+    /// Below its log's floor.
+    Trimmed,
+}
+
+impl Listed {
+    fn new(log: LogId, entry: Entry, batch: Option<Batch>) -> Self {
+        Self { log, entry, batch, standing: Standing::Here }
+    }
 }
 
 /// Where a sequence number is.
-enum Located {
+#[derive(Debug)]
+pub(super) enum Located {
     /// In these batches, or before the first of them.
     Extract(Extract),
     /// In no batch that can be found; the log goes on here.
     Hole { resumes_at: Seq },
+    /// It is kept no more; the log goes on here.
+    Trimmed { first_available: Seq },
     /// The log durably ends before it.
     End,
+}
+
+impl Located {
+    /// What there is before `end`; without any a hole.
+    fn of(extract: Extract, end: Seq) -> Self {
+        if extract.entries.is_empty() { Self::Hole { resumes_at: end } } else { Self::Extract(extract) }
+    }
+}
+
+/// Those entries of the segment that grows that begin before `end`.
+fn active_extract(ring: &Ring, active: &ActiveSegment, log: LogId, entries: Vec<Entry>, end: Seq) -> Extract {
+    let entries = entries.into_iter().take_while(|entry| entry.first_seq < end);
+    let entries = entries.map(|entry| Listed::new(log, entry, ring.batch(entry.arrival).cloned())).collect();
+    Extract { segment: active.number, file: Arc::clone(&active.file), entries }
+}
+
+/// Those entries of a sealed segment that begin before `end`.
+fn sealed_extract(segment: LoadedSegment, log: LogId, entries: Vec<Entry>, end: Seq) -> Extract {
+    let entries = entries.into_iter().take_while(|entry| entry.first_seq < end);
+    let entries = entries.map(|entry| Listed::new(log, entry, None)).collect();
+    Extract { segment: segment.number, file: segment.file, entries }
 }
 
 impl Shared {
@@ -132,11 +191,14 @@ impl Shared {
     }
 
     /// A sealed segment with its index, from the cache or its footer.
-    fn load(&self, sealed: &SealedSegment) -> Result<LoadedSegment, ReadError> {
+    pub(super) fn load(&self, sealed: &SealedSegment) -> Result<LoadedSegment, ReadError> {
         if let Some(loaded) = self.cache().find(sealed.number) {
             return Ok(loaded);
         }
-        let loaded = self.load_uncached(sealed).map_err(|error| Self::disk_error(sealed.number, 0, error))?;
+        let loaded = self.load_uncached(sealed).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if self.options.read_only => ReadError::Freed { segment: sealed.number },
+            _ => Self::disk_error(sealed.number, 0, error),
+        })?;
         self.cache().insert(&loaded);
         Ok(loaded)
     }
@@ -166,28 +228,35 @@ impl Shared {
     }
 
     /// Up to `limit` batches of `log` from the one that holds `seq`.
-    fn locate(&self, log: LogId, seq: Seq, limit: usize) -> Result<Located, ReadError> {
-        let (links, mut resumes_at) = {
+    pub(super) fn locate(&self, log: LogId, seq: Seq, limit: usize) -> Result<Located, ReadError> {
+        let (links, end, mut resumes_at) = {
             let view = self.view_without_digests();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
             if seq >= state.row.head.next_seq {
                 return Ok(Located::End);
             }
-            let mut resumes_at = state.row.head.next_seq;
+            let first_available = state.row.floor.head.next_seq;
+            if seq < first_available {
+                return Ok(Located::Trimmed { first_available });
+            }
+            let rewritten = state.row.rewrites.at_or_after(seq);
+            if let Some(range) = rewritten.filter(|range| range.first_seq <= seq) {
+                return self.locate_rewritten(view, log, seq, range, limit);
+            }
+            // What was rewritten is not read where it was.
+            let end = rewritten.map_or(state.row.head.next_seq, |range| range.first_seq);
+            let mut resumes_at = end;
             if let Some(active) = &view.active {
                 let entries = active.index.run_from(log, seq, limit);
                 let run_begins_before = active.index.links(log).is_some_and(|links| links.path[0].first_seq <= seq);
                 if let Some(first) = entries.first() {
-                    if run_begins_before || first.first_seq <= seq {
-                        let with_ring = |entry: Entry| (log, entry, view.ring.batch(entry.arrival).cloned());
-                        let entries = entries.into_iter().map(with_ring).collect();
-                        let extract = Extract { segment: active.number, file: Arc::clone(&active.file), entries };
-                        return Ok(Located::Extract(extract));
+                    if (run_begins_before || first.first_seq <= seq) && first.first_seq < end {
+                        return Ok(Located::Extract(active_extract(&view.ring, active, log, entries, end)));
                     }
-                    resumes_at = first.first_seq;
+                    resumes_at = resumes_at.min(first.first_seq);
                 }
             }
-            (state.row.links.clone(), resumes_at)
+            (state.row.links.clone(), end, resumes_at)
         };
         // Where a segment on the way can't be read, all are looked at.
         let target = match self.walk(log, seq, links) {
@@ -195,14 +264,37 @@ impl Shared {
             Ok(None) | Err(_) => self.search(log, seq)?,
         };
         let entries = target.as_ref().map(|segment| segment.index.run_from(log, seq, limit)).unwrap_or_default();
-        let Some(segment) = target.filter(|_| !entries.is_empty()) else {
-            if let Some(next) = self.run_after(log, seq) {
-                resumes_at = resumes_at.min(next);
+        match target {
+            Some(segment) if entries.first().is_some_and(|first| first.first_seq < end) => {
+                Ok(Located::Extract(sealed_extract(segment, log, entries, end)))
             }
-            return Ok(Located::Hole { resumes_at });
-        };
-        let entries = entries.into_iter().map(|entry| (log, entry, None)).collect();
-        Ok(Located::Extract(Extract { segment: segment.number, file: segment.file, entries }))
+            _ => {
+                if let Some(next) = self.run_after(log, seq) {
+                    resumes_at = resumes_at.min(next);
+                }
+                Ok(Located::Hole { resumes_at })
+            }
+        }
+    }
+
+    /// Up to `limit` batches from the one that holds `seq`, which was rewritten with its `range`.
+    fn locate_rewritten(
+        &self,
+        view: RwLockReadGuard<'_, View>,
+        log: LogId,
+        seq: Seq,
+        range: RewriteRange,
+        limit: usize,
+    ) -> Result<Located, ReadError> {
+        let end = range.next_seq;
+        if let Some(active) = view.active.as_ref().filter(|active| active.number == range.segment) {
+            let entries = active.index.rewritten_from(log, seq, limit);
+            return Ok(Located::of(active_extract(&view.ring, active, log, entries, end), end));
+        }
+        drop(view);
+        let Some(segment) = self.load_number(range.segment)? else { return Ok(Located::Hole { resumes_at: end }) };
+        let entries = segment.index.rewritten_from(log, seq, limit);
+        Ok(Located::of(sealed_extract(segment, log, entries, end), end))
     }
 
     /// Follows the links of runs to the last one that begins at or before `seq`.
@@ -266,54 +358,46 @@ impl Shared {
         firsts.filter(|first| *first > seq).min()
     }
 
-    /// The batches from `arrival` on; `None` if none has arrived.
-    fn locate_arrival(&self, arrival: Arrival) -> Result<Option<Extract>, ReadError> {
-        let (sealed, active_begins) = {
+    /// The file of a segment, if there is one of that number.
+    pub(super) fn file_of(&self, number: SegmentNumber) -> Result<Option<Arc<dyn VfsFile>>, ReadError> {
+        {
             let view = self.view_without_digests();
-            let first_behind = view.sealed.partition_point(|segment| segment.first_arrival <= arrival);
-            let candidates: Vec<_> = view.sealed[first_behind.saturating_sub(1)..].to_vec();
-            if let Some(active) = view.active.as_ref().filter(|active| active.first_arrival <= arrival) {
-                let entries = active.index.arrivals_from(arrival, LOOKUP_BATCHES);
-                let with_ring = |(log, entry): (LogId, Entry)| (log, entry, view.ring.batch(entry.arrival).cloned());
-                let entries: VecDeque<_> = entries.into_iter().map(with_ring).collect();
-                let extract = Extract { segment: active.number, file: Arc::clone(&active.file), entries };
-                return Ok((!extract.entries.is_empty()).then_some(extract));
-            }
-            // Looked up once: by the time the sealed ones are read, another segment may be the active one.
-            (candidates, view.active.as_ref().map(|active| active.first_arrival))
-        };
-        for segment in sealed {
-            let loaded = self.load(&segment)?;
-            let entries = loaded.index.arrivals_from(arrival, LOOKUP_BATCHES);
-            if !entries.is_empty() {
-                let entries = entries.into_iter().map(|(log, entry)| (log, entry, None)).collect();
-                return Ok(Some(Extract { segment: loaded.number, file: loaded.file, entries }));
+            if let Some(active) = view.active.as_ref().filter(|active| active.number == number) {
+                return Ok(Some(Arc::clone(&active.file)));
             }
         }
-        active_begins.map_or(Ok(None), |first| self.locate_arrival(first))
+        Ok(self.load_number(number)?.map(|loaded| loaded.file))
     }
 
     /// The durable batch that holds `seq`.
     pub(crate) fn read_batch(self: &Arc<Self>, log: LogId, seq: Seq) -> Result<Option<Batch>, ReadError> {
-        let (in_active, links) = {
+        let (in_active, links, rewritten) = {
             let view = self.view_without_digests();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
             if seq >= state.row.head.next_seq {
                 return Ok(None);
             }
-            let found = view.active.as_ref().and_then(|active| match active.index.find(log, seq) {
-                Lookup::Found(entry) => {
-                    Some((active.number, Arc::clone(&active.file), entry, view.ring.batch(entry.arrival).cloned()))
-                }
-                Lookup::Missing { .. } => None,
+            let first_available = state.row.floor.head.next_seq;
+            if seq < first_available {
+                return Err(ReadError::Trimmed { log, first_seq: seq, first_available });
+            }
+            let rewritten = state.row.rewrites.segment_of(seq);
+            let found = view.active.as_ref().filter(|active| rewritten.is_none_or(|number| number == active.number));
+            let found = found.and_then(|active| {
+                let entry = active.index.find_in(rewritten.is_some(), log, seq)?;
+                Some((active.number, Arc::clone(&active.file), entry, view.ring.batch(entry.arrival).cloned()))
             });
-            (found, state.row.links.clone())
+            (found, state.row.links.clone(), rewritten)
         };
         if let Some((segment, file, entry, batch)) = in_active {
             return batch.map_or_else(|| self.read_one(&*file, segment, log, &entry), Ok).map(Some);
         }
-        if let Ok(Some(segment)) = self.walk(log, seq, links)
-            && let Lookup::Found(entry) = segment.index.find(log, seq)
+        let segment = match rewritten {
+            Some(number) => self.load_number(number),
+            None => self.walk(log, seq, links),
+        };
+        if let Ok(Some(segment)) = segment
+            && let Some(entry) = segment.index.find_in(rewritten.is_some(), log, seq)
         {
             return self.read_one(&*segment.file, segment.number, log, &entry).map(Some);
         }
@@ -322,7 +406,7 @@ impl Shared {
     }
 
     /// Reads one batch alone, from the cache if it was read so of late.
-    fn read_one(
+    pub(super) fn read_one(
         &self,
         file: &dyn VfsFile,
         segment: SegmentNumber,
@@ -418,10 +502,10 @@ fn check_entry(read: io::Result<Bytes>, segment: SegmentNumber, log: LogId, entr
 
 /// Reads the extracts of a journal one after the other.
 #[derive(Debug)]
-struct Cursor {
+pub(super) struct Cursor {
     window: Option<(SegmentNumber, Window)>,
     segment: SegmentNumber,
-    entries: VecDeque<(LogId, Entry, Option<Batch>)>,
+    pub(super) entries: VecDeque<Listed>,
     /// Bytes read ahead where batches lie close together.
     read_ahead: usize,
 }
@@ -434,7 +518,13 @@ impl Default for Cursor {
 }
 
 impl Cursor {
-    fn fill(&mut self, extract: Extract) {
+    /// Forgets what it holds, the open file too.
+    pub(super) fn clear(&mut self) {
+        self.window = None;
+        self.entries.clear();
+    }
+
+    pub(super) fn fill(&mut self, extract: Extract) {
         let Extract { segment, file, entries } = extract;
         if self.window.as_ref().is_none_or(|(number, _)| *number != segment) {
             self.window = Some((segment, Window::new(file)));
@@ -443,12 +533,13 @@ impl Cursor {
     }
 
     /// Reads the batch that comes next, and ahead as far as what follows is known to be durable and near.
-    fn read(&mut self, log: LogId, entry: &Entry, batch: Option<Batch>) -> Result<Batch, ReadError> {
+    pub(super) fn read(&mut self, listed: Listed) -> Result<Batch, ReadError> {
+        let Listed { log, entry, batch, .. } = listed;
         if let Some(batch) = batch {
             return Ok(batch);
         }
         let mut end = entry.offset + u64::from(entry.len);
-        for (_, next, _) in &self.entries {
+        for Listed { entry: next, .. } in &self.entries {
             let near = next.offset >= end && next.offset < end + 4096;
             if !near || next.offset + u64::from(next.len) > entry.offset + self.read_ahead as u64 {
                 break;
@@ -458,7 +549,7 @@ impl Cursor {
         let Some((_, window)) = &mut self.window else {
             return Err(ReadError::UnknownLog { log });
         };
-        read_entry(window, self.segment, log, entry, (end - entry.offset) as usize)
+        read_entry(window, self.segment, log, &entry, (end - entry.offset) as usize)
     }
 }
 
@@ -473,11 +564,25 @@ pub struct LogReader {
     log: LogId,
     next: Seq,
     cursor: Cursor,
+    /// What the journal's count of [changes](super::retention::Retention::changes) was when the cursor was filled.
+    changes: u64,
 }
 
 impl LogReader {
     pub(crate) fn new(shared: Arc<Shared>, log: LogId, from: Seq) -> Self {
-        Self { shared, log, next: from, cursor: Cursor::default() }
+        let changes = shared.retention.changes();
+        Self { shared, log, next: from, cursor: Cursor::default(), changes }
+    }
+
+    /// Whether what the cursor holds may not be where it was any more; it is then forgotten.
+    fn forgets(&mut self) -> bool {
+        let changes = self.shared.retention.changes();
+        if changes == self.changes {
+            return false;
+        }
+        self.changes = changes;
+        self.cursor.clear();
+        true
     }
 
     /// Sequence number of the next record that it has not returned.
@@ -496,14 +601,15 @@ impl LogReader {
     /// Where an error comes next, it is that of the first batch of all, so that whoever merges logs by arrival is
     /// told at once.
     pub fn next_arrival(&mut self) -> Option<Arrival> {
+        self.forgets();
         if self.cursor.entries.is_empty() {
             match self.shared.locate(self.log, self.next, LOOKUP_BATCHES) {
                 Ok(Located::End) => return None,
                 Ok(Located::Extract(extract)) => self.cursor.fill(extract),
-                Ok(Located::Hole { .. }) | Err(_) => return Some(Arrival::ZERO),
+                Ok(Located::Hole { .. } | Located::Trimmed { .. }) | Err(_) => return Some(Arrival::ZERO),
             }
         }
-        let (_, entry, _) = self.cursor.entries.front()?;
+        let Listed { entry, .. } = self.cursor.entries.front()?;
         Some(if entry.first_seq > self.next { Arrival::ZERO } else { entry.arrival })
     }
 
@@ -517,72 +623,50 @@ impl Iterator for LogReader {
     type Item = Result<Batch, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.forgets();
+        loop {
+            let at = self.next;
+            let item = self.step()?;
+            // What was looked for may have gone elsewhere meanwhile; then it is looked for again.
+            if item.is_ok() || matches!(item, Err(ReadError::Trimmed { .. })) || !self.forgets() {
+                return Some(item);
+            }
+            self.next = at;
+        }
+    }
+}
+
+impl LogReader {
+    fn step(&mut self) -> Option<Result<Batch, ReadError>> {
         if self.cursor.entries.is_empty() {
             match self.shared.locate(self.log, self.next, LOOKUP_BATCHES) {
                 Err(error) => return Some(Err(error)),
-                Ok(Located::End) => return None,
+                Ok(Located::End) => {
+                    // So that the file of a segment that is freed meanwhile takes no space.
+                    self.cursor.clear();
+                    return None;
+                }
+                Ok(Located::Trimmed { first_available }) => {
+                    let first_seq = std::mem::replace(&mut self.next, first_available);
+                    return Some(Err(ReadError::Trimmed { log: self.log, first_seq, first_available }));
+                }
                 Ok(Located::Hole { resumes_at }) => return Some(Err(self.hole_until(resumes_at))),
                 Ok(Located::Extract(extract)) => self.cursor.fill(extract),
             }
         }
-        let (log, entry, batch) = self.cursor.entries.pop_front()?;
-        if entry.first_seq > self.next {
-            let error = self.hole_until(entry.first_seq);
-            self.cursor.entries.push_front((log, entry, batch));
+        let listed = self.cursor.entries.pop_front()?;
+        let (first_seq, next_seq) = (listed.entry.first_seq, listed.entry.next_seq());
+        if first_seq > self.next {
+            let error = self.hole_until(first_seq);
+            self.cursor.entries.push_front(listed);
             return Some(Err(error));
         }
-        let result = self.cursor.read(log, &entry, batch);
+        let result = self.cursor.read(listed);
         if matches!(result, Err(ReadError::Disk { .. })) {
             self.cursor.entries.clear();
         } else {
-            self.next = entry.next_seq();
+            self.next = next_seq;
         }
         Some(result)
-    }
-}
-
-/// Iterates over the durable batches of all logs in order of arrival. Like [`LogReader`] otherwise.
-#[derive(Debug)]
-pub struct ArrivalReader {
-    shared: Arc<Shared>,
-    next: Arrival,
-    cursor: Cursor,
-}
-
-impl ArrivalReader {
-    pub(crate) fn new(shared: Arc<Shared>, from: Arrival) -> Self {
-        Self { shared, next: from, cursor: Cursor::default() }
-    }
-
-    /// Arrival number of the next batch that it has not returned.
-    pub fn next_arrival(&self) -> Arrival {
-        self.next
-    }
-}
-
-impl Iterator for ArrivalReader {
-    type Item = Result<(Arrival, Batch), ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.cursor.entries.is_empty() {
-            match self.shared.locate_arrival(self.next) {
-                Err(error) => return Some(Err(error)),
-                Ok(None) => return None,
-                Ok(Some(extract)) => self.cursor.fill(extract),
-            }
-        }
-        let (log, entry, batch) = self.cursor.entries.pop_front()?;
-        if entry.arrival > self.next {
-            let first_arrival = std::mem::replace(&mut self.next, entry.arrival);
-            self.cursor.entries.push_front((log, entry, batch));
-            return Some(Err(ReadError::MissingArrivals { first_arrival, next_arrival: entry.arrival }));
-        }
-        let result = self.cursor.read(log, &entry, batch);
-        if matches!(result, Err(ReadError::Disk { .. })) {
-            self.cursor.entries.clear();
-        } else {
-            self.next = Arrival(entry.arrival.0 + 1);
-        }
-        Some(result.map(|batch| (entry.arrival, batch)))
     }
 }

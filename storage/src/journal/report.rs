@@ -6,10 +6,7 @@ use super::{
     error::Place,
     frame::{Frame, FrameEntry},
 };
-use crate::{
-    batch::BatchHeader,
-    ids::{LogId, SegmentNumber, Seq},
-};
+use crate::ids::{LogId, SegmentNumber, Seq};
 
 /// Bytes that are not as they were written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +56,9 @@ impl Frame {
         for entry in &self.entries {
             if let FrameEntry::Lost(lost) = entry {
                 let place = Place { offset, ..place };
-                damage.push(match BatchHeader::decode(&lost.bytes) {
-                    Ok(header) => Damage::of_records(place, header.log, header.first_seq, header.next_seq(), what),
-                    Err(_) => Damage::new(place, what),
+                damage.push(match lost.header() {
+                    Some(header) => Damage::of_records(place, header.log, header.first_seq, header.next_seq(), what),
+                    None => Damage::new(place, what),
                 });
             }
             offset += entry.bytes().len() as u64;

@@ -65,8 +65,8 @@ fn by_table(bytes: &Bytes, table: &[TableRow]) -> Option<Vec<FrameEntry>> {
         let end = at.checked_add(row.len).filter(|end| *end <= bytes.len())?;
         let stored = bytes.slice(at..end);
         let mut rest = stored.clone();
-        let whole = FrameEntry::split(&mut rest).ok().filter(|entry| entry.takes_arrival() != row.is_announcement);
-        let lost = FrameEntry::Lost(Lost { bytes: stored, takes_arrival: !row.is_announcement });
+        let whole = FrameEntry::split(&mut rest).ok().filter(|entry| entry.kind() == row.kind);
+        let lost = FrameEntry::Lost(Lost { bytes: stored, kind: row.kind });
         entries.push(whole.filter(|_| rest.is_empty()).unwrap_or(lost));
         at = end;
     }
@@ -97,7 +97,7 @@ mod tests {
         batch::BatchBuilder,
         genesis::Genesis,
         ids::{NodeName, SpaceName},
-        journal::frame::Announcement,
+        journal::{frame::Announcement, rewrite::Rewritten},
         time::Hlc,
     };
 
@@ -127,6 +127,8 @@ mod tests {
             FrameEntry::Batch(batch(&genesis, &[b"one", b"two"])),
             FrameEntry::Batch(batch(&genesis, &[b"hostile", forged.bytes()])),
             FrameEntry::Batch(batch(&victim, &[b"three"])),
+            FrameEntry::Rewritten(Box::new(Rewritten::relocated(batch(&genesis, &[b"four"]), Arrival(2)))),
+            FrameEntry::Rewritten(Box::new(Rewritten::restored(batch(&genesis, &[b"five"])))),
         ]
     }
 
@@ -146,13 +148,13 @@ mod tests {
         for bit in 0..starts[entries.len()] * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let frame = salvage(&damaged.into(), between(3), &SALT).unwrap_or_else(|| panic!("bit {bit}"));
+            let frame = salvage(&damaged.into(), between(4), &SALT).unwrap_or_else(|| panic!("bit {bit}"));
             assert_eq!(frame.entries.len(), entries.len(), "bit {bit}");
             for (index, (found, written)) in frame.entries.iter().zip(&entries).enumerate() {
                 let is_hit = (starts[index]..starts[index + 1]).contains(&(bit / 8));
                 assert_eq!(matches!(found, FrameEntry::Lost(_)), is_hit, "bit {bit}, entry {index}");
                 assert!(is_hit || found.bytes() == written.bytes(), "bit {bit}, entry {index}");
-                assert_eq!(found.takes_arrival(), index > 0, "bit {bit}, entry {index}");
+                assert_eq!(found.kind(), written.kind(), "bit {bit}, entry {index}");
             }
         }
     }
@@ -168,13 +170,13 @@ mod tests {
     #[test]
     fn only_zeros_up_to_where_the_next_frame_begins_may_follow_a_frame() {
         let bytes = encode(&entries());
-        let end = entries_offset(4) + entries().iter().map(|entry| entry.bytes().len()).sum::<usize>();
+        let end = entries_offset(entries().len()) + entries().iter().map(|entry| entry.bytes().len()).sum::<usize>();
         // Its header damaged, so that it is known by its table; then its table, so that it is known by its entries.
         for damaged in [17, FRAME_HEADER_LEN] {
             let with_tail = |tail: &[u8]| {
                 let mut bytes = [&bytes[..end], tail].concat();
                 bytes[damaged] ^= 1;
-                salvage(&bytes.into(), between(3), &SALT)
+                salvage(&bytes.into(), between(4), &SALT)
             };
             assert!(with_tail(&[0; 7]).is_some());
             assert!(with_tail(&[0, 0, 1]).is_none(), "bytes that nobody wrote");
@@ -186,16 +188,16 @@ mod tests {
     fn damage_to_several_entries_costs_those_and_nothing_is_made_of_two_missing_frames() {
         let entries = entries();
         let bytes = encode(&entries);
-        let two_missing = Between { next_commit: CommitNumber(5), ..between(3) };
+        let two_missing = Between { next_commit: CommitNumber(5), ..between(4) };
         assert!(salvage(&bytes.clone().into(), two_missing, &SALT).is_none());
         let mut damaged = bytes;
         let first = entries_offset(entries.len()) + entries[0].bytes().len();
         damaged[first] ^= 1;
         damaged[first + entries[1].bytes().len() + 90] ^= 1;
-        let frame = salvage(&damaged.clone().into(), between(3), &SALT).unwrap();
+        let frame = salvage(&damaged.clone().into(), between(4), &SALT).unwrap();
         let lost: Vec<_> = frame.entries.iter().map(|entry| matches!(entry, FrameEntry::Lost(_))).collect();
-        assert_eq!(lost, [false, true, true, false]);
+        assert_eq!(lost, [false, true, true, false, false, false]);
         damaged[FRAME_HEADER_LEN] ^= 1;
-        assert!(salvage(&damaged.into(), between(3), &SALT).is_none(), "neither table nor entries are whole");
+        assert!(salvage(&damaged.into(), between(4), &SALT).is_none(), "neither table nor entries are whole");
     }
 }

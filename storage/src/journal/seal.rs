@@ -38,7 +38,7 @@ impl Sealed {
     pub(crate) fn heads(&self) -> Vec<SealedHead> {
         let head = |(slot, entry): &(usize, usize)| match &self.entries[*entry] {
             FrameEntry::Batch(batch) => Some((*slot, batch.head())),
-            FrameEntry::Announcement(_) | FrameEntry::Lost(_) => None,
+            FrameEntry::Announcement(_) | FrameEntry::Rewritten(_) | FrameEntry::Floor(_) | FrameEntry::Lost(_) => None,
         };
         self.last.iter().filter_map(head).collect()
     }
@@ -86,7 +86,10 @@ impl Sealer {
             }
         }
         for slot in &sealed.slots {
-            self.last_entry[*slot] = 0;
+            // One with nothing but what is out of order need not have a place.
+            if let Some(last) = self.last_entry.get_mut(*slot) {
+                *last = 0;
+            }
         }
         // Of a log with several batches sealed here, the last counts.
         sealed.last.reverse();
@@ -96,10 +99,15 @@ impl Sealer {
     }
 
     fn seal_one(&mut self, item: Item, durable: Option<Head>, sealed: &mut Sealed) {
+        if let Item::OutOfOrder { slot, entry } = item {
+            // The head of its log stays what it is.
+            return sealed.push(slot, entry);
+        }
         let (slot, place) = (item.slot(), sealed.entries.len());
         let head = self.last_head(slot, &sealed.entries, durable);
         self.last_entry[slot] = place as u32 + 1;
         let entry = match item {
+            Item::OutOfOrder { entry, .. } => entry,
             Item::Announcement { announcement, .. } => FrameEntry::Announcement(announcement),
             Item::Batch { batch, .. } => {
                 let follows = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
@@ -156,7 +164,7 @@ impl Sealer {
         match self.last_entry[slot].checked_sub(1).map(|last| &entries[last as usize]) {
             Some(FrameEntry::Announcement(announcement)) => Some(announcement.genesis.head()),
             Some(FrameEntry::Batch(batch)) => Some(batch.head()),
-            Some(FrameEntry::Lost(_)) | None => durable,
+            Some(FrameEntry::Rewritten(_) | FrameEntry::Floor(_) | FrameEntry::Lost(_)) | None => durable,
         }
     }
 }
@@ -165,7 +173,7 @@ impl Sealer {
 fn short_len(item: &Item) -> Option<usize> {
     match item {
         Item::Open { builder, .. } => Some(HEADER_LEN + builder.body_len()).filter(|len| *len <= SHORT_LEN),
-        Item::Announcement { .. } | Item::Batch { .. } => None,
+        Item::Announcement { .. } | Item::Batch { .. } | Item::OutOfOrder { .. } => None,
     }
 }
 

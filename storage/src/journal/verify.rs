@@ -1,17 +1,21 @@
 //! Reading everything and checking every checksum and chain.
 
+mod chain;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     path::Path,
     sync::Arc,
 };
 
+use self::chain::LogCheck;
 use super::{
     Options,
     error::{OpenError, Place},
     frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameKind, align},
     identity::{Extent, IDENTITY_FILE, IdentityState},
+    logs_file,
     read::read_footer,
     recovery::{missing_ranges, missing_text, read_identity, writer_at_work},
     report::{Damage, VerifyReport},
@@ -20,7 +24,7 @@ use super::{
 };
 use crate::{
     batch::{BATCH_MAGIC, Batch, BatchHeader},
-    ids::{Head, LogId, SegmentNumber, Seq, StoreId},
+    ids::{LogId, SegmentNumber, Seq, StoreId},
     vfs::{OpenMode, Vfs, VfsFile, read_full},
 };
 
@@ -46,7 +50,8 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         dir,
         vfs,
         store,
-        heads: HashMap::new(),
+        logs: BTreeMap::new(),
+        first_segment: SegmentNumber::ZERO,
         lost: HashSet::new(),
         report,
         progress,
@@ -60,7 +65,9 @@ struct Verification<'a, P> {
     dir: &'a Path,
     vfs: &'a dyn Vfs,
     store: StoreId,
-    heads: HashMap<LogId, Head>,
+    logs: BTreeMap<LogId, LogCheck>,
+    /// Those before it have been freed.
+    first_segment: SegmentNumber,
     /// Logs with the ends of their batches that are lost.
     lost: HashSet<(LogId, Seq)>,
     report: VerifyReport,
@@ -83,12 +90,18 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         // Before the segments: a writer beside may go on to the next one meanwhile.
         let extent_state = Extent::read(self.vfs, self.dir).map_err(disk)?;
         let extent = extent_state.recorded();
-        let segments = self.segments().map_err(disk)?;
+        self.first_segment = extent_state.first_segment();
+        let mut segments = self.segments().map_err(disk)?;
+        // A writer beside may have freed some meanwhile.
+        self.first_segment = Extent::read(self.vfs, self.dir).map_err(disk)?.first_segment().max(self.first_segment);
+        segments.retain(|segment| segment.number >= self.first_segment);
+        self.known_logs().map_err(disk)?;
         let used: Vec<_> = segments.iter().filter(|segment| header_of(segment.state).is_some()).collect();
         let last = used.last().map(|segment| segment.number);
         let known_end = last.max(extent.map(|extent| extent.segment));
         let present: Vec<_> = segments.iter().map(|segment| segment.number).collect();
-        for missing in missing_ranges(&present, known_end.map_or(0, |end| end.0 + 1)) {
+        let end = SegmentNumber(known_end.map_or(0, |end| end.0 + 1));
+        for missing in missing_ranges(&present, self.first_segment..end) {
             self.damage(SegmentNumber(missing.start), 0, missing_text(&missing));
         }
         for segment in segments.iter().filter(|segment| known_end.is_some_and(|end| segment.number <= end)) {
@@ -116,10 +129,31 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                 error,
             })?;
         }
+        for (log, check) in std::mem::take(&mut self.logs) {
+            self.report.damage.extend(check.finish(log, &self.lost));
+        }
         if let Some(what) = extent_state.damage(last, self.was_closed) {
             self.report.damage.push(Damage::of_store(what));
         }
         Ok(self.report)
+    }
+
+    /// Takes in the logs that were announced in segments which have been freed.
+    fn known_logs(&mut self) -> io::Result<()> {
+        if self.first_segment > SegmentNumber::ZERO {
+            match logs_file::read(self.vfs, self.dir)? {
+                Some(known) => {
+                    for genesis in known {
+                        self.logs.entry(genesis.log_id()).or_default().announce(genesis.head());
+                    }
+                }
+                None => {
+                    let what = "the file of logs is missing or damaged: some logs may not be known";
+                    self.report.damage.push(Damage::of_store(what));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn damage(&mut self, segment: SegmentNumber, offset: u64, what: impl Into<String>) {
@@ -127,11 +161,17 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
     }
 
     fn segments(&mut self) -> io::Result<Vec<Segment>> {
-        let mut numbers: Vec<_> = self.vfs.list(self.dir)?.iter().filter_map(|name| segment::number_of(name)).collect();
+        let names = self.vfs.list(self.dir)?;
+        let numbers = names.iter().filter_map(|name| segment::number_of(name));
+        let mut numbers: Vec<_> = numbers.filter(|number| *number >= self.first_segment).collect();
         numbers.sort_unstable();
         let mut segments = Vec::new();
         for number in numbers {
-            let file = self.vfs.open(&segment::path(self.dir, number), OpenMode::Read)?;
+            let file = match self.vfs.open(&segment::path(self.dir, number), OpenMode::Read) {
+                // Freed a moment ago, or missing: that is seen by its number.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
             self.bytes_total += file.len()?;
             let state = SegmentHeader::read(&*file, self.store, number)?;
             segments.push(Segment { number, file, state });
@@ -227,13 +267,14 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
             match entry {
                 FrameEntry::Announcement(announcement) => {
                     let genesis = &announcement.genesis;
-                    self.heads.entry(genesis.log_id()).or_insert_with(|| genesis.head());
+                    self.logs.entry(genesis.log_id()).or_default().announce(genesis.head());
                 }
                 FrameEntry::Batch(batch) => self.batch(number, offset, batch),
+                FrameEntry::Rewritten(rewritten) => self.batch(number, offset, rewritten.batch()),
+                FrameEntry::Floor(entry) => self.logs.entry(entry.log).or_default().trim(entry.floor.head),
                 FrameEntry::Lost(lost) => {
                     // That what follows does not continue the log here is no further damage.
-                    let header = BatchHeader::decode(&lost.bytes).ok();
-                    self.lost.extend(header.map(|header| (header.log, header.next_seq())));
+                    self.lost.extend(lost.header().map(|header| (header.log, header.next_seq())));
                 }
             }
             offset += entry.bytes().len() as u64;
@@ -245,23 +286,10 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         self.report.records += u64::from(batch.header().record_count);
         let place = Place { segment, offset };
         let (log, first, next) = (batch.log(), batch.first_seq(), batch.next_seq());
-        let what = match self.heads.get(&log) {
-            None => Some((first, next, "the log was never announced".to_owned())),
-            Some(head) if first > head.next_seq && self.lost.contains(&(log, first)) => {
-                batch.check_records().err().map(|error| (first, next, error.to_string()))
-            }
-            Some(head) if first > head.next_seq => {
-                Some((head.next_seq, first, "records are missing before this batch".to_owned()))
-            }
-            Some(head) if *head != (Head { next_seq: first, digest: batch.header().previous }) => {
-                Some((first, next, "the batch does not continue its log's chain".to_owned()))
-            }
-            Some(_) => batch.check_records().err().map(|error| (first, next, error.to_string())),
-        };
-        if let Some((first, next, what)) = what {
+        let misplaced = self.logs.entry(log).or_default().add(batch, place).map(str::to_owned);
+        if let Some(what) = misplaced.or_else(|| batch.check_records().err().map(|error| error.to_string())) {
             self.report.damage.push(Damage::of_records(place, log, first, next, what));
         }
-        self.heads.insert(log, batch.head());
     }
 
     /// A bad frame: names the batches in it whose own checksums tell which is damaged, where they can be told.

@@ -12,6 +12,8 @@ use super::{
     digests::Digests,
     frame::{Frame, FrameEntry},
     index::{Footer, LogRow, RunLinks, SegmentIndex},
+    retention::{Floor, FloorEntry},
+    rewrite::{RewriteRange, Rewrites, Rewritten, segments_of},
     watch::Signal,
 };
 use crate::{
@@ -22,8 +24,11 @@ use crate::{
     vfs::VfsFile,
 };
 
-/// About what a log takes in a footer besides its genesis, in bytes.
-const LOG_ROW_BYTES: u64 = 200;
+/// About what a log takes in a footer besides its genesis and what was rewritten of it, in bytes.
+const LOG_ROW_BYTES: u64 = 270;
+
+/// What a range of rewritten records takes in a footer, in bytes.
+const REWRITE_RANGE_BYTES: u64 = 24;
 
 /// A footer lists all logs when that takes at most one byte in so many written since.
 const ALL_LOGS_RATIO: u64 = 16;
@@ -63,8 +68,8 @@ pub(crate) struct ActiveSegment {
     pub(crate) first_arrival: Arrival,
     pub(crate) file: Arc<dyn VfsFile>,
     pub(crate) index: SegmentIndex,
-    /// Logs announced in it.
-    pub(crate) announced: HashSet<LogId>,
+    /// Logs announced in it, or of which it holds rewritten batches or floors.
+    pub(crate) noted: HashSet<LogId>,
     /// Where its durable frames end.
     pub(crate) end: u64,
 }
@@ -118,8 +123,13 @@ pub(crate) struct View {
     pub(crate) spaces: BTreeMap<SpaceName, SpaceState>,
     /// Raised by every change.
     pub(crate) signal: Arc<Signal>,
+    /// All segments before it have been freed.
+    pub(crate) first_segment: SegmentNumber,
     /// Ascending by number.
     pub(crate) sealed: Vec<SealedSegment>,
+    /// The sealed segments that hold rewritten batches, with the first and last of their arrival numbers where these are
+    /// known.
+    pub(crate) rewritten: BTreeMap<SegmentNumber, Option<(Arrival, Arrival)>>,
     /// None until the first segment is made.
     pub(crate) active: Option<ActiveSegment>,
     pub(crate) ring: Ring,
@@ -140,7 +150,9 @@ impl View {
             digests: None,
             spaces: BTreeMap::new(),
             signal: Arc::default(),
+            first_segment: SegmentNumber::ZERO,
             sealed: Vec::new(),
+            rewritten: BTreeMap::new(),
             active: None,
             ring: Ring::new(ring_bytes),
             next_arrival: Arrival::ZERO,
@@ -188,20 +200,57 @@ impl View {
         Arc::clone(&self.spaces.entry(space.clone()).or_default().signal)
     }
 
-    /// Adds or replaces a log as a footer describes it.
-    pub(crate) fn restore_log(&mut self, id: LogId, row: LogRow) {
+    /// Adds or replaces logs as the footer of a segment describes them; footers come in the order of their segments.
+    pub(crate) fn restore(&mut self, segment: SegmentNumber, footer: Footer) {
+        let Footer { all_logs, rows, index } = footer;
+        for (id, row) in rows {
+            self.restore_log(id, row, all_logs);
+        }
+        if let Some(arrivals) = index.rewritten_arrivals() {
+            self.rewritten.insert(segment, Some(arrivals));
+        }
+        if all_logs {
+            for segment in segments_of(self.logs.iter().flatten().map(|state| &state.row.rewrites)) {
+                self.rewritten.entry(segment).or_default();
+            }
+            return;
+        }
+        for (log, entry) in index.rewritten() {
+            self.note_rewritten(log, RewriteRange { first_seq: entry.first_seq, next_seq: entry.next_seq(), segment });
+        }
+    }
+
+    fn restore_log(&mut self, id: LogId, row: LogRow, has_rewrites: bool) {
         match self.slots.get(&id).and_then(|slot| self.logs[*slot].as_mut()) {
             Some(state) => {
                 self.bytes = self.bytes - state.row.bytes + row.bytes;
-                state.row = row;
+                let known = std::mem::replace(&mut state.row, row);
+                if has_rewrites {
+                    self.rows_bytes -= rewrites_bytes(&known.rewrites);
+                    self.rows_bytes += rewrites_bytes(&state.row.rewrites);
+                } else {
+                    state.row.rewrites = known.rewrites;
+                    let floor = state.row.floor.head.next_seq;
+                    self.rows_bytes -= rewrites_bytes(&state.row.rewrites);
+                    state.row.rewrites.trim(floor);
+                    self.rows_bytes += rewrites_bytes(&state.row.rewrites);
+                }
             }
             None => self.insert_log(id, row, self.logs.len()),
         }
     }
 
+    /// These records of a log are to be read from rewritten batches in that segment from now on.
+    fn note_rewritten(&mut self, log: LogId, range: RewriteRange) {
+        let Some(Some(state)) = self.slots.get(&log).map(|slot| self.logs[*slot].as_mut()) else { return };
+        self.rows_bytes -= rewrites_bytes(&state.row.rewrites);
+        state.row.rewrites.insert(range);
+        self.rows_bytes += rewrites_bytes(&state.row.rewrites);
+    }
+
     fn insert_log(&mut self, id: LogId, row: LogRow, slot: usize) {
         self.bytes += row.bytes;
-        self.rows_bytes += LOG_ROW_BYTES + row.genesis.encode().len() as u64;
+        self.rows_bytes += LOG_ROW_BYTES + row.genesis.encode().len() as u64 + rewrites_bytes(&row.rewrites);
         let space = self.spaces.entry(row.genesis.space.clone()).or_default();
         space.logs.push(id);
         let signal = Arc::clone(&space.signal);
@@ -212,11 +261,22 @@ impl View {
         self.slots.insert(id, slot);
     }
 
-    fn add_log(&mut self, genesis: &Genesis, slot: Option<usize>) {
-        let id = genesis.log_id();
+    /// Adds a log that was announced in a segment which has been freed since.
+    pub(crate) fn add_known(&mut self, genesis: &Genesis) {
+        self.add_log(genesis, None, SegmentNumber::ZERO);
+    }
+
+    fn announce(&mut self, genesis: &Genesis, slot: Option<usize>) {
+        let mut number = SegmentNumber::ZERO;
         if let Some(active) = &mut self.active {
-            active.announced.insert(id);
+            active.noted.insert(genesis.log_id());
+            number = active.number;
         }
+        self.add_log(genesis, slot, number);
+    }
+
+    fn add_log(&mut self, genesis: &Genesis, slot: Option<usize>, announced_in: SegmentNumber) {
+        let id = genesis.log_id();
         if !self.slots.contains_key(&id) {
             let row = LogRow {
                 head: genesis.head(),
@@ -224,6 +284,10 @@ impl View {
                 last_time: Hlc::ZERO,
                 bytes: 0,
                 links: RunLinks::default(),
+                rewrites: Rewrites::default(),
+                floor: Floor::of_all(genesis.head()),
+                floor_in: SegmentNumber::ZERO,
+                announced_in,
             };
             self.insert_log(id, row, slot.unwrap_or(self.logs.len()));
         }
@@ -239,12 +303,15 @@ impl View {
         self.bytes_since_all_logs += active.end;
         let all_logs = self.rows_bytes * ALL_LOGS_RATIO <= self.bytes_since_all_logs;
         let index = Arc::new(active.index);
-        let touched = |state: &LogState| index.links(state.id).is_some() || active.announced.contains(&state.id);
+        let touched = |state: &LogState| index.links(state.id).is_some() || active.noted.contains(&state.id);
         let chosen = self.logs().filter(|state| all_logs || touched(state));
         let mut rows: Vec<_> = chosen.map(|state| (state.id, state.row.clone())).collect();
         rows.sort_unstable_by_key(|(log, _)| *log);
         if all_logs {
             self.bytes_since_all_logs = 0;
+        }
+        if let Some(arrivals) = index.rewritten_arrivals() {
+            self.rewritten.insert(number, Some(arrivals));
         }
         self.sealed.push(SealedSegment {
             number,
@@ -289,9 +356,10 @@ impl View {
         for (index, entry) in frame.entries.into_iter().enumerate() {
             let slot = slots.map(|slots| slots[index]);
             let len = entry.bytes().len() as u64;
+            let takes_arrival = entry.takes_arrival();
             let slot = match entry {
                 FrameEntry::Announcement(announcement) => {
-                    self.add_log(&announcement.genesis, slot);
+                    self.announce(&announcement.genesis, slot);
                     slot.or_else(|| self.slots.get(&announcement.genesis.log_id()).copied())
                 }
                 FrameEntry::Batch(batch) => {
@@ -300,8 +368,19 @@ impl View {
                     place.0.0 += 1;
                     slot
                 }
-                FrameEntry::Lost(lost) => {
-                    place.0.0 += u64::from(lost.takes_arrival);
+                FrameEntry::Rewritten(rewritten) => {
+                    let slot = slot.or_else(|| self.slots.get(&rewritten.batch().log()).copied());
+                    self.apply_rewritten(&rewritten, slot, place);
+                    place.0.0 += u64::from(rewritten.kept_arrival().is_none());
+                    slot
+                }
+                FrameEntry::Floor(floor) => {
+                    let slot = slot.or_else(|| self.slots.get(&floor.log).copied());
+                    self.apply_floor(&floor, slot);
+                    slot
+                }
+                FrameEntry::Lost(_) => {
+                    place.0.0 += u64::from(takes_arrival);
                     None
                 }
             };
@@ -348,6 +427,75 @@ impl View {
         self.ring.push(arrival, batch);
     }
 
+    fn apply_rewritten(&mut self, rewritten: &Rewritten, slot: Option<usize>, (next, offset): (Arrival, u64)) {
+        let state = slot.and_then(|slot| self.logs.get_mut(slot)?.as_mut());
+        let batch = rewritten.batch();
+        let (Some(state), Some(active)) = (state, &mut self.active) else {
+            tracing::warn!(log = %batch.log(), "a rewritten batch of a log that was never announced is not served");
+            return;
+        };
+        let header = batch.header();
+        active.index.push_rewritten(header, rewritten.kept_arrival().unwrap_or(next), offset);
+        active.noted.insert(header.log);
+        if header.next_seq() > state.row.head.next_seq {
+            // What told that the log reached so far is lost, or was given up.
+            state.row.head = batch.head();
+            state.row.bytes += batch.bytes().len() as u64;
+            self.bytes += batch.bytes().len() as u64;
+        }
+        state.row.last_time = state.row.last_time.max(header.time);
+        let range = RewriteRange { first_seq: header.first_seq, next_seq: header.next_seq(), segment: active.number };
+        self.note_rewritten(header.log, range);
+    }
+
+    fn apply_floor(&mut self, entry: &FloorEntry, slot: Option<usize>) {
+        let state = slot.and_then(|slot| self.logs.get_mut(slot)?.as_mut());
+        let (Some(state), Some(active)) = (state, &mut self.active) else {
+            tracing::warn!(log = %entry.log, "a floor of a log that was never announced is passed over");
+            return;
+        };
+        active.noted.insert(entry.log);
+        let row = &mut state.row;
+        if entry.floor.head.next_seq < row.floor.head.next_seq {
+            return;
+        }
+        row.floor_in = active.number;
+        row.last_time = row.last_time.max(entry.time);
+        let below = entry.floor.bytes.saturating_sub(row.floor.bytes).min(row.bytes);
+        row.floor = entry.floor;
+        row.bytes -= below;
+        self.bytes -= below;
+        if row.head.next_seq < row.floor.head.next_seq {
+            // Nothing of it is kept, and what told where it ends has been freed.
+            row.head = row.floor.head;
+        }
+        self.rows_bytes -= rewrites_bytes(&row.rewrites);
+        row.rewrites.trim(row.floor.head.next_seq);
+        self.rows_bytes += rewrites_bytes(&row.rewrites);
+    }
+
+    /// Takes segments before `first` out of use; which these are.
+    pub(crate) fn free(&mut self, first: SegmentNumber) -> Vec<SealedSegment> {
+        self.first_segment = self.first_segment.max(first);
+        self.rewritten = self.rewritten.split_off(&first);
+        let kept = self.sealed.partition_point(|segment| segment.number < first);
+        self.sealed.drain(..kept).collect()
+    }
+
+    /// What a store opened anew shows takes the place of what was shown. Who watches goes on doing so.
+    pub(crate) fn replace(&mut self, mut fresh: Self) {
+        for (name, space) in &self.spaces {
+            fresh.spaces.entry(name.clone()).or_default().signal = Arc::clone(&space.signal);
+        }
+        for state in fresh.logs.iter_mut().flatten() {
+            if let Some(space) = fresh.spaces.get(&state.row.genesis.space) {
+                state.signal = Arc::clone(&space.signal);
+            }
+        }
+        fresh.signal = Arc::clone(&self.signal);
+        *self = fresh;
+    }
+
     /// Takes the digests of the last frame, which are all computed.
     pub(crate) fn take_digests(&mut self, digests: &Arc<Digests>) {
         if self.digests.take_if(|known| Arc::ptr_eq(known, digests)).is_none() {
@@ -367,4 +515,8 @@ impl View {
         self.spaces.values().for_each(|space| space.signal.raise(wakers));
         self.signal.raise(wakers);
     }
+}
+
+fn rewrites_bytes(rewrites: &Rewrites) -> u64 {
+    rewrites.ranges().len() as u64 * REWRITE_RANGE_BYTES
 }
