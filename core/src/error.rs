@@ -245,6 +245,8 @@ pub enum ErrorKind {
     TooLong,
     /// Stored bytes are not those that were written, or are missing.
     Damaged,
+    /// Retention has removed the records asked for; reading goes on behind them.
+    Trimmed,
     /// A log has two histories, or a batch does not continue it.
     Diverged,
     /// The log, or the record, is not in this store.
@@ -346,6 +348,7 @@ fn read_kind(error: &ReadError) -> ErrorKind {
     match error {
         ReadError::UnknownLog { .. } => ErrorKind::NotFound,
         ReadError::Damaged { .. } | ReadError::Hole { .. } => ErrorKind::Damaged,
+        ReadError::Trimmed { .. } | ReadError::TrimmedArrivals { .. } => ErrorKind::Trimmed,
         _ => ErrorKind::Disk,
     }
 }

@@ -86,10 +86,7 @@ impl Sealer {
             }
         }
         for slot in &sealed.slots {
-            // One with nothing but what is out of order need not have a place.
-            if let Some(last) = self.last_entry.get_mut(*slot) {
-                *last = 0;
-            }
+            self.last_entry[*slot] = 0;
         }
         // Of a log with several batches sealed here, the last counts.
         sealed.last.reverse();
@@ -99,13 +96,11 @@ impl Sealer {
     }
 
     fn seal_one(&mut self, item: Item, durable: Option<Head>, sealed: &mut Sealed) {
-        if let Item::OutOfOrder { slot, entry } = item {
-            // The head of its log stays what it is.
-            return sealed.push(slot, entry);
-        }
         let (slot, place) = (item.slot(), sealed.entries.len());
         let head = self.last_head(slot, &sealed.entries, durable);
-        self.last_entry[slot] = place as u32 + 1;
+        if !matches!(item, Item::OutOfOrder { .. }) {
+            self.last_entry[slot] = place as u32 + 1;
+        }
         let entry = match item {
             Item::OutOfOrder { entry, .. } => entry,
             Item::Announcement { announcement, .. } => FrameEntry::Announcement(announcement),

@@ -246,7 +246,11 @@ impl Printer {
     fn meet(&mut self, error: Error) -> Result<(), Failure> {
         self.output.flush()?;
         match &error {
-            Error::Read(ReadError::Damaged { log, next_seq, .. } | ReadError::Hole { log, next_seq, .. }) => {
+            Error::Read(
+                ReadError::Damaged { log, next_seq, .. }
+                | ReadError::Hole { log, next_seq, .. }
+                | ReadError::Trimmed { log, first_available: next_seq, .. },
+            ) => {
                 tell(&format!("{error}; `--log {log} --from {next_seq}` goes on after it"));
                 Ok(())
             }
