@@ -28,7 +28,7 @@ pub use remote_limit::RemoteLimit;
 pub use segments::{Frames, Segments, Snapshot, Spot};
 pub use shaper::{Line, Shaper};
 pub use system::{Body, Contender, Outcome, Reader, Remark, System};
-pub use workload::{IN_FLIGHT, LOGS_A_COMMIT, RECORDS_A_CALL, Unit, WRITERS, Workload};
+pub use workload::{Archive, IN_FLIGHT, LOGS_A_COMMIT, MANY_LOGS, RECORDS_A_CALL, Unit, WRITERS, Workload};
 
 use std::{io, path::Path};
 
@@ -61,8 +61,17 @@ pub fn store(logs: u64) -> (TempDir, Journal, Vec<LogWriter>) {
 ///
 /// If the disk fails.
 pub fn store_in(folder: &Path, logs: u64) -> (Journal, Vec<LogWriter>) {
+    store_with(Options::default(), folder, logs)
+}
+
+/// The same with options of one's own.
+///
+/// # Panics
+///
+/// If the disk fails.
+pub fn store_with(options: Options, folder: &Path, logs: u64) -> (Journal, Vec<LogWriter>) {
     let node = NodeName::new("bench").expect("a name");
-    let journal = Journal::create(&folder.join("store"), node, Options::default()).expect("a new store");
+    let journal = Journal::create(&folder.join("store"), node, options).expect("a new store");
     let writers = (0..logs).map(|log| journal.writer(create_log(&journal, log)).expect("an own log")).collect();
     journal.commit().expect("a commit");
     (journal, writers)

@@ -29,7 +29,7 @@ pub trait Contender: Sync {
     /// Makes a system with so many logs in an empty folder.
     fn create(&self, dir: &Path, logs: u32) -> Outcome<Box<dyn System>>;
 
-    /// Opens one that was closed, to read.
+    /// Opens one that was closed, to read its first log.
     fn reopen(&self, dir: &Path) -> Outcome<Box<dyn System>>;
 }
 

@@ -33,6 +33,16 @@ pub enum Workload {
     H,
     /// Space taken on disk.
     Disk,
+    /// Memory taken.
+    Mem,
+    /// Random read in a store of 100,000 logs.
+    G1e5,
+    /// Reopening a store of 100,000 logs.
+    H1e5,
+    /// Reopening after a kill.
+    Hkill,
+    /// Reopening 100 GiB.
+    H100g,
     /// Mirrored in real time.
     M,
     /// A mirror that catches up from nothing.
@@ -47,6 +57,15 @@ pub enum Workload {
     V20,
     /// A long line of 100 Mbit/s.
     V200,
+}
+
+/// Stores that are filled once and then read by several workloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Archive {
+    /// Of one log.
+    OneLog,
+    /// Of one long log and 100,000 of one record each.
+    ManyLogs,
 }
 
 /// In what a workload's figures are reported.
@@ -89,12 +108,14 @@ pub const WRITERS: u32 = 32;
 pub const IN_FLIGHT: usize = 256;
 /// Records that E commits together, each of another log.
 pub const LOGS_A_COMMIT: usize = 600;
+/// Logs of one record each in G1e5 and H1e5.
+pub const MANY_LOGS: u32 = 100_000;
 /// Records of one call in D.
 pub const RECORDS_A_CALL: usize = 1000;
 
 impl Workload {
     /// In the order in which they run: those that share a store follow each other, and the store is closed for H.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::A,
         Self::At,
         Self::B,
@@ -109,6 +130,11 @@ impl Workload {
         Self::Gc,
         Self::H,
         Self::Disk,
+        Self::Mem,
+        Self::G1e5,
+        Self::H1e5,
+        Self::Hkill,
+        Self::H100g,
         Self::M,
         Self::N,
         Self::O,
@@ -135,6 +161,11 @@ impl Workload {
             Self::Gc => "Gc",
             Self::H => "H",
             Self::Disk => "disk",
+            Self::Mem => "mem",
+            Self::G1e5 => "G1e5",
+            Self::H1e5 => "H1e5",
+            Self::Hkill => "Hkill",
+            Self::H100g => "H100g",
             Self::M => "M",
             Self::N => "N",
             Self::O => "O",
@@ -167,6 +198,13 @@ impl Workload {
             Self::Gc => "read of one record whose neighbours were just read",
             Self::H => "reopen and read one record",
             Self::Disk => "bytes on disk after closing for each byte of payload, zeros at the end of a file aside",
+            Self::Mem => {
+                "most memory of a process that opens, scans, reads at random and appends, of a budget of 64 MiB"
+            }
+            Self::G1e5 => "random read of one record beside 100,000 other logs",
+            Self::H1e5 => "reopen a store of 100,000 logs and read one record",
+            Self::Hkill => "reopen after a kill with a full active segment of 600 logs in lone batches",
+            Self::H100g => "reopen 100 GiB of synthetic sealed segments, 600 logs",
             Self::M => "mirrored in real time over TLS, durable at both ends",
             Self::N => "a mirror that catches up from nothing, the same",
             Self::O => "one writer, waiting until mirrored",
@@ -182,9 +220,9 @@ impl Workload {
     /// Of its figures.
     pub fn unit(self) -> Unit {
         match self {
-            Self::At | Self::G | Self::Gc | Self::O => Unit::Microseconds,
-            Self::H => Unit::Milliseconds,
-            Self::Disk | Self::U => Unit::Times,
+            Self::At | Self::G | Self::Gc | Self::G1e5 | Self::O => Unit::Microseconds,
+            Self::H | Self::H1e5 | Self::Hkill | Self::H100g => Unit::Milliseconds,
+            Self::Disk | Self::Mem | Self::U => Unit::Times,
             Self::V20 | Self::V200 => Unit::MegabitsPerSecond,
             _ => Unit::RecordsPerSecond,
         }
@@ -196,13 +234,23 @@ impl Workload {
             Self::E | Self::F2 => LOGS_A_COMMIT as u32,
             Self::E10k => 10_200,
             Self::B => WRITERS,
+            Self::G1e5 | Self::H1e5 => MANY_LOGS + 1,
             _ => 1,
         }
     }
 
-    /// Whether it reads the store that is filled once for all of these.
-    pub fn is_of_archive(self) -> bool {
-        matches!(self, Self::F | Self::G | Self::Gc | Self::H | Self::Disk)
+    /// The store that it reads, if that is filled once for several.
+    pub fn archive(self) -> Option<Archive> {
+        match self {
+            Self::F | Self::G | Self::Gc | Self::H | Self::Disk | Self::Mem => Some(Archive::OneLog),
+            Self::G1e5 | Self::H1e5 => Some(Archive::ManyLogs),
+            _ => None,
+        }
+    }
+
+    /// Whether it is asked of Counterfoil alone: a bound that holds whatever others reach.
+    pub fn is_asked_of_us_alone(self) -> bool {
+        matches!(self, Self::Mem | Self::G1e5 | Self::H1e5 | Self::Hkill | Self::H100g)
     }
 
     /// Whether it takes two nodes.

@@ -25,6 +25,8 @@ pub(crate) struct Effort {
     pub(crate) interleaved_logs: u32,
     pub(crate) archive_records: usize,
     pub(crate) reads: usize,
+    /// Of the store with holes of H100g; none where making it would take too long.
+    pub(crate) hole_gib: Option<u64>,
     /// Rounds of those workloads that take two nodes.
     pub(crate) rounds_of_pairs: usize,
     pub(crate) mirrored_records: usize,
@@ -50,6 +52,7 @@ impl Effort {
         interleaved_logs: 100,
         archive_records: 2_640_000,
         reads: 40_000,
+        hole_gib: Some(100),
         rounds_of_pairs: 5,
         mirrored_records: 256_000,
         catch_up_records: (1 << 30) / RECORD_BYTES,
@@ -71,6 +74,7 @@ impl Effort {
         interleaved_logs: 100,
         archive_records: 500_000,
         reads: 5_000,
+        hole_gib: None,
         rounds_of_pairs: 3,
         mirrored_records: 100_000,
         catch_up_records: (1 << 27) / RECORD_BYTES,
@@ -93,6 +97,7 @@ impl Effort {
         interleaved_logs: 3,
         archive_records: 10_000,
         reads: 100,
+        hole_gib: Some(1),
         rounds_of_pairs: 1,
         mirrored_records: 2_000,
         catch_up_records: 16_000,
@@ -122,7 +127,7 @@ impl Effort {
     pub(crate) fn rounds(&self, workload: Workload) -> usize {
         match workload {
             Workload::C => self.rounds_of_c,
-            Workload::Disk => 1,
+            Workload::Disk | Workload::Mem => 1,
             Workload::A | Workload::B | Workload::B2 | Workload::E | Workload::E10k => self.rounds_of_short,
             _ => self.rounds,
         }

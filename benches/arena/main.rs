@@ -4,10 +4,12 @@
 //! The options are in [`arguments::USAGE`]. Besides the table it leaves `arena/report.json` and a chart for each
 //! workload in the target folder.
 
+mod alone;
 mod arguments;
 mod chart;
 mod effort;
 mod fhir;
+mod holes;
 mod machine;
 mod pair_run;
 #[cfg(feature = "peers")]
@@ -37,6 +39,14 @@ use report::{Chapter, Row};
 const LOAD_MAX: f64 = 0.5;
 
 fn main() -> ExitCode {
+    match alone::obey() {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("arena: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
     let arguments = match Arguments::parse(env::args().skip(1)) {
         Ok(arguments) if arguments.wants_help => {
             println!("{USAGE}");

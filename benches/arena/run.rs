@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _, path::Path, thread};
 
-use counterfoil_benches::{Contender, Outcome, System, Workload, folder};
+use counterfoil_benches::{Archive, Contender, Counterfoil, Outcome, System, Workload, folder};
 use tempfile::TempDir;
 
 use crate::{
+    alone,
     effort::Effort,
     progress::Progress,
     report::{Entry, Results, Series},
@@ -17,8 +18,8 @@ pub(crate) struct Arena<'a> {
     pub(crate) effort: Effort,
     pub(crate) bodies: Bodies,
     pub(crate) progress: Progress,
-    /// Stores that several workloads read, by the place of their system in the lineup.
-    pub(crate) archives: BTreeMap<usize, Stand>,
+    /// Stores that several workloads read, with the place of their system in the lineup.
+    pub(crate) archives: BTreeMap<(Archive, usize), Stand>,
 }
 
 /// A system's store and, while it is open, the system.
@@ -56,7 +57,7 @@ impl Arena<'_> {
         let mut stands = BTreeMap::new();
         for (place, contender) in self.lineup.iter().enumerate() {
             self.progress.say(workload, contender.name(), "made ready");
-            if let Some(reason) = contender.cannot(workload) {
+            if let Some(reason) = self.why_not(*contender, workload) {
                 results.absent.push((contender.name(), reason.to_owned()));
                 continue;
             }
@@ -90,19 +91,38 @@ impl Arena<'_> {
             let entry = Entry { system: contender.name(), remark: contender.remark(workload) };
             results.series.push(Series::new(entry, turns));
         }
-        if workload.is_of_archive() {
-            self.archives.append(&mut stands);
+        if let Some(archive) = workload.archive() {
+            self.archives.extend(stands.into_iter().map(|(place, stand)| ((archive, place), stand)));
         }
         results
     }
 
+    fn why_not(&self, contender: &dyn Contender, workload: Workload) -> Option<&'static str> {
+        if workload.is_asked_of_us_alone() && contender.name() != Counterfoil.name() {
+            return Some("a bound for Counterfoil, whatever others reach");
+        }
+        if workload == Workload::H100g && self.effort.hole_gib.is_none() {
+            return Some("only in full: the store takes a minute to make");
+        }
+        contender.cannot(workload)
+    }
+
     fn make_ready(&mut self, place: usize, contender: &dyn Contender, workload: Workload) -> Outcome<Stand> {
-        if let Some(stand) = self.archives.remove(&place).filter(|_| workload.is_of_archive()) {
+        if let Some(stand) = workload.archive().and_then(|archive| self.archives.remove(&(archive, place))) {
             return Ok(stand);
+        }
+        if let (Workload::H100g, Some(gib)) = (workload, self.effort.hole_gib) {
+            let folder = folder()?;
+            alone::fill_with_holes(folder.path(), gib)?;
+            return Ok(Stand { system: None, folder });
+        }
+        if workload == Workload::Hkill {
+            // Each turn makes its own.
+            return Ok(Stand { system: None, folder: folder()? });
         }
         let mut stand = Stand::create(contender, workload.logs())?;
         turn::load(stand.system()?, workload, &self.effort, &self.bodies)?;
-        if workload.is_of_archive() {
+        if workload.archive().is_some() {
             // So that all is in the page cache.
             stand.system()?.reader(0)?.scan()?;
         }
@@ -114,8 +134,13 @@ impl Arena<'_> {
 
     fn take_turn(&self, contender: &dyn Contender, stand: &mut Stand, workload: Workload) -> Outcome<Turn> {
         match workload {
-            Workload::H => reopen(contender, stand),
+            Workload::H | Workload::H1e5 | Workload::H100g => reopen(contender, stand),
+            Workload::Hkill => Ok(Turn { figure: alone::reopen_killed()?, latencies: Vec::new() }),
             Workload::Disk => measure(stand, self.effort.archive_records),
+            Workload::Mem => {
+                stand.close()?;
+                Ok(Turn { figure: alone::peak_memory(stand.folder.path())?, latencies: Vec::new() })
+            }
             _ if is_fresh_each_turn(workload) => {
                 let mut fresh = Stand::create(contender, workload.logs())?;
                 turn::load(fresh.system()?, workload, &self.effort, &self.bodies)?;
@@ -128,7 +153,7 @@ impl Arena<'_> {
             _ => {
                 let system = stand.system()?;
                 let turn = turn::take(system, workload, &self.effort, &self.bodies)?;
-                if !workload.is_of_archive() {
+                if workload.archive().is_none() {
                     system.flush()?;
                 }
                 Ok(turn)

@@ -7,7 +7,8 @@ use std::{
 };
 
 use counterfoil_benches::{
-    Body, IN_FLIGHT, LOGS_A_COMMIT, Outcome, Payload, RECORD_BYTES, RECORDS_A_CALL, System, WRITERS, Workload,
+    Body, IN_FLIGHT, LOGS_A_COMMIT, MANY_LOGS, Outcome, Payload, RECORD_BYTES, RECORDS_A_CALL, System, WRITERS,
+    Workload,
 };
 
 use crate::effort::Effort;
@@ -73,7 +74,14 @@ pub(crate) fn load(system: &dyn System, workload: Workload, effort: &Effort, bod
             groups.try_for_each(|group| system.load_interleaved(group))
         }
         Workload::At => append_bulk(system, effort.bulk_records / 8, bodies),
-        workload if workload.is_of_archive() => append_bulk(system, effort.archive_records, bodies),
+        workload if workload.archive().is_some() => {
+            if workload.logs() > MANY_LOGS {
+                let firsts = (1..workload.logs()).step_by(LOGS_A_COMMIT);
+                let mut groups = firsts.zip(bodies.groups(LOGS_A_COMMIT));
+                groups.try_for_each(|(first, group)| system.append_across(first, group))?;
+            }
+            append_bulk(system, effort.archive_records, bodies)
+        }
         // What a system does when it is first used is not what is measured.
         Workload::C | Workload::D => append_bulk(system, RECORDS_A_CALL, bodies),
         _ => {
@@ -106,7 +114,7 @@ pub(crate) fn take(system: &dyn System, workload: Workload, effort: &Effort, bod
             let mut reader = system.reader(0)?;
             rate(effort.archive_records, || expect_count(reader.scan()?, effort.archive_records))
         }
-        Workload::G => random_reads(system, effort),
+        Workload::G | Workload::G1e5 => random_reads(system, effort),
         Workload::Gc => cached_reads(system, effort),
         _ => Err("it works on a closed system, or on two".into()),
     }

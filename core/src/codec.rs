@@ -7,7 +7,7 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 1 | version of the envelope, 1 |
-//! | 1 | 1 | codec: 1 [`Bincode`], 2 `Json`, 128 to 255 the application's own |
+//! | 1 | 1 | codec: 0 bytes of a collection as they were given, 1 [`Bincode`], 2 `Json`, 128 to 255 the application's own |
 //! | 2 | 2 | schema version of the value's type, which the application counts |
 //! | 4 | | the value, as the codec writes it |
 
@@ -125,7 +125,14 @@ pub(crate) struct Envelope {
     pub(crate) schema: u16,
 }
 
+/// The codec of bytes that were given as bytes: whoever reads them as values says how.
+pub(crate) const VERBATIM: u8 = 0;
+
 impl Envelope {
+    /// Before bytes that were given as bytes.
+    #[cfg(feature = "collections")]
+    pub(crate) const VERBATIM: Self = Self { codec: VERBATIM, schema: 0 };
+
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         let [low, high] = self.schema.to_le_bytes();
         out.extend_from_slice(&[ENVELOPE_VERSION, self.codec, low, high]);
@@ -145,7 +152,7 @@ impl Envelope {
 /// Decodes with the codec that the envelope names: `C`, or one of the built-in ones.
 pub(crate) fn decode_with<C: Codec, T: DeserializeOwned>(codec: &C, id: u8, value: &[u8]) -> Result<T, CodecError> {
     match id {
-        id if id == C::ID => codec.decode(value),
+        id if id == C::ID || id == VERBATIM => codec.decode(value),
         Bincode::ID => Bincode.decode(value),
         #[cfg(feature = "json")]
         Json::ID => Json.decode(value),

@@ -82,6 +82,43 @@ pub enum Error {
     /// A text or bytes are not a cursor or a frontier as it was given out.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// A key holds other versions than those that were read; nothing was written.
+    #[error("{key:?} of collection {collection} has changed since it was read: read it again, then decide")]
+    Changed {
+        /// The collection.
+        collection: String,
+        /// The key, as text.
+        key: String,
+    },
+    /// A version to be taken is none of those that a key holds; nothing was written.
+    #[error("the key does not hold version {version}: it holds those that reading it shows")]
+    NoSuchVersion {
+        /// The version, as `LOG:SEQ`.
+        version: String,
+    },
+    /// A key of a collection is longer than the limit; nothing was written.
+    #[error("a key of {len} bytes is longer than the limit, 4096")]
+    KeyTooLong {
+        /// Its length, in bytes.
+        len: usize,
+    },
+    /// A key is there, and is not of the type asked for.
+    #[error("{key:?} of collection {collection} is no key of the type asked for")]
+    NotAKey {
+        /// The collection.
+        collection: String,
+        /// The key, as text.
+        key: String,
+    },
+    /// Nothing was put or deleted in a transaction.
+    #[error("the transaction has no writes")]
+    EmptyTransaction,
+    /// The index of collections failed. It is derived data: nothing is lost.
+    #[error("the index of collections can't be used: {what}; open the store again, which checks it and makes it anew")]
+    Index {
+        /// What went wrong.
+        what: String,
+    },
     /// A value was not encoded, so nothing was appended.
     #[error("the value was not appended: {error}")]
     Encode {
@@ -221,6 +258,8 @@ pub enum ErrorKind {
     TooLong,
     /// Stored bytes are not those that were written, or are missing.
     Damaged,
+    /// Retention has removed the records asked for; reading goes on behind them.
+    Trimmed,
     /// A log has two histories, or a batch does not continue it.
     Diverged,
     /// The log, or the record, is not in this store.
@@ -235,6 +274,8 @@ pub enum ErrorKind {
     Codec,
     /// The codec can't read back what it writes of this type.
     CodecCannotRoundTrip,
+    /// A key holds other versions than those that were read.
+    Changed,
     /// A peer does not have everything yet.
     NotMirrored,
     /// Certificates, keys or policy can't be used.
@@ -262,8 +303,12 @@ impl Error {
             | Self::AmbiguousLog { .. }
             | Self::SameNode { .. }
             | Self::AlreadyLinked { .. } => ErrorKind::Misuse,
-            Self::NotThatFrontier { .. } => ErrorKind::NotFound,
-            Self::Token(_) => ErrorKind::Misuse,
+            Self::NotThatFrontier { .. } | Self::NoSuchVersion { .. } => ErrorKind::NotFound,
+            Self::Token(_) | Self::EmptyTransaction => ErrorKind::Misuse,
+            Self::Changed { .. } => ErrorKind::Changed,
+            Self::KeyTooLong { .. } => ErrorKind::TooLong,
+            Self::NotAKey { .. } => ErrorKind::Codec,
+            Self::Index { .. } => ErrorKind::Disk,
             Self::Encode { .. } | Self::Decode { .. } => ErrorKind::Codec,
             Self::CodecCannotRoundTrip { .. } => ErrorKind::CodecCannotRoundTrip,
             #[cfg(feature = "net")]
@@ -328,6 +373,7 @@ fn read_kind(error: &ReadError) -> ErrorKind {
     match error {
         ReadError::UnknownLog { .. } => ErrorKind::NotFound,
         ReadError::Damaged { .. } | ReadError::Hole { .. } => ErrorKind::Damaged,
+        ReadError::Trimmed { .. } | ReadError::TrimmedArrivals { .. } => ErrorKind::Trimmed,
         _ => ErrorKind::Disk,
     }
 }

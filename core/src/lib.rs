@@ -45,6 +45,7 @@
 //!
 //! # Features
 //!
+//! - `collections` (default): values under keys, which several nodes may write at once.
 //! - `net` (default): links and servers over TCP and TLS 1.3.
 //! - `json`: the codec [`Json`], for types that bincode can't read back.
 //! - `cli`: the command `counterfoil`.
@@ -53,6 +54,8 @@ mod acks;
 #[cfg(feature = "net")]
 pub mod certificates;
 mod codec;
+#[cfg(feature = "collections")]
+mod collection;
 mod cursor;
 mod error;
 mod follow;
@@ -82,11 +85,17 @@ pub use acks::Ack;
 #[cfg(feature = "json")]
 pub use codec::Json;
 pub use codec::{Bincode, Codec, CodecError, ENVELOPE_LEN, MAX_VALUE_LEN};
+#[cfg(feature = "collections")]
+pub use collection::{
+    Change, ChangeStream, Changes, Collection, Entries, History, IndexProgress, KeepBoth, Key, Keys, MAX_KEY_LEN,
+    NewestByClock, ParseVersionError, RecordedWrite, Resolution, Resolver, Settled, Transaction, Version, VersionId,
+    Versions,
+};
 #[cfg(feature = "net")]
 pub use counterfoil_replication::net::{
     ListenError, Target as PeerAddress, TargetError as PeerAddressError, Tls, TlsError,
 };
-pub use counterfoil_replication::{Policy, PolicyError, Rights};
+pub use counterfoil_replication::{Flow, Policy, PolicyError, Rights};
 pub use counterfoil_storage::{
     AppendError, BatchError, Compression, Damage, Digest, DiskError, Finding, Genesis, Head, Hlc, Hole, Holes,
     Incarnation, LogId, LogInfo, MAX_NAME_LEN, MAX_RECORD_LEN, MendError, NameError, NodeName, OpenError, Parent,

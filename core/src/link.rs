@@ -24,13 +24,35 @@ impl Store {
     ///
     /// Nothing happens until [`LinkBuilder::start`].
     pub fn mirror_to(&self, peer: impl Into<String>, tls: Tls) -> LinkBuilder {
-        LinkBuilder {
-            inner: Arc::clone(&self.inner),
-            peer: peer.into(),
-            tls,
-            spaces: Spaces::Named(Vec::new()),
-            compress: false,
-        }
+        self.link_to(peer.into(), tls, Direction::Send)
+    }
+
+    /// To keep spaces of this store and of a node elsewhere (`NODE@HOST:PORT`) equal, in real time: each end streams
+    /// what the other lacks, its own logs and those of others, over one connection. Logs of this node that a fire or an
+    /// old backup cost it come back, too; it goes on writing in new ones.
+    ///
+    /// The policy of the node there must grant this one `read`, and `write` for its own logs; and `relay`, if it may
+    /// have logs of others that the node there lacks. This node grants all of that to the node that it dials.
+    ///
+    /// Nothing happens until [`LinkBuilder::start`].
+    ///
+    /// ```no_run
+    /// # use counterfoil::{Store, Tls};
+    /// # use std::time::Duration;
+    /// let store = Store::open("surgery-1.store")?;
+    /// let link = store.sync_with("hub@hub.example:7400", Tls::from_dir("tls")?).spaces(["patients"]).start()?;
+    /// if !link.wait_synced(Duration::from_secs(30)) {
+    ///     eprintln!("the hub lacks {}, this store {} records", link.status().lag, link.status().behind_records);
+    /// }
+    /// # Ok::<(), counterfoil::Error>(())
+    /// ```
+    pub fn sync_with(&self, peer: impl Into<String>, tls: Tls) -> LinkBuilder {
+        self.link_to(peer.into(), tls, Direction::Both)
+    }
+
+    fn link_to(&self, peer: String, tls: Tls, direction: Direction) -> LinkBuilder {
+        let (inner, spaces) = (Arc::clone(&self.inner), Spaces::Named(Vec::new()));
+        LinkBuilder { inner, peer, tls, direction, spaces, compress: false }
     }
 }
 
@@ -41,6 +63,7 @@ pub struct LinkBuilder {
     inner: Arc<Inner>,
     peer: String,
     tls: Tls,
+    direction: Direction,
     spaces: Spaces,
     compress: bool,
 }
@@ -66,7 +89,8 @@ impl LinkBuilder {
     }
 
     /// To carry all spaces of the store, also those that come into being while the link lives: a hub that mirrors onward
-    /// what others stream to it. Replaces what [`spaces`](Self::spaces) named.
+    /// what others stream to it. Of what only the node at the other end has, no space is asked for: name it. Replaces
+    /// what [`spaces`](Self::spaces) named.
     pub fn all_spaces(mut self) -> Self {
         self.spaces = Spaces::All;
         self
@@ -107,18 +131,21 @@ impl LinkBuilder {
         let all_spaces = matches!(self.spaces, Spaces::All);
         let linking = lock(&self.inner.linking);
         self.inner.check_unlinked(&target.node, &spaces, all_spaces)?;
-        let shared = LinkShared::new(target.node.clone(), spaces.clone());
+        let direction = self.direction;
+        let shared = LinkShared::new(target.node.clone(), spaces.clone(), direction);
         let config = DialConfig {
             target,
             journal: self.inner.journal.clone(),
             tls: self.tls,
-            spaces: spaces.into_iter().map(|space| (space, Direction::Send)).collect(),
+            spaces: spaces.into_iter().map(|space| (space, direction)).collect(),
             policy: Arc::new(Policy::nothing()),
             limits: Limits::default(),
             acks: Arc::clone(self.inner.acks.board()),
             compress: self.compress,
         };
         let dialling = dial(&self.inner, config, &shared)?;
+        let link = Arc::downgrade(&dialling);
+        shared.measure_behind(move || link.upgrade().map_or(0, |link| behind_records(&link)));
         if all_spaces {
             let (journal, link) = (self.inner.journal.clone(), Arc::downgrade(&dialling));
             self.inner.runtime.handle()?.spawn(bring_new_spaces(journal, link, Arc::clone(&shared)));
@@ -162,6 +189,12 @@ fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<A
     Ok(Arc::new(link))
 }
 
+/// Records that the peer says it has and this store has not.
+fn behind_records(link: &net::Link) -> u64 {
+    let spaces = link.status().session.map(|session| session.spaces);
+    spaces.into_iter().flatten().map(|space| space.behind_records).sum()
+}
+
 /// Has a link carry each space that comes into being, as long as there is the link.
 async fn bring_new_spaces(journal: Journal, link: Weak<net::Link>, shared: Arc<LinkShared>) {
     let mut watch = journal.watch(None);
@@ -171,7 +204,7 @@ async fn bring_new_spaces(journal: Journal, link: Weak<net::Link>, shared: Arc<L
         let logs = Some(journal.stats().logs);
         if logs != std::mem::replace(&mut known, logs) {
             for space in journal.spaces().iter().filter(|space| shared.add_space(space)) {
-                link.bring(space, Direction::Send);
+                link.bring(space, shared.direction);
             }
         }
         drop(link);
@@ -210,8 +243,15 @@ impl Link {
         self.inner.wait_link_mirrored(&self.shared, timeout)
     }
 
-    /// Whether the peer has everything, or may still get what it has not: false if all that it has not acknowledged is
-    /// of logs that are parked and spaces that are refused, or if the link [is stuck](LinkStatus::is_stuck).
+    /// Waits until the peer has durably all that is durable here now, and this store all that the peer had durable when
+    /// the two ends got in touch; false when `timeout` is over. On a mirror, the same as
+    /// [`wait_mirrored`](Self::wait_mirrored).
+    pub fn wait_synced(&self, timeout: Duration) -> bool {
+        self.inner.wait_link_synced(&self.shared, timeout)
+    }
+
+    /// Whether all that the link is for is done, or may still get on: false if all that is lacking at either end is of
+    /// logs that are parked and spaces that are refused, or if the link [is stuck](LinkStatus::is_stuck).
     pub fn is_moving(&self) -> bool {
         self.inner.is_link_moving(&self.shared)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Waker},
@@ -46,7 +46,35 @@ impl Store {
     /// # Ok::<(), counterfoil::Error>(())
     /// ```
     pub fn mirror_in_process(&self, target: &Store) -> LocalLinkBuilder {
-        LocalLinkBuilder { source: Arc::clone(&self.inner), target: Arc::clone(&target.inner), spaces: Vec::new() }
+        self.link_in_process(target, Direction::Send)
+    }
+
+    /// To keep spaces of this store and of another store of this process equal, like a sync over the network: see
+    /// [`mirror_in_process`](Self::mirror_in_process). The link is one of both stores' links.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use counterfoil::{Durability, Store};
+    ///
+    /// let [one, other] = ["surgery-1", "surgery-2"].map(|name| Store::builder().node(name).in_memory());
+    /// let (one, other) = (one?, other?);
+    /// let link = one.sync_in_process(&other).spaces(["patients"]).start()?;
+    ///
+    /// link.cut();
+    /// one.space("patients")?.append("seen here")?.wait(Durability::Local)?;
+    /// other.space("patients")?.append("seen there")?.wait(Durability::Local)?;
+    /// link.heal();
+    /// assert!(link.wait_synced(Duration::from_secs(60)));
+    /// assert_eq!(one.space("patients")?.logs().len(), 2);
+    /// # Ok::<(), counterfoil::Error>(())
+    /// ```
+    pub fn sync_in_process(&self, other: &Store) -> LocalLinkBuilder {
+        self.link_in_process(other, Direction::Both)
+    }
+
+    fn link_in_process(&self, target: &Store, direction: Direction) -> LocalLinkBuilder {
+        let (source, target) = (Arc::clone(&self.inner), Arc::clone(&target.inner));
+        LocalLinkBuilder { source, target, direction, spaces: Vec::new() }
     }
 }
 
@@ -56,6 +84,7 @@ impl Store {
 pub struct LocalLinkBuilder {
     source: Arc<Inner>,
     target: Arc<Inner>,
+    direction: Direction,
     spaces: Vec<String>,
 }
 
@@ -70,8 +99,8 @@ impl LocalLinkBuilder {
     ///
     /// # Errors
     ///
-    /// A space is not well named; both stores are the same node; another link carries one of the spaces to the target;
-    /// no thread can be had.
+    /// A space is not well named; both stores are the same node; another link carries one of the spaces to the other
+    /// store; no thread can be had.
     pub fn start(self) -> Result<LocalLink> {
         let node = self.source.journal.identity().node.clone();
         let peer = self.target.journal.identity().node.clone();
@@ -82,21 +111,43 @@ impl LocalLinkBuilder {
         let source = Arc::clone(&self.source);
         let linking = lock(&source.linking);
         self.source.check_unlinked(&peer, &spaces, false)?;
-        let shared = LinkShared::new(peer, spaces);
+        if self.direction.receives() {
+            self.target.check_unlinked(&node, &spaces, false)?;
+        }
         let control = Arc::new(Control::default());
-        let pump = Pump::new(&self.source, &self.target, Arc::clone(&shared), Arc::clone(&control));
+        let shareds = [peer, node].map(|peer| LinkShared::new(peer, spaces.clone(), self.direction));
+        let inners = [&self.source, &self.target];
+        for (shared, [near, far]) in shareds.iter().zip([inners, [inners[1], inners[0]]]) {
+            let (near, far) = (near.journal.clone(), Arc::downgrade(far));
+            let spaces = spaces.clone();
+            shared.measure_behind(move || far.upgrade().map_or(0, |far| behind_records(&near, &far.journal, &spaces)));
+        }
+        let pump = Pump::new(inners, &shareds, Arc::clone(&control));
         thread::Builder::new()
             .name("counterfoil-link".to_owned())
             .spawn(move || pump.run())
             .map_err(|error| Error::System { what: "starting the thread of a link".to_owned(), error })?;
-        for (inner, is_source) in [(&self.source, true), (&self.target, false)] {
+        for (inner, (shared, is_source)) in
+            inners.into_iter().zip(shareds.iter().zip([true, self.direction.receives()]))
+        {
             let control = Arc::clone(&control);
             let stop = Box::new(move || control.set(Wish::Stopped));
-            inner.add_link(LinkHandle { shared: Arc::clone(&shared), is_source, all_spaces: false, stop });
+            inner.add_link(LinkHandle { shared: Arc::clone(shared), is_source, all_spaces: false, stop });
         }
         drop(linking);
-        Ok(LocalLink { source: self.source, shared, control })
+        let ([shared, far_shared], far) = (shareds, Arc::downgrade(&self.target));
+        Ok(LocalLink { source: self.source, shared, far, far_shared, control })
     }
+}
+
+/// Records of some spaces that are durable at one end and not at the other.
+fn behind_records(near: &Journal, far: &Journal, spaces: &[SpaceName]) -> u64 {
+    let there = spaces.iter().flat_map(|space| far.logs(Some(space)));
+    let lacking = there.map(|info| {
+        let here = near.log(info.id).map_or(0, |here| here.durable.next_seq.0);
+        info.durable.next_seq.0.saturating_sub(here)
+    });
+    lacking.sum()
 }
 
 /// A link between two stores of one process. Cheap to clone.
@@ -106,6 +157,9 @@ impl LocalLinkBuilder {
 pub struct LocalLink {
     source: Arc<Inner>,
     shared: Arc<LinkShared>,
+    /// The other end, which the link does not keep open.
+    far: Weak<Inner>,
+    far_shared: Arc<LinkShared>,
     control: Arc<Control>,
 }
 
@@ -138,6 +192,18 @@ impl LocalLink {
     /// `timeout` is over.
     pub fn wait_mirrored(&self, timeout: Duration) -> bool {
         self.source.wait_link_mirrored(&self.shared, timeout)
+    }
+
+    /// Waits until each end has durably all that is durable at the other now; false when `timeout` is over. On a mirror
+    /// the same as [`wait_mirrored`](Self::wait_mirrored).
+    pub fn wait_synced(&self, timeout: Duration) -> bool {
+        let began_at = now();
+        if !self.source.wait_link_synced(&self.shared, timeout) {
+            return false;
+        }
+        let left = timeout.saturating_sub(began_at.elapsed());
+        let far = self.far.upgrade().filter(|_| self.shared.direction.receives());
+        far.is_none_or(|far| far.wait_link_synced(&self.far_shared, left))
     }
 
     /// Ends it.
@@ -189,7 +255,6 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The thread of a link: two endpoints, and what lies between them.
 struct Pump {
     ends: [End; 2],
-    shared: Arc<LinkShared>,
     control: Arc<Control>,
 }
 
@@ -198,21 +263,22 @@ struct End {
     journal: Journal,
     acks: Arc<Acks>,
     config: SessionConfig,
+    shared: Arc<LinkShared>,
 }
 
 impl End {
-    fn new(inner: &Inner, peer: &Identity, spaces: &[SpaceName], direction: Direction) -> Self {
+    fn new(inner: &Inner, peer: &Identity, shared: &Arc<LinkShared>, direction: Direction) -> Self {
         let identity = inner.journal.identity();
         let config = SessionConfig {
             local: identity.node.clone(),
             incarnation: identity.incarnation,
             peer: peer.node.clone(),
-            spaces: spaces.iter().map(|space| (space.clone(), direction)).collect(),
+            spaces: shared.spaces().into_iter().map(|space| (space, direction)).collect(),
             policy: Arc::new(Policy::nothing()),
             limits: Limits::default(),
         };
         let journal = inner.journal.clone();
-        Self { journal, acks: Arc::clone(&inner.acks), config }
+        Self { journal, acks: Arc::clone(&inner.acks), config, shared: Arc::clone(shared) }
     }
 }
 
@@ -222,14 +288,18 @@ fn now() -> Instant {
 }
 
 impl Pump {
-    fn new(source: &Inner, target: &Inner, shared: Arc<LinkShared>, control: Arc<Control>) -> Self {
+    fn new([source, target]: [&Arc<Inner>; 2], shareds: &[Arc<LinkShared>; 2], control: Arc<Control>) -> Self {
         let [sender, receiver] = [source.journal.identity(), target.journal.identity()];
-        let spaces = shared.spaces();
+        let back = if shareds[0].direction.receives() { Direction::Both } else { Direction::Receive };
         let ends = [
-            End::new(source, receiver, &spaces, Direction::Send),
-            End::new(target, sender, &spaces, Direction::Receive),
+            End::new(source, receiver, &shareds[0], shareds[0].direction),
+            End::new(target, sender, &shareds[1], back),
         ];
-        Self { ends, shared, control }
+        Self { ends, control }
+    }
+
+    fn set_state(&self, state: LinkState) {
+        self.ends.iter().for_each(|end| end.shared.set_state(state));
     }
 
     fn run(mut self) {
@@ -238,20 +308,22 @@ impl Pump {
             match self.control.wish() {
                 Wish::Stopped => break,
                 Wish::Cut => {
-                    self.shared.set_state(LinkState::Cut);
+                    self.set_state(LinkState::Cut);
                     thread::park();
                 }
                 Wish::Up => {
-                    self.shared.set_state(LinkState::Connecting);
+                    self.set_state(LinkState::Connecting);
                     let ended = self.session();
                     let state = match self.control.wish() {
                         Wish::Up => LinkState::Connecting,
                         Wish::Cut => LinkState::Cut,
                         Wish::Stopped => break,
                     };
-                    self.shared.set_state(state);
+                    self.set_state(state);
                     let reason = ended.map_or_else(|error| error.to_string(), |()| "the line was cut".to_owned());
-                    self.shared.tell(LinkEvent::Disconnected { reason });
+                    self.ends
+                        .iter()
+                        .for_each(|end| end.shared.tell(LinkEvent::Disconnected { reason: reason.clone() }));
                     if self.control.wish() == Wish::Up {
                         thread::park_timeout(RETRY);
                     }
@@ -289,9 +361,9 @@ impl Pump {
     }
 
     fn hear(&self, index: usize, event: Event) {
-        let End { acks, config, .. } = &self.ends[index];
+        let End { acks, config, shared, .. } = &self.ends[index];
         for event in acks.hear(&config.peer, event) {
-            if index == 0 && self.shared.hear(event) {
+            if shared.hear(event) {
                 acks.touch();
             }
         }
@@ -301,7 +373,7 @@ impl Pump {
 impl Drop for Pump {
     /// Also if the thread panics: nobody waits for a thread that is gone.
     fn drop(&mut self) {
-        self.shared.set_state(LinkState::Stopped);
+        self.set_state(LinkState::Stopped);
     }
 }
 

@@ -22,6 +22,8 @@ use crate::{
 pub struct Builder {
     node: Option<String>,
     options: Options,
+    #[cfg(feature = "collections")]
+    collections: crate::collection::CollectionOptions,
 }
 
 impl Builder {
@@ -123,6 +125,24 @@ impl Builder {
         self
     }
 
+    /// Memory for the index of collections, in bytes: its cache, and what has changed and is not written to it yet. Default:
+    /// 64 MiB. In a store that is opened to read only, or in memory, the whole index is in memory besides.
+    #[cfg(feature = "collections")]
+    #[must_use]
+    pub fn collection_bytes(mut self, bytes: usize) -> Self {
+        self.collections.bytes_max = bytes;
+        self
+    }
+
+    /// Whom to tell how far the index of collections has come, whenever it takes in 100,000 records or more at once, as it does
+    /// when it is made anew. Called by whoever opens a collection or asks for something, who waits meanwhile.
+    #[cfg(feature = "collections")]
+    #[must_use]
+    pub fn on_index_progress(mut self, tell: impl Fn(&crate::IndexProgress) + Send + Sync + 'static) -> Self {
+        self.collections.on_progress = Some(Arc::new(tell));
+        self
+    }
+
     /// Makes a new store in the folder `path` and opens it.
     ///
     /// **Durability**: on `Ok` the empty store survives power loss.
@@ -134,7 +154,7 @@ impl Builder {
         let path = path.as_ref();
         let node = self.node_name()?.ok_or_else(|| Error::NodeNotNamed { path: path.to_owned() })?;
         let journal = Journal::create(path, node, self.options.clone())?;
-        Ok(Store::from_journal(journal, Recovery::default(), self.options))
+        Ok(self.store(journal, Recovery::default()))
     }
 
     /// Opens the store in the folder `path`, recovering what a crash has left.
@@ -152,7 +172,7 @@ impl Builder {
             let _ = journal.close();
             return Err(Error::OtherNode { path: path.to_owned(), expected, found });
         }
-        Ok(Store::from_journal(journal, recovery, self.options))
+        Ok(self.store(journal, recovery))
     }
 
     /// Opens the store in the folder `path`, or makes it if there is none.
@@ -177,6 +197,16 @@ impl Builder {
         self.options.vfs = Arc::new(vfs::Memory::default());
         self.node.get_or_insert_with(|| "local".to_owned());
         self.create("memory")
+    }
+
+    fn store(self, journal: Journal, recovery: Recovery) -> Store {
+        Store::from_journal(
+            journal,
+            recovery,
+            self.options,
+            #[cfg(feature = "collections")]
+            self.collections,
+        )
     }
 
     fn node_name(&self) -> Result<Option<NodeName>> {

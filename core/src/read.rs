@@ -61,6 +61,11 @@ impl Record {
         &self.stored.body
     }
 
+    #[cfg(feature = "collections")]
+    pub(crate) fn stored(&self) -> &counterfoil_storage::Record {
+        &self.stored
+    }
+
     /// Takes its bytes out.
     pub fn into_body(self) -> Bytes {
         self.stored.body

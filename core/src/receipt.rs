@@ -81,6 +81,11 @@ impl Receipt {
         Self { stored, acks }
     }
 
+    #[cfg(feature = "collections")]
+    pub(crate) fn stored(&self) -> &counterfoil_storage::Receipt {
+        &self.stored
+    }
+
     /// The log appended to.
     pub fn log(&self) -> LogId {
         self.stored.log()

@@ -37,15 +37,24 @@ pub struct Space {
 
 /// What all handles of a space share.
 pub(crate) struct SpaceState {
-    name: SpaceName,
+    pub(crate) name: SpaceName,
     writer: OnceLock<LogWriter>,
     /// Held while the own log is looked up or made.
     making: Mutex<()>,
+    /// What its collections share, once one is opened.
+    #[cfg(feature = "collections")]
+    pub(crate) engine: Mutex<Option<Arc<crate::collection::Engine>>>,
 }
 
 impl SpaceState {
     pub(crate) fn new(name: SpaceName) -> Self {
-        Self { name, writer: OnceLock::new(), making: Mutex::new(()) }
+        Self {
+            name,
+            writer: OnceLock::new(),
+            making: Mutex::new(()),
+            #[cfg(feature = "collections")]
+            engine: Mutex::default(),
+        }
     }
 }
 
@@ -134,6 +143,17 @@ impl Space {
     /// ```
     pub fn append_at(&self, body: impl AsRef<[u8]>, happened_at: SystemTime) -> Result<Receipt> {
         self.append_as(RecordKind::PLAIN, Some(happened_at), body.as_ref())
+    }
+
+    #[cfg(feature = "collections")]
+    pub(crate) fn parts(&self) -> (&Inner, &SpaceState) {
+        (&self.inner, &self.state)
+    }
+
+    /// This node's own log, which is made if need be.
+    #[cfg(feature = "collections")]
+    pub(crate) fn own_log_to_write(&self) -> Result<LogId> {
+        Ok(self.writer()?.log())
     }
 
     /// Appends a record of a kind.

@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use counterfoil_replication::{By, Event};
+use counterfoil_replication::{By, Direction, Event, Flow};
 use counterfoil_storage::{Head, Holes, LogId, NodeName, Seq, SpaceName};
 
 /// What this node has durable and a peer has not acked.
@@ -72,6 +72,11 @@ pub struct LinkStatus {
     pub state: LinkState,
     /// What the peer lacks.
     pub lag: Lag,
+    /// Records that the peer says it has durable and that are not durable here; 0 on a mirror, which carries none here.
+    pub behind_records: u64,
+    /// Of a sync: the spaces of which this store may not yet have what the peer had when the two ends got in touch, each
+    /// with what is in the way and what to do, if anything is known to be.
+    pub catching_up: Vec<(SpaceName, Option<String>)>,
     /// Why the last connection was not made, or ended.
     pub last_error: Option<String>,
     /// What `last_error` says does not pass by itself: a certificate, an authority or a name must be changed. The link
@@ -99,6 +104,13 @@ pub enum LinkEvent {
         /// The space.
         space: SpaceName,
     },
+    /// This store has what the peer had of a space when the two ends got in touch.
+    CaughtUp {
+        /// The space.
+        space: SpaceName,
+        /// Whether it is all: false while logs are parked.
+        is_whole: bool,
+    },
     /// One log is not carried any further; the others are.
     Parked {
         /// The log.
@@ -120,6 +132,8 @@ pub enum LinkEvent {
     Refused {
         /// The space.
         space: SpaceName,
+        /// The direction, as seen from here.
+        flow: Flow,
         /// Why, by whom, and what to do.
         reason: String,
     },
@@ -208,8 +222,30 @@ const EVENTS_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) struct LinkShared {
     pub(crate) peer: NodeName,
+    pub(crate) direction: Direction,
     now: Mutex<Now>,
     changed: Condvar,
+    behind: OnceLock<Measure>,
+}
+
+/// Counts the records that a store lacks.
+struct Measure(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl fmt::Debug for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Measure")
+    }
+}
+
+/// Whether what one end lacks gets there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It lacks nothing.
+    Done,
+    /// Nothing is known to be in the way of all of it.
+    Moving,
+    /// All of it is held up by something that does not pass by itself.
+    Stopped,
 }
 
 #[derive(Debug)]
@@ -226,14 +262,16 @@ struct Now {
     parked: BTreeMap<LogId, String>,
     /// Logs of which the peer has more, until it acknowledges what is here.
     ahead: BTreeMap<LogId, String>,
-    refused: BTreeMap<SpaceName, String>,
+    refused: BTreeMap<(SpaceName, Flow), String>,
+    /// The spaces of which this end has what the peer had, in the present session or the last one; whether all.
+    caught_up: BTreeMap<SpaceName, bool>,
     events: VecDeque<LinkEvent>,
     /// Number of the event at the front of `events`, counted over the life of the link.
     first_event: u64,
 }
 
 impl LinkShared {
-    pub(crate) fn new(peer: NodeName, spaces: Vec<SpaceName>) -> Arc<Self> {
+    pub(crate) fn new(peer: NodeName, spaces: Vec<SpaceName>, direction: Direction) -> Arc<Self> {
         let now = Now {
             spaces,
             state: LinkState::Connecting,
@@ -243,10 +281,52 @@ impl LinkShared {
             parked: BTreeMap::new(),
             ahead: BTreeMap::new(),
             refused: BTreeMap::new(),
+            caught_up: BTreeMap::new(),
             events: VecDeque::new(),
             first_event: 0,
         };
-        Arc::new(Self { peer, now: Mutex::new(now), changed: Condvar::new() })
+        let (now, changed, behind) = (Mutex::new(now), Condvar::new(), OnceLock::new());
+        Arc::new(Self { peer, direction, now, changed, behind })
+    }
+
+    /// How the records that this end lacks are counted. It must not hold the link or the store.
+    pub(crate) fn measure_behind(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        // There is one way to count them.
+        drop(self.behind.set(Measure(Box::new(count))));
+    }
+
+    /// Records that the peer says it has and this end has not.
+    pub(crate) fn behind_records(&self) -> u64 {
+        let count = self.behind.get().filter(|_| self.direction.receives());
+        count.map_or(0, |measure| measure.0())
+    }
+
+    /// Whether this end gets what it lacked when the two got in touch.
+    pub(crate) fn inward(&self) -> Progress {
+        let catching_up = self.catching_up();
+        match catching_up.iter().filter(|(_, obstacle)| obstacle.is_some()).count() {
+            0 if catching_up.is_empty() => Progress::Done,
+            stopped if stopped == catching_up.len() => Progress::Stopped,
+            _ => Progress::Moving,
+        }
+    }
+
+    /// The spaces of which this end may not have what the peer had, with what is in the way, if that lasts.
+    pub(crate) fn catching_up(&self) -> Vec<(SpaceName, Option<String>)> {
+        let now = self.now();
+        let spaces =
+            now.spaces.iter().filter(|space| self.direction.receives() && now.caught_up.get(space) != Some(&true));
+        let stuck = now.last_error.as_ref().filter(|_| now.is_stuck);
+        let obstacle = |space: &SpaceName| {
+            let refused = now.refused.get(&(space.clone(), Flow::Incoming));
+            let parked = || {
+                now.caught_up.get(space)?;
+                let of_a_log = now.parked.values().next().cloned();
+                Some(of_a_log.unwrap_or_else(|| format!("{} can't send all of it", self.peer)))
+            };
+            refused.or(stuck).cloned().or_else(parked)
+        };
+        spaces.map(|space| (space.clone(), obstacle(space))).collect()
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -301,14 +381,15 @@ impl LinkShared {
     }
 
     pub(crate) fn refused(&self) -> Vec<(SpaceName, String)> {
-        self.now().refused.clone().into_iter().collect()
+        self.now().refused.iter().map(|((space, _), reason)| (space.clone(), reason.clone())).collect()
     }
 
     /// Why a log is not carried any further, though the ends may be in touch.
     pub(crate) fn stopped_by(&self, log: LogId, space: &SpaceName) -> Option<String> {
         let now = self.now();
         let stuck = now.last_error.as_ref().filter(|_| now.is_stuck);
-        now.parked.get(&log).or_else(|| now.ahead.get(&log)).or_else(|| now.refused.get(space)).or(stuck).cloned()
+        let refused = now.refused.get(&(space.clone(), Flow::Outgoing));
+        now.parked.get(&log).or_else(|| now.ahead.get(&log)).or(refused).or(stuck).cloned()
     }
 
     /// Sets the state, unless the link was stopped: that is final.
@@ -342,9 +423,14 @@ impl LinkShared {
                 now.parked.clear();
                 now.ahead.clear();
                 now.refused.clear();
+                now.caught_up.clear();
+            }
+            LinkEvent::CaughtUp { space, is_whole } => {
+                now.refused.remove(&(space.clone(), Flow::Incoming));
+                now.caught_up.insert(space.clone(), *is_whole);
             }
             LinkEvent::InSync { space } => {
-                now.refused.remove(space);
+                now.refused.remove(&(space.clone(), Flow::Outgoing));
                 if now.spaces.len() == 1 {
                     now.parked.clear();
                 }
@@ -357,7 +443,9 @@ impl LinkShared {
                 now.ahead.insert(*log, reason);
             }
             LinkEvent::Parked { log, reason } => drop(now.parked.insert(*log, reason.clone())),
-            LinkEvent::Refused { space, reason } => drop(now.refused.insert(space.clone(), reason.clone())),
+            LinkEvent::Refused { space, flow, reason } => {
+                now.refused.insert((space.clone(), *flow), reason.clone());
+            }
             LinkEvent::Disconnected { reason } => {
                 now.last_error = Some(reason.clone());
                 now.is_stuck = false;
@@ -393,7 +481,7 @@ impl LinkEvent {
     pub(crate) fn log(&self, peer: &NodeName) {
         match self {
             Self::Parked { log, reason } => tracing::warn!(%peer, %log, reason, "log parked"),
-            Self::Refused { space, reason } => tracing::warn!(%peer, %space, reason, "space refused"),
+            Self::Refused { space, reason, .. } => tracing::warn!(%peer, %space, reason, "space refused"),
             Self::Ahead { log, local, remote } => {
                 tracing::warn!(%peer, %log, here = %local.next_seq, there = %remote.next_seq, "peer holds more of a log");
             }
@@ -419,9 +507,10 @@ impl LinkEvent {
             Event::PeerReady { .. } => Self::Connected,
             Event::Withdrawn { log, node, to, holes, .. } => Self::AckWithdrawn { log, node, head: to, holes },
             Event::InSync { space } => Self::InSync { space },
+            Event::CaughtUp { space, whole } => Self::CaughtUp { space, is_whole: whole },
             Event::Ahead { log, local, remote } => Self::Ahead { log, local, remote },
             Event::Parked { log, reason, by } => Self::Parked { log, reason: says(by, &reason) },
-            Event::Refused { space, reason, by, .. } => Self::Refused { space, reason: says(by, &reason) },
+            Event::Refused { space, flow, reason, by } => Self::Refused { space, flow, reason: says(by, &reason) },
             Event::StorageFull => Self::StorageFull,
             Event::Mended { log, first_seq, next_seq } => Self::Mended { log, first_seq, next_seq },
             Event::NotMended { log, reason } => Self::NotMended { log, reason: format!("{peer}: {reason}") },
@@ -493,7 +582,7 @@ mod tests {
 
     #[test]
     fn events_that_nobody_fetched_are_dropped_by_count_never_silently() {
-        let link = LinkShared::new(NodeName::new("hub").unwrap(), Vec::new());
+        let link = LinkShared::new(NodeName::new("hub").unwrap(), Vec::new(), Direction::Send);
         let mut events = LinkEvents::new(Arc::clone(&link));
         assert_eq!(events.try_next(), None);
         for _ in 0..EVENTS_MAX + 3 {

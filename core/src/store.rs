@@ -23,7 +23,7 @@ use crate::{
     options::Builder,
     space::{Space, SpaceState},
     stats::Stats,
-    status::{Lag, LinkShared, LinkState, LinkStatus, Unmirrored},
+    status::{Lag, LinkShared, LinkState, LinkStatus, Progress, Unmirrored},
 };
 
 /// A store: the records of one node, in a folder on its own disk. Cheap to clone; all clones are one.
@@ -49,6 +49,9 @@ pub struct Store {
 
 /// What all handles of a store share. Threads and tasks of links hold parts of it, never this.
 pub(crate) struct Inner {
+    /// Before the journal, whose lock guards the index's file: fields are dropped in this order.
+    #[cfg(feature = "collections")]
+    pub(crate) collections: crate::collection::Collections,
     pub(crate) journal: Journal,
     pub(crate) acks: Arc<Acks>,
     pub(crate) clock: Arc<dyn WallClock>,
@@ -135,10 +138,17 @@ impl Store {
         Builder::default()
     }
 
-    pub(crate) fn from_journal(journal: Journal, recovery: Recovery, options: Options) -> Self {
+    pub(crate) fn from_journal(
+        journal: Journal,
+        recovery: Recovery,
+        options: Options,
+        #[cfg(feature = "collections")] collections: crate::collection::CollectionOptions,
+    ) -> Self {
         let acks = Arc::new(Acks::new(journal.identity().node.clone()));
         Self {
             inner: Arc::new(Inner {
+                #[cfg(feature = "collections")]
+                collections: crate::collection::Collections::new(collections, &options),
                 journal,
                 acks,
                 clock: options.clock,
@@ -265,6 +275,8 @@ impl Store {
         let unmirrored = self.inner.wait_mirrored(timeout);
         self.inner.stop_all();
         self.inner.acks.close();
+        #[cfg(feature = "collections")]
+        self.inner.close_collections();
         let closed = self.inner.journal.close();
         committed.and(closed)?;
         if unmirrored.is_empty() { Ok(()) } else { Err(Error::NotMirrored { unmirrored }) }
@@ -287,7 +299,8 @@ impl Inner {
     pub(crate) fn check_unlinked(&self, peer: &NodeName, spaces: &[SpaceName], all_spaces: bool) -> Result<()> {
         let own_space = SpaceName::new(self.journal.identity().node.as_str()).ok();
         let links = lock(&self.links);
-        let live = links.iter().filter(|link| link.shared.peer == *peer && link.shared.state() != LinkState::Stopped);
+        let is_live = |link: &&LinkHandle| link.is_source && link.shared.state() != LinkState::Stopped;
+        let live = links.iter().filter(is_live).filter(|link| link.shared.peer == *peer);
         for link in live {
             let carried = link.shared.spaces();
             let shared = if all_spaces || link.all_spaces {
@@ -372,6 +385,8 @@ impl Inner {
             spaces: link.spaces(),
             state: link.state(),
             lag: self.lag(&lacks),
+            behind_records: link.behind_records(),
+            catching_up: link.catching_up(),
             last_error: link.last_error(),
             is_stuck: link.is_stuck(),
             parked: link.parked(|log| lacks.iter().all(|missing| missing.log != log)),
@@ -446,15 +461,36 @@ impl Inner {
         }
     }
 
-    /// Whether the link's peer has everything, or something that it lacks is not known to have stopped.
+    /// Whether the link's peer gets what it lacks.
+    #[cfg(feature = "net")]
+    fn outward(&self, link: &LinkShared) -> Progress {
+        let lacks = self.unmirrored(link);
+        let moves = |missing: &Unmirrored| link.stopped_by(missing.log, &missing.space).is_none();
+        match lacks.is_empty() {
+            true => Progress::Done,
+            false if lacks.iter().any(moves) => Progress::Moving,
+            false => Progress::Stopped,
+        }
+    }
+
+    /// Whether both ends of the link have everything, or something that one lacks is not known to have stopped.
     #[cfg(feature = "net")]
     pub(crate) fn is_link_moving(&self, link: &LinkShared) -> bool {
-        let lacks = self.unmirrored(link);
-        lacks.is_empty() || lacks.iter().any(|missing| link.stopped_by(missing.log, &missing.space).is_none())
+        let ways = [self.outward(link), link.inward()];
+        ways.contains(&Progress::Moving) || ways == [Progress::Done; 2]
     }
 
     /// Waits until the link's peer has what is durable now; whether it has.
     pub(crate) fn wait_link_mirrored(&self, link: &LinkShared, timeout: Duration) -> bool {
+        self.wait_link(link, timeout, || true)
+    }
+
+    /// Waits until the link's peer has what is durable now, and this store what the peer had; whether both have.
+    pub(crate) fn wait_link_synced(&self, link: &LinkShared, timeout: Duration) -> bool {
+        self.wait_link(link, timeout, || link.inward() == Progress::Done)
+    }
+
+    fn wait_link(&self, link: &LinkShared, timeout: Duration, is_done: impl Fn() -> bool) -> bool {
         let deadline = now().checked_add(timeout);
         let wanted = self.unmirrored(link);
         loop {
@@ -463,7 +499,7 @@ impl Inner {
                 let ack = self.acks.of_node(missing.log, &link.peer);
                 ack.is_some_and(|ack| ack.covers(missing.first_seq, missing.next_seq))
             };
-            if wanted.iter().all(is_there) {
+            if wanted.iter().all(is_there) && is_done() {
                 return true;
             }
             let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(now()));
@@ -472,6 +508,18 @@ impl Inner {
             }
             self.acks.wait_changed(version, left);
         }
+    }
+
+    #[cfg(feature = "collections")]
+    fn close_collections(&self) {
+        let spaces: Vec<_> = lock(&self.spaces).values().cloned().collect();
+        let engines: Vec<_> = spaces.iter().filter_map(|space| lock(&space.engine).clone()).collect();
+        self.collections.close(engines.iter());
+    }
+
+    #[cfg(feature = "collections")]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.acks.is_closed()
     }
 
     /// Whether the store has been closed. Followers ask it whenever the journal's watch wakes them,

@@ -14,7 +14,7 @@ use counterfoil_storage::{Hlc, LogId, NodeName, Seq};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    codec::{Bincode, Codec, CodecError, Envelope, decode_with},
+    codec::{Bincode, Codec, CodecError, Envelope, VERBATIM, decode_with},
     cursor::Cursor,
     error::{Error, Result},
     follow::{Follow, FollowStream},
@@ -83,14 +83,19 @@ impl<T, C: Clone> Clone for Decoder<T, C> {
 }
 
 impl<T, C: Codec> Decoder<T, C> {
+    /// The value in a body, and the schema version that it was written with.
+    fn decode_body(&self, body: &[u8]) -> Result<(T, u16), CodecError> {
+        let (Envelope { codec, schema }, value) = Envelope::split(body)?;
+        // Bytes that were given as bytes are of no schema version: they are read as of the present one.
+        let schema = if codec == VERBATIM { self.schema } else { schema };
+        let decode = self.by_schema.get(&schema);
+        let decode = decode.ok_or(CodecError::OtherSchema { found: schema, expected: self.schema })?;
+        Ok((decode(&self.codec, codec, value)?, schema))
+    }
+
     fn decode(&self, record: Record) -> Result<Entry<T>> {
-        let decoded = Envelope::split(record.body()).and_then(|(envelope, value)| {
-            let decode = self.by_schema.get(&envelope.schema);
-            let decode = decode.ok_or(CodecError::OtherSchema { found: envelope.schema, expected: self.schema })?;
-            Ok((envelope.schema, decode(&self.codec, envelope.codec, value)?))
-        });
-        match decoded {
-            Ok((schema, value)) => Ok(Entry { record, schema, value }),
+        match self.decode_body(record.body()) {
+            Ok((value, schema)) => Ok(Entry { record, schema, value }),
             Err(error) => {
                 Err(Error::Decode { log: record.log(), seq: record.seq(), type_name: type_name::<T>(), error })
             }
@@ -198,7 +203,8 @@ impl<T: Serialize + DeserializeOwned, C: Codec> Typed<T, C> {
         result
     }
 
-    fn encode(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
+    /// The bytes of a value, with the envelope before it.
+    pub(crate) fn encode(&self, value: &T, out: &mut Vec<u8>) -> Result<()> {
         let Decoder { codec, schema, .. } = &self.decoder;
         Envelope { codec: C::ID, schema: *schema }.write(out);
         codec.encode(value, out).map_err(|error| Error::Encode { error })?;
@@ -211,6 +217,12 @@ impl<T: Serialize + DeserializeOwned, C: Codec> Typed<T, C> {
             })?;
         }
         Ok(())
+    }
+
+    /// The value in a body, and the schema version that it was written with.
+    #[cfg(feature = "collections")]
+    pub(crate) fn decode_value(&self, body: &[u8]) -> Result<(T, u16), CodecError> {
+        self.decoder.decode_body(body)
     }
 
     /// Reads durable values: those of the whole space in merged order (`..`), or a part of this node's own log

@@ -1,7 +1,7 @@
 //! Who has what: the acks that the sessions of one store hear, and those that they pass on.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -14,8 +14,8 @@ use crate::{event::Event, message::Ack};
 /// What other nodes have said they hold of each log, as the sessions of one store hear it: of the peer's own disk, or
 /// passed on by the peer.
 ///
-/// Of a node that this store talks to itself, what it says itself counts, and nobody else's word. Of another one, the
-/// most that any peer passes on. This store's own node is not among them. In memory only: peers say it all again.
+/// Of a node that this store talks to itself, what it says itself counts, and nobody else's word, once it has said as
+/// much as others said of it or taken something back. Of another one, the most that any peer passes on. This store's own node is not among them. In memory only: peers say it all again.
 ///
 /// A hub that mirrors onward gives the board to all its sessions: what is heard of logs in one is passed on in those in
 /// which the logs come in, towards their writer.
@@ -40,6 +40,11 @@ struct Heard {
     incarnation: Incarnation,
     /// By who told it: the node itself, or peers that pass it on.
     told: BTreeMap<NodeName, Held>,
+    /// From now on the node's own word counts, and nobody else's: it has said as much as others said of it, or taken
+    /// something back. Until then what it says may only be on its way to there.
+    is_own_word: bool,
+    /// What the node has sent, which it says nothing more by than that it has so much at least.
+    held: Option<Head>,
 }
 
 /// What a node is said to hold of a log.
@@ -54,9 +59,23 @@ struct Held {
 #[derive(Debug, Default)]
 struct Subscriber {
     logs: BTreeSet<LogId>,
-    /// Logs of which something is known that the session has not taken.
-    dirty: BTreeSet<LogId>,
+    /// Logs of which something is known that the session has not taken, each once, in the order in which that came.
+    dirty: Vec<LogId>,
+    is_dirty: HashSet<LogId>,
     waker: Option<Waker>,
+}
+
+impl Subscriber {
+    fn note(&mut self, log: LogId) {
+        if self.is_dirty.insert(log) {
+            self.dirty.push(log);
+        }
+    }
+
+    fn take(&mut self) -> Vec<LogId> {
+        self.is_dirty.clear();
+        mem::take(&mut self.dirty)
+    }
 }
 
 /// What holds of a node and a log has changed.
@@ -85,12 +104,21 @@ fn nothing() -> Held {
 
 impl Heard {
     /// What holds of `node`, leaving out what `except` told.
-    fn held(&self, node: &NodeName, except: Option<&NodeName>) -> Option<&Held> {
+    fn held(&self, node: &NodeName, except: Option<&NodeName>) -> Option<Held> {
         let told = self.told.iter().filter(|(by, _)| Some(*by) != except);
-        match self.told.get(node).filter(|_| Some(node) != except) {
+        let sent = self.held.filter(|_| Some(node) != except);
+        let said = match self.told.get(node).filter(|_| self.is_own_word && Some(node) != except) {
             Some(direct) => Some(direct),
             None => told.map(|(_, held)| held).max_by_key(|held| held.head.next_seq),
-        }
+        };
+        let holes = said.map(|said| said.holes.clone()).unwrap_or_default();
+        let head = said.map(|said| said.head).into_iter().chain(sent).max_by_key(|head| head.next_seq);
+        head.map(|head| Held { head, holes })
+    }
+
+    /// Most of what others than the node said of it.
+    fn hearsay(&self, node: &NodeName) -> Seq {
+        self.told.iter().filter(|(by, _)| *by != node).map(|(_, held)| held.head.next_seq).max().unwrap_or_default()
     }
 }
 
@@ -109,15 +137,27 @@ impl AckBoard {
         match event {
             Event::Acked { log, node, incarnation, head, holes } => self.change(*log, node, |heard| {
                 let held = Held { head: *head, holes: holes.clone() };
-                in_life(heard, peer, node, *incarnation).is_some_and(|heard| heard.raise(peer, held))
+                in_life(heard, peer, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, held))
+            }),
+            Event::Holds { log, node, incarnation, head } => self.change(*log, node, |heard| {
+                let heard = in_life(heard, peer, node, *incarnation);
+                heard.is_some_and(|heard| {
+                    let is_more = heard.held.is_none_or(|held| held.next_seq < head.next_seq);
+                    heard.held = heard.held.filter(|_| !is_more).or(Some(*head));
+                    is_more
+                })
             }),
             Event::Stated { log, node, incarnation, head, holes } => self.change(*log, node, |heard| {
                 heard.as_mut().is_some_and(|heard| heard.lower(node, *incarnation, *head, holes))
             }),
             Event::Withdrawn { log, node, incarnation, to, holes, .. } => self.change(*log, node, |heard| {
-                let (heard, held) =
-                    (in_life(heard, peer, node, *incarnation), Held { head: *to, holes: holes.clone() });
-                heard.is_some_and(|heard| heard.told.insert(peer.clone(), held.clone()) != Some(held))
+                let heard = in_life(heard, peer, node, *incarnation);
+                let left = Held { head: *to, holes: holes.clone() };
+                heard.is_some_and(|heard| {
+                    heard.held = heard.held.filter(|held| peer != node || held.next_seq <= to.next_seq);
+                    heard.is_own_word |= peer == node;
+                    heard.told.insert(peer.clone(), left.clone()) != Some(left)
+                })
             }),
             Event::PeerReady { node, incarnation, .. } => {
                 let logs: Vec<LogId> = self.table().logs.keys().copied().collect();
@@ -139,7 +179,7 @@ impl AckBoard {
         let mut heard = nodes.remove(node);
         let said = |heard: &Option<Heard>| {
             let heard = heard.as_ref()?;
-            Some((heard.incarnation, heard.held(node, None)?.clone()))
+            Some((heard.incarnation, heard.held(node, None)?))
         };
         let before = said(&heard);
         let is_news = change(&mut heard);
@@ -171,7 +211,7 @@ impl AckBoard {
         let table = self.table();
         let nodes = table.logs.get(&log).into_iter().flatten();
         let acks = nodes.filter_map(|(node, heard)| {
-            let Held { head, holes } = heard.held(node, peer)?.clone();
+            let Held { head, holes } = heard.held(node, peer)?;
             Some(Ack { log, node: node.clone(), incarnation: heard.incarnation, head, holes })
         });
         acks.filter(|ack| Some(&ack.node) != peer).collect()
@@ -192,7 +232,7 @@ impl Table {
     fn notify(&mut self, log: LogId) {
         for id in self.interested.get(&log).into_iter().flatten() {
             let Some(subscriber) = self.subscribers.get_mut(id) else { continue };
-            subscriber.dirty.insert(log);
+            subscriber.note(log);
             if let Some(waker) = subscriber.waker.take() {
                 waker.wake();
             }
@@ -210,18 +250,20 @@ fn in_life<'a>(
 ) -> Option<&'a mut Heard> {
     let is_other = heard.as_ref().is_none_or(|heard| heard.incarnation != incarnation);
     if is_other {
-        let is_known_directly = heard.as_ref().is_some_and(|heard| heard.told.contains_key(node));
+        let is_known_directly =
+            heard.as_ref().is_some_and(|heard| heard.told.contains_key(node) || heard.held.is_some());
         if is_known_directly && by != node {
             return None;
         }
-        *heard = Some(Heard { incarnation, told: BTreeMap::new() });
+        *heard = Some(Heard { incarnation, told: BTreeMap::new(), held: None, is_own_word: false });
     }
     heard.as_mut()
 }
 
 impl Heard {
     /// Heads of one life only grow: what another session said meanwhile may have been overtaken.
-    fn raise(&mut self, by: &NodeName, held: Held) -> bool {
+    fn raise(&mut self, by: &NodeName, node: &NodeName, held: Held) -> bool {
+        self.is_own_word |= by == node && self.hearsay(node) <= held.head.next_seq;
         let is_more = self.told.get(by).is_none_or(|said| {
             let is_mended = said.head == held.head && said.holes != held.holes && held.holes.are_within(&said.holes);
             said.head.next_seq < held.head.next_seq || is_mended
@@ -235,16 +277,21 @@ impl Heard {
     /// A node that was rolled back has lost what it said beyond that, and one whose disk has rotted what it says that it
     /// lacks.
     fn lower(&mut self, node: &NodeName, incarnation: Incarnation, head: Head, holes: &Holes) -> bool {
+        if self.incarnation != incarnation {
+            return false;
+        }
+        let held_less = self.held.take_if(|held| held.next_seq > head.next_seq).is_some();
         let is_less = |said: &&mut Held| said.head.next_seq > head.next_seq || !holes.are_within(&said.holes);
         match self.told.get_mut(node).filter(is_less) {
-            Some(said) if self.incarnation == incarnation => {
+            Some(said) => {
                 if said.head.next_seq > head.next_seq {
                     said.head = head;
                 }
                 said.holes.clone_from(holes);
+                self.is_own_word = true;
                 true
             }
-            _ => false,
+            None => held_less,
         }
     }
 
@@ -254,7 +301,7 @@ impl Heard {
         if self.incarnation == incarnation {
             return false;
         }
-        *self = Self { incarnation, told: BTreeMap::from([(node.clone(), nothing())]) };
+        *self = Self { incarnation, told: BTreeMap::from([(node.clone(), nothing())]), held: None, is_own_word: true };
         true
     }
 }
@@ -273,7 +320,7 @@ impl Subscription {
         table.interested.entry(log).or_default().insert(self.id);
         if let Some(subscriber) = table.subscribers.get_mut(&self.id) {
             subscriber.logs.insert(log);
-            subscriber.dirty.insert(log);
+            subscriber.note(log);
         }
     }
 
@@ -291,7 +338,7 @@ impl Subscription {
 
     /// What is to be passed on to `peer`.
     pub(crate) fn take(&self, peer: &NodeName) -> Vec<Ack> {
-        let dirty = self.board.table().subscribers.get_mut(&self.id).map(|subscriber| mem::take(&mut subscriber.dirty));
+        let dirty = self.board.table().subscribers.get_mut(&self.id).map(Subscriber::take);
         dirty.into_iter().flatten().flat_map(|log| self.board.except(log, Some(peer))).collect()
     }
 }
@@ -372,7 +419,12 @@ mod tests {
         board.hear(&node("other"), &withdrawn("far", 2, 1));
         assert_eq!(known(&board)[0].1, 3, "the other one still says so");
         board.hear(&node("far"), &acked("far", 2, 2));
-        assert_eq!(known(&board)[0].1, 2, "its own word");
+        assert_eq!(known(&board)[0].1, 3, "it is on its way to what was said of it");
+        board.hear(&node("far"), &acked("far", 2, 3));
+        board.hear(&node("other"), &acked("far", 2, 9));
+        assert_eq!(known(&board)[0].1, 3, "from here on its own word");
+        board.hear(&node("far"), &withdrawn("far", 2, 1));
+        assert_eq!(known(&board)[0].1, 1);
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub struct Limits {
     pub spaces_max: usize,
     /// Logs in one session, known here or announced by the peer. Default: 65,536, about 600 bytes each.
     pub logs_max: usize,
+    /// Logs of one writer in one space that this end keeps, those included that it has: of more that the peer announces
+    /// nothing is stored. A node begins a log in each of its lives. Default: 256.
+    pub logs_per_writer_max: usize,
     /// Bytes of batches that the peer may have outstanding at first, and that this end holds for it. Any positive
     /// credit admits one batch, so one longest batch more may be held. Grows and shrinks with the window of a space.
     /// Default: 2 MiB.
@@ -93,6 +96,7 @@ impl Default for Limits {
         Self {
             spaces_max: 4096,
             logs_max: 65_536,
+            logs_per_writer_max: 256,
             session_window_bytes: 2 << 20,
             space_window_bytes: 1 << 20,
             space_window_bytes_max: 32 << 20,

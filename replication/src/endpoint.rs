@@ -234,6 +234,9 @@ fn failure_of(error: &ReadError, from: Seq) -> FetchFailure {
         ReadError::Hole { first_seq, next_seq, .. } => {
             FetchFailure { first_seq: *first_seq, next_seq: *next_seq, cause: GapCause::Hole }
         }
+        ReadError::Trimmed { first_seq, first_available, .. } => {
+            FetchFailure { first_seq: *first_seq, next_seq: *first_available, cause: GapCause::Trimmed }
+        }
         _ => FetchFailure { first_seq: from, next_seq: Seq(from.0.saturating_add(1)), cause: GapCause::Unreadable },
     }
 }

@@ -43,6 +43,18 @@ pub enum Event {
         /// What it has lost before that, and does not acknowledge.
         holes: Holes,
     },
+    /// The peer has sent a log up to a head, so it has that durable. It may have more: of all that is said of it, the
+    /// most counts.
+    Holds {
+        /// The log.
+        log: LogId,
+        /// Whose disk.
+        node: NodeName,
+        /// Which life of that node.
+        incarnation: Incarnation,
+        /// Up to where at least.
+        head: Head,
+    },
     /// Where a log ends at a node, as the node says first in a session; nothing of it: at the log's beginning. It may be
     /// another chain than this node's, so it does not acknowledge. But whatever the node acknowledged beyond it in an
     /// earlier session is gone from its disk: it was rolled back, which no session lives through.
@@ -79,8 +91,16 @@ pub enum Event {
         /// The space.
         space: SpaceName,
     },
-    /// The peer durably holds more of a log than this node does; nothing of it is streamed until this
-    /// node has as much. For a log that this node writes it means that this node was rewound.
+    /// All that the peer had durable of a space that it streams is durable here; at least once in each session. What
+    /// comes afterwards follows as it becomes durable there.
+    CaughtUp {
+        /// The space.
+        space: SpaceName,
+        /// Whether it is all: false if logs have stopped, each with an event of its own.
+        whole: bool,
+    },
+    /// The peer durably holds more of a log than this node does, and does not stream it here; nothing of it is
+    /// streamed until this node has as much. For a log that this node writes it means that this node was rewound.
     Ahead {
         /// The log.
         log: LogId,

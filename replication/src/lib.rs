@@ -36,8 +36,9 @@ pub use event::{By, Event, NotMended, SessionStatus, SpaceStatus};
 pub use frontier::{FrontierHash, LogHead};
 pub use log_limit::LogLimit;
 pub use message::{
-    Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd, MendOutcome, Message,
-    Offer, PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
+    Ack, Announce, CaughtUp, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd, MendOutcome,
+    Message, Offer, PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
+    Window,
 };
 pub use policy::{Policy, PolicyError, Rights};
 pub use session::{

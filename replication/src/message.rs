@@ -11,6 +11,7 @@
 //! source   Announce{genesis, head}                  once per log that the target lacks
 //! source   Batch…                                   verbatim, within the credit granted
 //! target   Ack{log, node, head}, Credit{space, …}   once durable there; acks of others are passed on
+//! source   CaughtUp{space}                          once the target has all that the source has
 //! target   Probe, answered by Echo; Window             how much may be outstanding, as measured
 //! both     Heartbeat, Park{log, reason}, Close
 //! ```
@@ -75,6 +76,8 @@ pub enum Message {
     Probe(u32),
     /// The answer to a probe.
     Echo(u32),
+    /// The target has all that the source has of a space.
+    CaughtUp(CaughtUp),
     /// The end that says so has lost records.
     Mend(Mend),
     /// Ends the answer to a [`Mend`].
@@ -158,6 +161,8 @@ pub struct Reconciled {
     pub space: SpaceName,
     /// Which logs this flow carries.
     pub scope: Scope,
+    /// Which logs were compared: all, if the source may read the space, else those that the flow carries.
+    pub told: Scope,
 }
 
 /// What the target holds of a space; as many messages as needed.
@@ -167,6 +172,9 @@ pub struct Heads {
     pub space: SpaceName,
     /// Which logs this flow carries.
     pub scope: Scope,
+    /// Of which logs heads are told: of all, if the source may read the space, so that it learns what the target has
+    /// otherwise than by this flow; else of those that the flow carries.
+    pub told: Scope,
     /// Durable heads of the logs that the target holds; at most [`codec::HEADS_MAX`] in one message.
     pub heads: Vec<LogHead>,
     /// Whether this is the first message of the answer.
@@ -176,7 +184,7 @@ pub struct Heads {
 }
 
 /// Which of a space's two flows is meant, as seen by the end that says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Flow {
     /// The one towards the end that says so.
     Incoming,
@@ -187,9 +195,14 @@ pub enum Flow {
 /// Why a flow is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Error)]
 pub enum Refusal {
-    /// The node lacks the right.
-    #[error("no right to this space: grant it in the policy of the refusing end")]
-    NoRight,
+    /// The node that would stream the space may not.
+    #[error(
+        "no right to stream this space: grant `write`, or `relay` for logs of others, in the policy of the refusing end"
+    )]
+    NoRightToStream,
+    /// The node that would get the space may not.
+    #[error("no right to get this space: grant `read` in the policy of the refusing end")]
+    NoRightToRead,
     /// The session has as many spaces as it may.
     #[error("too many spaces in one session: use several links")]
     TooManySpaces,
@@ -307,7 +320,7 @@ pub enum ParkReason {
         cause: GapCause,
     },
     /// The source may not stream logs of this writer in this space.
-    #[error("no right to stream logs of {writer} in {space}: grant it in the policy of the target")]
+    #[error("no right to stream logs of {writer} in {space}: grant `relay` in the policy of the target")]
     NoRight {
         /// The writer of the log.
         writer: NodeName,
@@ -358,6 +371,16 @@ pub enum ParkReason {
         /// The limit.
         limit: u32,
     },
+    /// The target has as many logs of this writer in this space as it takes.
+    #[error("the target has {limit} logs of {writer} in {space}, the most that it takes of one writer")]
+    TooManyOfWriter {
+        /// The writer of the log.
+        writer: NodeName,
+        /// The space of the log.
+        space: SpaceName,
+        /// The limit.
+        limit: u32,
+    },
 }
 
 /// Stops one log.
@@ -382,6 +405,16 @@ pub struct Heartbeat {
     /// Durable heads of logs that this end streams and has not sent all of: how far the target is
     /// behind. At most [`codec::HEADS_MAX`].
     pub heads: Vec<LogHead>,
+}
+
+/// The target has durably what the source had durable when it said so: sent once in a session, after an answer with
+/// heads; an answer that all is equal says as much. What comes afterwards follows as it becomes durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaughtUp {
+    /// The space.
+    pub space: SpaceName,
+    /// Whether it is all: false while logs have stopped. Said again once it is.
+    pub whole: bool,
 }
 
 /// Asks for records that were lost: for batches of a log, from the one that ends in `end` back to the one that begins

@@ -2,8 +2,9 @@
 //!
 //! Code map: [`state`] is what is known of spaces and logs; [`source`] finds where each log stands at the
 //! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`mending`] gets back what was lost;
-//! [`passing`] has acks of other nodes; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
+//! [`passing`] has acks of other nodes; [`keeping`] bounds the logs that a peer may bring; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
 
+mod keeping;
 mod liveness;
 mod mending;
 mod passing;
@@ -286,6 +287,7 @@ impl Session {
                 Ok(())
             }
             Message::Heartbeat(heartbeat) => self.handle_heartbeat(&heartbeat),
+            Message::CaughtUp(caught_up) => self.handle_caught_up(caught_up),
             Message::Batch(batch) => self.handle_batch(now, batch),
             Message::DamagedBatch { log, first_seq, len_bytes } => self.handle_damaged_batch(log, first_seq, len_bytes),
             Message::Mend(mend) => self.handle_mend(mend),

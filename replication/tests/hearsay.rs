@@ -40,7 +40,14 @@ fn a_peer_that_may_only_read_does_not_make_up_mirrors() {
         Message::Hello(hello),
         Message::Want(Want { space: space.clone() }),
         // It has nothing at all, and says so.
-        Message::Heads(Heads { space: space.clone(), scope: Scope::All, heads: vec![], first: true, last: true }),
+        Message::Heads(Heads {
+            space: space.clone(),
+            scope: Scope::All,
+            told: Scope::All,
+            heads: vec![],
+            first: true,
+            last: true,
+        }),
     ];
     for node in ["hub-1", "hub-2", "hub-3"] {
         messages.push(Message::Ack(Ack {

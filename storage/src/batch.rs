@@ -229,12 +229,11 @@ impl<T: Copy> Kept<T> {
 
 impl Batch {
     fn new(header: BatchHeader, bytes: Bytes) -> Self {
-        let content = Content {
-            header,
-            bytes,
-            digest: Kept::OnFirstUse(OnceLock::new()),
-            last_time: Kept::OnFirstUse(OnceLock::new()),
-        };
+        let (digest, last_time) = (Kept::OnFirstUse(OnceLock::new()), Kept::OnFirstUse(OnceLock::new()));
+        Self::of(Content { header, bytes, digest, last_time })
+    }
+
+    fn of(content: Content) -> Self {
         Self { bundle: Arc::new([content]), place: 0 }
     }
 
@@ -460,7 +459,8 @@ impl BatchBuilder {
         self.buffer[..CRC_OFFSET].copy_from_slice(&header.encode());
         let crc = crc_of(&self.buffer);
         self.buffer[CRC_OFFSET..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
-        Batch::new(header, Bytes::from(self.buffer))
+        let (digest, last_time) = (Kept::OnFirstUse(OnceLock::new()), Kept::Known(self.last_time));
+        Batch::of(Content { header, bytes: Bytes::from(self.buffer), digest, last_time })
     }
 
     /// Room that it has, in bytes.

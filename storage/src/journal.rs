@@ -12,6 +12,7 @@ mod holes;
 mod identity;
 mod index;
 mod info;
+mod logs_file;
 mod mend;
 mod options;
 mod queue;
@@ -19,6 +20,7 @@ mod read;
 mod receipt;
 mod recovery;
 mod report;
+mod retention;
 mod rewrite;
 mod salvage;
 mod scan;
@@ -42,10 +44,11 @@ pub use arrivals::ArrivalReader;
 pub use error::{AppendError, DiskError, MendError, OpenError, Place, ReadError, StoreError};
 pub use identity::Identity;
 pub use info::{JournalStats, LogInfo};
-pub use options::Options;
+pub use options::{Lives, Options, RandomLives};
 pub use read::LogReader;
 pub use receipt::Receipt;
 pub use report::{Damage, Finding, Recovery, VerifyReport};
+pub use retention::{Freed, TrimError};
 pub use verify::verify;
 pub use watch::Watch;
 pub use writer::LogWriter;
@@ -58,13 +61,14 @@ use self::{
     queue::{Queue, QueueState},
     read::{BatchCache, IndexCache},
     recovery::Frontier,
+    retention::Retention,
     seal::Sealer,
     tail::{Tail, WriteError},
 };
 use crate::{
     batch::Batch,
     genesis::Genesis,
-    ids::{Arrival, Head, Incarnation, LogId, NodeName, Seq, SpaceName, StoreId},
+    ids::{Arrival, Head, LogId, NodeName, Seq, SpaceName, StoreId},
     sync::{
         Condvar, Mutex, MutexGuard, RwLock,
         thread::{self, JoinHandle},
@@ -142,7 +146,7 @@ impl Journal {
             _ => return Err(OpenError::AlreadyExists { path: dir.to_owned() }),
         }
         let store = StoreId::random().map_err(disk("asking for random bytes"))?;
-        let incarnation = Incarnation::random().map_err(disk("asking for random bytes"))?;
+        let incarnation = options.lives.next().map_err(disk("asking for random bytes"))?;
         BoundIdentity::create(vfs, dir, Identity { node, store, incarnation }).map_err(disk("writing the identity"))?;
         Self::open_locked(dir, options, Some(lock)).map(|(journal, _)| journal)
     }
@@ -209,6 +213,7 @@ impl Journal {
             view: RwLock::new(opened.view),
             cache: Mutex::new(IndexCache::new(options.index_bytes)),
             batches: BatchCache::new(),
+            retention: Retention::default(),
             filler,
             hasher: threads.then(Hasher::default),
             seals: Mutex::new(Vec::new()),
@@ -526,18 +531,12 @@ impl Shared {
         let logs: Vec<_> = self.view().logs().map(|state| (state.id, state.row.clone())).collect();
         let mut clock = Hlc::ZERO;
         let mut own_spaces = BTreeSet::new();
-        for (id, row) in &logs {
+        for (_, row) in &logs {
             if row.genesis.node != self.identity.node {
                 continue;
             }
             own_spaces.insert(&row.genesis.space);
             clock = clock.max(row.last_time);
-            if let Some(last) = row.head.next_seq.0.checked_sub(1).filter(|_| self.is_own(&row.genesis)) {
-                // The index knows the time of a batch's first record; an own log goes on after its last.
-                let batch = self.read_batch(*id, Seq(last)).ok().flatten();
-                let last_record = batch.and_then(|batch| batch.records().flatten().last());
-                clock = clock.max(last_record.map_or(Hlc::ZERO, |record| record.time));
-            }
         }
         clock = own_spaces.into_iter().fold(clock, |clock, space| self.clock_of_space(space, clock));
         let mut queue = self.queue();

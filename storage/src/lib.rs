@@ -24,8 +24,9 @@ pub use ids::{
     SegmentNumber, Seq, SpaceName, StoreId, Term,
 };
 pub use journal::{
-    AppendError, ArrivalReader, Damage, DiskError, Finding, Identity, Journal, JournalStats, LogInfo, LogReader,
-    LogWriter, MAX_APPEND_LEN, MendError, OpenError, Options, Place, ReadError, Receipt, Recovery, StoreError, Stored,
-    VerifyReport, Watch, verify,
+    AppendError, ArrivalReader, Damage, DiskError, Finding, Freed, Identity, Journal, JournalStats, Lives, LogInfo,
+    LogReader, LogWriter, MAX_APPEND_LEN, MendError, OpenError, Options, Place, RandomLives, ReadError, Receipt,
+    Recovery, StoreError, Stored, TrimError, VerifyReport, Watch, verify,
 };
 pub use time::{Hlc, SystemClock, WallClock};
+pub use varint::{read as read_varint, write as write_varint};

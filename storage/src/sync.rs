@@ -1,8 +1,9 @@
 //! The primitives by which threads meet: the standard library's.
 //!
 //! With `--cfg shuttle` they are those of the crate shuttle, which runs threads one at a time and lets a scheduler choose
-//! who goes on at each use of a primitive. All other code is the same, so what is explored is what is shipped. What no
-//! other thread waits for or races with (the digest of a batch, files in memory) stays with the standard library.
+//! who goes on at each use of a primitive. All other code is the same, so what `storage/faults/tests/schedules` explores
+//! is what is shipped. What no other thread waits for or races with (the digest of a batch, files in memory) stays with
+//! the standard library.
 
 #[cfg(shuttle)]
 mod explored;

@@ -1,7 +1,7 @@
 //! Unsigned integers in 1 to 10 bytes, seven bits a byte, least significant first (LEB128).
 
-/// Appends `value`.
-pub(crate) fn write(out: &mut Vec<u8>, mut value: u64) {
+/// Appends `value` as an integer in 1 to 10 bytes, seven bits a byte, least significant first (LEB128).
+pub fn write(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -9,11 +9,11 @@ pub(crate) fn write(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Reads a value from the front of `bytes`: the value and how many bytes it took.
+/// Reads an integer that [`write_varint`](write) wrote from the front of `bytes`: the value and how many bytes it took.
 ///
 /// `None` if the bytes end too early, the value exceeds 64 bits, or it is not in its shortest form.
 #[inline]
-pub(crate) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
+pub fn read(bytes: &[u8]) -> Option<(u64, usize)> {
     match bytes {
         [low @ 0..0x80, ..] => Some((u64::from(*low), 1)),
         [low, high @ 1..0x80, ..] => Some((u64::from(low & 0x7f) | u64::from(*high) << 7, 2)),

@@ -67,12 +67,7 @@ fn reopen(vfs: &Memory, journal: Journal) -> Journal {
 /// Flips a bit of the body wherever these bytes stand in the store's segments.
 fn damage(vfs: &Memory, batch: &Batch) {
     let mut hits = 0;
-    for name in vfs
-        .list(Path::new(DIR))
-        .unwrap()
-        .iter()
-        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "seg"))
-    {
+    for name in vfs.list(Path::new(DIR)).unwrap().iter().filter(|name| name.strip_suffix(".seg").is_some()) {
         let file = vfs.open(&PathBuf::from(DIR).join(name), OpenMode::Write).unwrap();
         let mut content = vec![0; file.len().unwrap() as usize];
         file.read_at(&mut content, 0).unwrap();

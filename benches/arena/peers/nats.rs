@@ -39,7 +39,8 @@ impl Client {
     /// Asks a subject and returns the answer.
     pub(super) fn ask(&mut self, subject: &str, question: &Value) -> Outcome<Value> {
         self.settle(0)?;
-        let question = question.to_string();
+        // Where nothing is asked, the server wants no bytes.
+        let question = if question.is_null() { String::new() } else { question.to_string() };
         write!(self.writer, "PUB {subject} {} {}\r\n{question}\r\n", self.inbox, question.len())?;
         self.writer.flush()?;
         self.answer()

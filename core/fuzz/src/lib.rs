@@ -13,6 +13,7 @@
 //! behind the door must hold against a hostile writer, too.
 
 pub mod batch;
+pub mod collection;
 pub mod footer;
 pub mod frames;
 pub mod genesis;
@@ -31,7 +32,7 @@ use std::path::PathBuf;
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("batch", batch::run, batch::seeds),
     ("genesis", genesis::run, genesis::seeds),
     ("frames", frames::run, frames::seeds),
@@ -42,6 +43,7 @@ pub const TARGETS: [Target; 10] = [
     ("policy", policy::run, policy::seeds),
     ("text", text::run, text::seeds),
     ("typed", typed::run, typed::seeds),
+    ("collection", collection::run, collection::seeds),
 ];
 
 /// Runs a target on the files that a program's arguments name. `--seeds FOLDER` writes inputs to begin with.

@@ -41,11 +41,14 @@ pub fn batch(bytes: &mut [u8]) {
 pub fn file(name: &str, bytes: &mut [u8]) {
     match name {
         "identity" => COPIES.iter().for_each(|at| identity(bytes, *at)),
-        "extent" if bytes.len() >= 24 => {
-            let crc = crc_of(&[&bytes[..20]]);
-            put(bytes, 20, crc);
+        "extent" => {
+            for at in COPIES {
+                if bytes.len() >= at + 32 {
+                    let crc = crc_of(&[&bytes[at..at + 28]]);
+                    put(bytes, at + 28, crc);
+                }
+            }
         }
-        "extent" => {}
         _ => segment(bytes),
     }
 }
@@ -105,6 +108,7 @@ pub fn frame(bytes: &mut [u8], salt: &[u8]) -> Option<usize> {
         let crc_at = match kind {
             8 => 8,
             1 | 2 => 16,
+            3 => 4,
             _ => 84,
         };
         match kind {
@@ -117,6 +121,10 @@ pub fn frame(bytes: &mut [u8], salt: &[u8]) -> Option<usize> {
                 let at = REWRITTEN_HEADER_LEN + 84;
                 let crc = crc_of(&[&entry[..16], &entry[at..at + 4]]);
                 put(entry, 16, crc);
+            }
+            3 if entry.len() > 8 => {
+                let crc = crc_of(&[&entry[8..]]);
+                put(entry, 4, crc);
             }
             _ => batch(entry),
         }

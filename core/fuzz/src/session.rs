@@ -14,9 +14,9 @@ use std::{
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Ack, Announce, CloseReason, Credit, Direction, Endpoint, Flow, FrontierHash, Heads, Heartbeat, Hello, Limits,
-    LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Policy, Reconciled, Refusal, Refuse, Rewind,
-    Scope, SessionConfig, Want, Window, codec,
+    Ack, Announce, CaughtUp, CloseReason, Credit, Direction, Endpoint, Flow, FrontierHash, Heads, Heartbeat, Hello,
+    Limits, LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Policy, Reconciled, Refusal, Refuse,
+    Rewind, Scope, SessionConfig, Want, Window, codec,
 };
 use counterfoil_storage::{
     Batch, Digest, Genesis, Head, Holes, Incarnation, Journal, LogId, NodeName, Seq, SpaceName, vfs::Memory,
@@ -136,6 +136,10 @@ enum Step {
         log: LogPick,
         first_seq: u64,
         len_bytes: u64,
+    },
+    CaughtUp {
+        space: u8,
+        whole: bool,
     },
     Close,
     Window {
@@ -298,16 +302,19 @@ fn message(step: &Step) -> Option<Message> {
         Step::Offer { space: number, hash: value } => {
             Message::Offer(Offer { space: space(*number), all: hash(*value), own: hash(*value) })
         }
-        Step::Equal { space: number, all } => Message::Equal(Reconciled { space: space(*number), scope: scope(*all) }),
+        Step::Equal { space: number, all } => {
+            Message::Equal(Reconciled { space: space(*number), scope: scope(*all), told: scope(*all) })
+        }
         Step::Heads { space: number, all, heads: choices, first, last } => Message::Heads(Heads {
             space: space(*number),
             scope: scope(*all),
+            told: scope(*all),
             heads: heads(choices),
             first: *first,
             last: *last,
         }),
         Step::Refuse { space: number, incoming } => {
-            Message::Refuse(Refuse { space: space(*number), flow: flow(*incoming), reason: Refusal::NoRight })
+            Message::Refuse(Refuse { space: space(*number), flow: flow(*incoming), reason: Refusal::NoRightToStream })
         }
         Step::Announce { log: choice, head: at, nonce } => {
             let mut genesis = world().chains[&log(*choice)].genesis.clone();
@@ -351,6 +358,7 @@ fn message(step: &Step) -> Option<Message> {
             Message::DamagedBatch { log: log(*choice), first_seq: Seq(*first_seq), len_bytes: *len_bytes }
         }
         Step::Mend { .. } | Step::MendBatch { .. } | Step::MendEnd { .. } => return mending(step),
+        Step::CaughtUp { space: number, whole } => Message::CaughtUp(CaughtUp { space: space(*number), whole: *whole }),
         Step::Close => Message::Close(CloseReason::Shutdown),
         Step::Raw(bytes) => {
             let mut framed = BytesMut::new();

@@ -1,8 +1,8 @@
-//! Short texts that people type: addresses `NODE@HOST:PORT`, names, ids.
+//! Short texts that people type or programs keep: addresses `NODE@HOST:PORT`, names, ids, versions, cursors, frontiers.
 
 use std::{fmt::Display, str::FromStr};
 
-use counterfoil::PeerAddress;
+use counterfoil::{Cursor, Frontier, PeerAddress, VersionId};
 use counterfoil_storage::{Digest, LogId, MAX_NAME_LEN, NodeName, SpaceName};
 
 /// Takes bytes as a text of each kind.
@@ -21,6 +21,9 @@ pub fn run(input: &[u8]) {
         assert!(name == text && !name.is_empty() && name.len() <= MAX_NAME_LEN);
         assert!(!name.contains(['/', '\\', '\0', '\n', '@']), "{name:?}");
     }
+    reads_back::<VersionId>(text);
+    reads_back::<Cursor>(text);
+    reads_back::<Frontier>(text);
     reads_back::<LogId>(text);
     reads_back::<Digest>(text);
 }
@@ -35,6 +38,8 @@ fn reads_back<T: FromStr + Display>(text: &str) {
 pub fn seeds() -> Vec<Vec<u8>> {
     let texts =
         ["hub@hub.example:7400", "h-2@[::1]:1", "practice-12", "a2204af3de30df9370422b54656bb3f9", "@:", "a@b:c"];
-    let digest = Digest::of(b"").to_string();
-    texts.into_iter().chain([digest.as_str()]).map(|text| text.as_bytes().to_vec()).collect()
+    let mut cursor = Cursor::start();
+    cursor.set(LogId::from_bytes([1; 16]), counterfoil::Seq(2));
+    let kept = [Digest::of(b"").to_string(), cursor.to_string(), Frontier::empty().to_string()];
+    texts.into_iter().chain(kept.iter().map(String::as_str)).map(|text| text.as_bytes().to_vec()).collect()
 }

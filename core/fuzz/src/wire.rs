@@ -2,8 +2,8 @@
 
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Ack, Announce, CloseReason, Credit, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello, LogHead, Mend, MendEnd,
-    MendOutcome, Message, Offer, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
+    Ack, Announce, CaughtUp, CloseReason, Credit, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello, LogHead, Mend,
+    MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
     codec::{self, MessageReader, MessageWriter, PREFIX_LEN},
 };
 use counterfoil_storage::{Holes, Incarnation, Seq, SpaceName};
@@ -99,6 +99,7 @@ pub fn messages() -> Vec<Message> {
         ParkReason::Records { first_seq },
         ParkReason::BatchTooLong { first_seq, len_bytes: 3, limit_bytes: 2 },
         ParkReason::TooManyLogs { limit: 7 },
+        ParkReason::TooManyOfWriter { writer: genesis.node.clone(), space: space.clone(), limit: 7 },
     ];
     let parks = reasons.map(|reason| Message::Park(Park { log, flow: Flow::Outgoing, reason }));
     let mut messages = vec![
@@ -114,15 +115,16 @@ pub fn messages() -> Vec<Message> {
         }),
         Message::Want(Want { space: space.clone() }),
         Message::Offer(Offer { space: space.clone(), all: hash, own: hash }),
-        Message::Equal(Reconciled { space: space.clone(), scope: Scope::Own }),
+        Message::Equal(Reconciled { space: space.clone(), scope: Scope::Own, told: Scope::All }),
         Message::Heads(Heads {
             space: space.clone(),
             scope: Scope::All,
+            told: Scope::All,
             heads: heads.clone(),
             first: true,
             last: true,
         }),
-        Message::Refuse(Refuse { space: space.clone(), flow: Flow::Incoming, reason: Refusal::NoRight }),
+        Message::Refuse(Refuse { space: space.clone(), flow: Flow::Incoming, reason: Refusal::NoRightToStream }),
         Message::Announce(Announce { genesis: genesis.clone(), head }),
         Message::Ack(Ack { log, node: genesis.node.clone(), incarnation, head, holes: Holes::default() }),
         Message::Credit(Credit { space: space.clone(), bytes: 100 }),
@@ -135,6 +137,7 @@ pub fn messages() -> Vec<Message> {
         Message::Mend(Mend { log, first_seq: Seq(0), end: head, bytes_max: 1 << 20 }),
         Message::MendEnd(MendEnd { log, end: head, outcome: MendOutcome::Lacking(GapCause::Hole) }),
         Message::MendBatch(batch.clone()),
+        Message::CaughtUp(CaughtUp { space: genesis.space.clone(), whole: true }),
         Message::Batch(batch),
     ];
     messages.extend(parks);

@@ -90,3 +90,62 @@ fn compressed_batches_take_a_third_or_a_quarter_of_real_records_and_read_back_by
         assert!(ratio <= most, "{compression}: {ratio:.3}");
     }
 }
+
+/// Which log of the space `s` a node writes, as a store has it.
+fn log_of(sandbox: &Sandbox, store: &str, node: &str) -> String {
+    let status = sandbox.status(store);
+    let logs = status["logs"].as_array().unwrap();
+    let log = logs.iter().find(|log| log["space"] == "s" && log["node"] == node);
+    log.unwrap_or_else(|| panic!("{node} has a log in {status}"))["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn halves_appended_at_two_members_while_the_hub_comes_and_goes_end_equal_record_by_record_on_all_three() {
+    const ROUNDS: usize = 4;
+    let files = files();
+    if files.is_empty() {
+        return;
+    }
+    let all: Vec<u8> = files.iter().flat_map(|(_, path)| fs::read(path).unwrap()).collect();
+    let lines: Vec<&[u8]> = all.split_inclusive(|byte| *byte == b'\n').collect();
+    let half = |which: usize| lines.iter().skip(which).step_by(2).copied().collect::<Vec<_>>();
+    let members = [("a", half(0)), ("b", half(1))];
+
+    let sandbox = Sandbox::with_members_and_hub();
+    let (mut hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let sync = |name: &str| format!("sync {name}.store --with hub@{address} --tls tls-{name} --space s");
+    for round in 0..ROUNDS {
+        for (name, lines) in &members {
+            let (first, end) = (lines.len() * round / ROUNDS, lines.len() * (round + 1) / ROUNDS);
+            let input = lines[first..end].concat();
+            sandbox.run_with(&format!("append {name}.store --space s"), &input).expect_status(0);
+        }
+        let running = ["a", "b"].map(|name| sandbox.start(&sync(name)));
+        for flap in 0..3 {
+            // While records cross, wherever they are by then.
+            thread::sleep(std::time::Duration::from_millis(20 + 60 * (round as u64 + flap)));
+            hub.kill();
+            hub = sandbox.serve(&address, "--policy policy.toml").0;
+        }
+        for process in running {
+            process.kill();
+        }
+    }
+    for name in ["a", "b", "a"] {
+        sandbox.run(&format!("{} --once --timeout 55", sync(name))).expect_status(0);
+    }
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    for (name, lines) in &members {
+        let (id, expected) = (log_of(&sandbox, &format!("{name}.store"), name), lines.concat());
+        for store in ["a.store", "b.store", "hub.store"] {
+            assert!(sandbox.cat(&format!("{store} --space s --log {id}")) == expected, "records of {name} on {store}");
+        }
+    }
+    let heads = sandbox.heads("hub.store", "s");
+    for store in ["a.store", "b.store", "hub.store"] {
+        assert_eq!(sandbox.heads(store, "s"), heads, "{store}");
+        sandbox.run(&format!("verify {store}")).expect_status(0);
+    }
+    println!("{} records at two nodes, on three", lines.len());
+}

@@ -24,9 +24,9 @@ fn pause(round: usize, bound_ms: u64) {
 }
 
 /// A record by its number, with its LF.
-type Line = fn(u64) -> String;
+pub(crate) type Line = fn(u64) -> String;
 
-fn line(number: u64) -> String {
+pub(crate) fn line(number: u64) -> String {
     format!("record {number} {}\n", "x".repeat(number as usize % 97))
 }
 
@@ -36,7 +36,7 @@ fn long_line(number: u64) -> String {
 }
 
 /// Feeds lines from `first` on, and counts the acks that come back.
-struct Feed {
+pub(crate) struct Feed {
     is_ended: Arc<AtomicBool>,
     fed: thread::JoinHandle<()>,
     acked: Arc<AtomicU64>,
@@ -44,7 +44,7 @@ struct Feed {
 }
 
 impl Feed {
-    fn begin(append: &mut Running, line: Line, first: u64, pause: Duration) -> Self {
+    pub(crate) fn begin(append: &mut Running, line: Line, first: u64, pause: Duration) -> Self {
         let is_ended = Arc::new(AtomicBool::new(false));
         let mut stdin = append.stdin.take().unwrap();
         let feeding = Arc::clone(&is_ended);
@@ -74,12 +74,12 @@ impl Feed {
         Self { is_ended, fed, acked, heard }
     }
 
-    fn acked(&self) -> u64 {
+    pub(crate) fn acked(&self) -> u64 {
         self.acked.load(Ordering::Relaxed)
     }
 
     /// Stops feeding and hears the last ack; how many records are acknowledged.
-    fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         self.is_ended.store(true, Ordering::Relaxed);
         self.fed.join().unwrap();
         self.heard.join().unwrap();
@@ -88,7 +88,7 @@ impl Feed {
 }
 
 /// How many records a store holds of a space, each checked.
-fn check(sandbox: &Sandbox, words: &str) -> u64 {
+pub(crate) fn check(sandbox: &Sandbox, words: &str) -> u64 {
     check_lines(sandbox, words, line)
 }
 
@@ -257,4 +257,61 @@ fn what_was_acknowledged_as_mirrored_survives_kill_9_of_the_hub() {
     assert_eq!(check(&sandbox, "hub.store --space practice-1"), length);
     assert_eq!(sandbox.head("hub.store", "practice-1"), sandbox.head("practice.store", "practice-1"));
     println!("{kills} kills of the hub, {length} records");
+}
+
+/// How many records of the log that a node writes in the space `s` a store holds, each checked.
+fn check_log(sandbox: &Sandbox, store: &str, node: &str) -> u64 {
+    let status = sandbox.status(store);
+    let logs = status["logs"].as_array().unwrap().iter().filter(|log| log["space"] == "s" && log["node"] == node);
+    let ids: Vec<&str> = logs.map(|log| log["id"].as_str().unwrap()).collect();
+    assert!(ids.len() <= 1, "a process that was killed goes on in its log: {status}");
+    ids.first().map_or(0, |id| check(sandbox, &format!("{store} --space s --log {id}")))
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9_of_any_process_of_a_sync_and_gets_everywhere() {
+    let kills = count_from_env("COUNTERFOIL_KILLS", 6);
+    let sandbox = Sandbox::with_members_and_hub();
+    let (mut hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let sync = |name: &str| format!("sync {name}.store --with hub@{address} --tls tls-{name} --space s");
+    let members = ["a", "b"];
+    // The other book.
+    let mut acked = [0, 0];
+    for round in 0..kills {
+        for (name, acked) in members.into_iter().zip(&mut acked) {
+            let store = format!("{name}.store");
+            let mut append = sandbox.start(&format!("append {store} --space s --ack"));
+            let feed = Feed::begin(&mut append, line, *acked, Duration::from_millis(1));
+            pause(round, 80);
+            append.kill();
+            let told = feed.end();
+            // Opening for writing recovers.
+            sandbox.run(&format!("append {store} --space s")).expect_status(0);
+            *acked = check_log(&sandbox, &store, name);
+            assert!(*acked >= told, "round {round}: {told} were acknowledged, {acked} are there");
+        }
+        let mut syncs = members.map(|name| Some(sandbox.start(&sync(name))));
+        pause(round, 150);
+        match round % 3 {
+            2 => {
+                hub.kill();
+                hub = sandbox.serve(&address, "--policy policy.toml").0;
+            }
+            member => drop(syncs[member].take().map(Running::kill)),
+        }
+        pause(round + 1, 150);
+        syncs.into_iter().flatten().for_each(|sync| drop(sync.kill()));
+    }
+    for name in ["a", "b", "a"] {
+        sandbox.run(&format!("{} --once --timeout 55", sync(name))).expect_status(0);
+    }
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    for store in ["a.store", "b.store", "hub.store"] {
+        let held = members.map(|name| check_log(&sandbox, store, name));
+        assert_eq!(held, acked, "{store}");
+        assert_eq!(sandbox.heads(store, "s"), sandbox.heads("hub.store", "s"));
+        sandbox.run(&format!("verify {store}")).expect_status(0);
+    }
+    println!("{kills} kills in a sync, {} records", acked[0] + acked[1]);
 }

@@ -91,7 +91,7 @@ fn a_policy_is_read_again_on_sighup_while_sessions_live() {
     let refused = format!("append practice.store --space practice-1 {mirror} --timeout 1");
     let ended = sandbox.run_with(&refused, b"two\n").expect_status(1);
     assert!(ended.stdout.is_empty());
-    assert!(ended.stderr.contains("no right to this space"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("no right to stream this space: grant `write`"), "{}", ended.stderr);
 
     grant("practice-1");
     hub.signal("HUP");

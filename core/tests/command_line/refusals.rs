@@ -23,16 +23,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::sandbox::{PATIENCE, Running, Sandbox};
 
 /// A hub, and a mirror that stays connected to it.
-struct Scene {
-    sandbox: Sandbox,
-    hub: Running,
-    address: String,
+pub(crate) struct Scene {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) hub: Running,
+    pub(crate) address: String,
     mirror: Running,
     seq: u64,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let sandbox = Sandbox::with_practice_and_hub();
         let (hub, address) = sandbox.serve("127.0.0.1:0", "");
         let to = format!("--mirror-to hub@{address} --tls tls-practice-1");
@@ -42,7 +42,7 @@ impl Scene {
         scene
     }
 
-    fn expect_nobody_noticed(&mut self) {
+    pub(crate) fn expect_nobody_noticed(&mut self) {
         self.mirror.write("still here\n");
         assert_eq!(self.mirror.read_line(), format!("ack {}", self.seq));
         assert_eq!(self.mirror.errors(), "");
@@ -54,6 +54,26 @@ impl Scene {
         self.hub.wait_for_error(text);
         assert_eq!(self.hub.errors().lines().filter(|line| line.contains(text)).count(), 1, "{}", self.hub.errors());
         self.expect_nobody_noticed();
+    }
+
+    /// A new node mirrors a record of its own.
+    pub(crate) fn expect_mirror(&self, node: &str) {
+        self.sandbox.certify(node);
+        self.sandbox.run(&format!("init {node}.store --node {node}")).expect_status(0);
+        let to = format!("--mirror-to hub@{} --tls tls-{node} --durability mirrored --ack", self.address);
+        let ended = self.sandbox.run_with(&format!("append {node}.store {to}"), b"x\n").expect_status(0);
+        assert_eq!(ended.text(), "ack 0\n");
+    }
+
+    /// Both processes end well, and their stores are whole and equal.
+    pub(crate) fn end(self) {
+        self.mirror.finish().expect_status(0);
+        self.hub.signal("TERM");
+        self.hub.finish().expect_status(0);
+        for store in ["practice.store", "hub.store"] {
+            self.sandbox.run(&format!("verify {store}")).expect_status(0);
+        }
+        assert_eq!(self.sandbox.head("hub.store", "practice-1"), self.sandbox.head("practice.store", "practice-1"));
     }
 
     /// A store of a node, whose certificates are in `tls-NODE`, tries to mirror and is not let in.
@@ -148,7 +168,7 @@ fn a_node_without_a_certificate_is_turned_away() {
 }
 
 /// A client of TLS 1.3 that believes anybody and has no certificate.
-fn nobody() -> tokio_rustls::TlsConnector {
+pub(crate) fn nobody() -> tokio_rustls::TlsConnector {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])

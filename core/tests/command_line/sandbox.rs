@@ -73,6 +73,20 @@ impl Sandbox {
         sandbox
     }
 
+    /// With `a.store`, `b.store` and `hub.store`, certificates for them, and `policy.toml`, by which `a` and `b` are
+    /// members of the space `s` at the hub.
+    pub(crate) fn with_members_and_hub() -> Self {
+        let sandbox = Self::new();
+        sandbox.run("cert ca ca").expect_status(0);
+        for node in ["a", "b", "hub"] {
+            sandbox.run(&format!("init {node}.store --node {node}")).expect_status(0);
+            sandbox.certify(node);
+        }
+        let grant = |node| format!("[[grant]]\nnode = \"{node}\"\nspace = \"s\"\nrights = [\"read\", \"write\"]\n");
+        sandbox.write("policy.toml", grant("a") + &grant("b"));
+        sandbox
+    }
+
     /// Issues a certificate to `node` in `tls-NODE`.
     pub(crate) fn certify(&self, node: &str) {
         self.run(&format!("cert node ca --node {node} --out tls-{node}")).expect_status(0);
@@ -115,7 +129,22 @@ impl Sandbox {
 
     /// Starts the command. Standard error is read all the time.
     pub(crate) fn start(&self, words: &str) -> Running {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_counterfoil"))
+        self.start_in(None, words)
+    }
+
+    /// Starts the command in a network namespace.
+    pub(crate) fn start_in(&self, namespace: Option<&str>, words: &str) -> Running {
+        let program = env!("CARGO_BIN_EXE_counterfoil");
+        let mut command = match namespace {
+            None => Command::new(program),
+            Some(namespace) => {
+                // Becomes the program: its process is the one that is signalled.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, program]);
+                command
+            }
+        };
+        let mut process = command
             .args(words.split_whitespace())
             .current_dir(self.0.path())
             .env_remove("COUNTERFOIL_LOG")
@@ -162,6 +191,15 @@ impl Sandbox {
     pub(crate) fn status(&self, store: &str) -> serde_json::Value {
         let status = self.run(&format!("status {store} --json")).expect_status(0);
         serde_json::from_slice(&status.stdout).unwrap()
+    }
+
+    /// Logs of a space as `status --json` shows them: id, digest and length of each that is not empty.
+    pub(crate) fn heads(&self, store: &str, space: &str) -> Vec<(String, String, u64)> {
+        let status = self.status(store);
+        let logs = status["logs"].as_array().unwrap().iter().filter(|log| log["space"] == space);
+        let text = |log: &serde_json::Value, field: &str| log[field].as_str().unwrap().to_owned();
+        let heads = logs.map(|log| (text(log, "id"), text(log, "digest"), log["next_seq"].as_u64().unwrap()));
+        heads.filter(|(_, _, next_seq)| *next_seq > 0).collect()
     }
 
     /// Digest and length of the only log of a space, as `status --json` shows it.

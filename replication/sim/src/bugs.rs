@@ -3,7 +3,7 @@
 //! They are made around the product, not in it: in what leaves a machine, reaches it, or is left out. So nothing that is
 //! delivered has a switch for them.
 
-use counterfoil_replication::{Ack, Event, Heads, Message, Reconciled};
+use counterfoil_replication::{Ack, CaughtUp, Event, Heads, Message, Reconciled};
 use counterfoil_storage::{Batch, BatchBuilder, Digest, Head, Hlc, Holes, NodeName, Seq};
 
 /// A planted mistake, made by every machine.
@@ -55,10 +55,18 @@ pub enum Bug {
     NeverRedials,
     /// A session begins with two hellos.
     SaysHelloTwice,
+    /// A node that is synced with does not ask for what the other end has.
+    AsksForNothing,
+    /// A node does not stream what it got from others.
+    RelaysNothing,
+    /// A node sends what it gets back to where it came from.
+    SendsBack,
+    /// A source says at once that the target has caught up.
+    SaysCaughtUpAtOnce,
 }
 
 impl Bug {
-    /// All of them.
+    /// All that practices and hubs can make.
     pub const ALL: [Self; 23] = [
         Self::AcksOnArrival,
         Self::AcksOneTooMany,
@@ -84,6 +92,10 @@ impl Bug {
         Self::NeverRedials,
         Self::SaysHelloTwice,
     ];
+
+    /// Those that only nodes that sync can make.
+    pub const OF_SYNC: [Self; 4] =
+        [Self::AsksForNothing, Self::RelaysNothing, Self::SendsBack, Self::SaysCaughtUpAtOnce];
 
     /// What leaves the machine `from` instead of a message. `is_now`: one of those that
     /// are made now and then, or in a certain shape, is due.
@@ -122,13 +134,18 @@ impl Bug {
             (Self::EncodesAnew, Message::Batch(batch)) if is_now => vec![Message::Batch(anew(&batch))],
             (Self::KeepsCredit, Message::Credit(_))
             | (Self::ForgetsToAnnounce, Message::Announce(_))
+            | (Self::AsksForNothing, Message::Want(_))
             | (Self::AnswersEqualAlways, Message::Heads(Heads { first: false, .. })) => Vec::new(),
             (Self::PassesNothingOn, Message::Ack(ack)) if ack.node != *from => Vec::new(),
             (Self::ReturnsCreditTwice, Message::Credit(credit)) => {
                 vec![Message::Credit(credit.clone()), Message::Credit(credit)]
             }
             (Self::AnswersEqualAlways, Message::Heads(heads)) => {
-                vec![Message::Equal(Reconciled { space: heads.space, scope: heads.scope })]
+                vec![Message::Equal(Reconciled { space: heads.space, scope: heads.scope, told: heads.told })]
+            }
+            (Self::SaysCaughtUpAtOnce, Message::Announce(announce)) => {
+                let caught_up = CaughtUp { space: announce.genesis.space.clone(), whole: true };
+                vec![Message::Announce(announce), Message::CaughtUp(caught_up)]
             }
             (Self::SaysHelloTwice, Message::Hello(hello)) => vec![Message::Hello(hello.clone()), Message::Hello(hello)],
             (_, message) => vec![message],

@@ -3,7 +3,8 @@
 //! Machines with real journals on faulty disks ([`FaultVfs`](counterfoil_faults::FaultVfs)) run real
 //! [`Endpoint`](counterfoil_replication::Endpoint)s over simulated connections. Time is virtual; one seeded
 //! source of randomness drives the faults, so a seed is a whole history. A phase of faults is followed
-//! by healing, after which all copies must be equal within a bound.
+//! by healing, after which all copies must be equal within a bound. There are histories of practices that mirror to hubs,
+//! and of nodes in chains, stars, rings and any other shape that sync.
 //!
 //! Judged at every step, against what each machine's journal says and against the one true chain of each log:
 //!
@@ -14,6 +15,8 @@
 //! - a source believes no acknowledgement that the node named did not make of its own disk, whoever passed it on, never
 //!   its own nor the writer's, and counts no node twice;
 //! - after healing each node knows of all that stand behind it, through whatever hubs, that they have what it has;
+//! - a node that is told that it has caught up has what the other end had when they met;
+//! - nothing is sent to where it came from;
 //! - no honest end is accused of breaking the protocol, and no log stops.
 //!
 //! That a broken promise would be seen is proven by planted mistakes ([`Bug`]): each must be told from a sound history.
@@ -22,10 +25,11 @@ mod bugs;
 mod machine;
 mod plan;
 mod report;
+mod topology;
 mod wire;
 mod world;
 
 pub use bugs::Bug;
-pub use plan::Plan;
+pub use plan::{Plan, Shape, Sync};
 pub use report::{Report, Violation};
-pub use world::{explore, explore_with};
+pub use world::{explore, explore_sync, explore_sync_with, explore_with};

@@ -1,12 +1,17 @@
 //! A machine: a journal on a faulty disk, and the other book in which its promises are kept.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use counterfoil_faults::{FaultVfs, STORE, small_options};
+use counterfoil_faults::{FaultVfs, Rng, STORE, small_options};
 use counterfoil_replication::{AckBoard, Message};
 use counterfoil_storage::{
-    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, LogWriter, NodeName, Options, Receipt, Seq,
-    SpaceName,
+    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Incarnation, Journal, Lives, LogId, LogWriter, NodeName,
+    Options, Receipt, Seq, SpaceName,
 };
 
 /// The one true history of each log: what was seen durable where it is written.
@@ -70,13 +75,14 @@ struct Promises {
 pub(crate) struct Machine {
     pub(crate) name: NodeName,
     pub(crate) disk: FaultVfs,
+    lives: Arc<SeededLives>,
     /// `None` while it is down.
     pub(crate) journal: Option<Journal>,
     /// What its process has heard of others' disks.
     pub(crate) board: Arc<AckBoard>,
-    writer: Option<LogWriter>,
-    /// The space that it writes to.
-    own_space: Option<SpaceName>,
+    /// One for each of the spaces that it writes to, or none.
+    writers: Vec<LogWriter>,
+    own_spaces: Vec<SpaceName>,
     relayed: Vec<Relayed>,
     /// Appends whose outcome is awaited.
     receipts: Vec<Receipt>,
@@ -90,18 +96,32 @@ pub(crate) struct Machine {
     records: u64,
 }
 
-fn options(disk: &FaultVfs) -> Options {
+/// Lives named by a seed and a count: the order of logs, which are named by them, is part of a history.
+#[derive(Debug)]
+struct SeededLives(Mutex<Rng>);
+
+impl Lives for SeededLives {
+    fn next(&self) -> io::Result<Incarnation> {
+        let mut rng = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut name = [0; 16];
+        name[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
+        name[8..].copy_from_slice(&rng.next_u64().to_le_bytes());
+        Ok(Incarnation::from_bytes(name))
+    }
+}
+
+fn options(disk: &FaultVfs, lives: &Arc<SeededLives>) -> Options {
     let mut options = small_options();
     options.vfs = Arc::new(disk.clone());
+    options.lives = Arc::clone(lives) as Arc<dyn Lives>;
     options.ring_bytes = 4 << 10;
     options.queue_bytes = 2 << 10;
     options
 }
 
 impl Machine {
-    pub(crate) fn new(name: &str, own_space: Option<&str>, relays: &[&str], seed: u64) -> Result<Self, String> {
+    pub(crate) fn new(name: &str, own_spaces: Vec<SpaceName>, relays: &[&str], seed: u64) -> Result<Self, String> {
         let name = NodeName::new(name).map_err(|error| error.to_string())?;
-        let own_space = own_space.map(SpaceName::new).transpose().map_err(|error| error.to_string())?;
         let relayed = relays.iter().map(|writer| {
             let writer = NodeName::new(writer).map_err(|error| error.to_string())?;
             let space = SpaceName::new(RELAYED_SPACE).map_err(|error| error.to_string())?;
@@ -109,16 +129,17 @@ impl Machine {
             Ok(Relayed { head: genesis.head(), genesis })
         });
         let relayed = relayed.collect::<Result<_, String>>()?;
-        let disk = FaultVfs::new(seed);
-        let journal =
-            Journal::create(Path::new(STORE), name.clone(), options(&disk)).map_err(|error| error.to_string())?;
+        let (disk, lives) = (FaultVfs::new(seed), Arc::new(SeededLives(Mutex::new(Rng::new(!seed)))));
+        let journal = Journal::create(Path::new(STORE), name.clone(), options(&disk, &lives));
+        let journal = journal.map_err(|error| error.to_string())?;
         let mut machine = Self {
             board: AckBoard::new(name.clone()),
             name,
             disk,
+            lives,
             journal: Some(journal),
-            writer: None,
-            own_space,
+            writers: Vec::new(),
+            own_spaces,
             relayed,
             receipts: Vec::new(),
             promises: Promises::default(),
@@ -135,14 +156,15 @@ impl Machine {
     pub(crate) fn stop(&mut self) {
         self.journal = None;
         self.board = AckBoard::new(self.name.clone());
-        self.writer = None;
+        self.writers.clear();
         self.receipts.clear();
         self.commit_planned = false;
     }
 
     /// Starts the process on the disk as it is, and judges what it finds.
     pub(crate) fn start(&mut self, chains: &mut Chains) -> Result<(), String> {
-        let (journal, _) = Journal::open(Path::new(STORE), options(&self.disk)).map_err(|error| error.to_string())?;
+        let (journal, _) =
+            Journal::open(Path::new(STORE), options(&self.disk, &self.lives)).map_err(|error| error.to_string())?;
         self.seen_arrival = journal.next_arrival().0;
         self.judged.clear();
         self.journal = Some(journal);
@@ -157,10 +179,13 @@ impl Machine {
     }
 
     fn begin_writing(&mut self) {
-        let (Some(journal), Some(space)) = (&self.journal, &self.own_space) else { return };
+        let Some(journal) = &self.journal else { return };
         let nonce = *journal.identity().incarnation.as_bytes();
-        let log = journal.create_log(Genesis::new(space.clone(), self.name.clone(), nonce));
-        self.writer = log.and_then(|log| journal.writer(log)).ok();
+        let begin = |space: &SpaceName| {
+            let log = journal.create_log(Genesis::new(space.clone(), self.name.clone(), nonce));
+            log.and_then(|log| journal.writer(log)).ok()
+        };
+        self.writers = self.own_spaces.iter().map(begin).collect::<Option<_>>().unwrap_or_default();
     }
 
     /// Whether this is where a log is written, or got from outside the simulation.
@@ -256,9 +281,10 @@ impl Machine {
         Some(self.journal.as_ref()?.log(log)?.genesis.space.clone())
     }
 
-    /// Whether this machine ever acknowledged a log up to there.
+    /// Whether this machine ever acknowledged a log up to there, or sent it, which says as much.
     pub(crate) fn has_acked(&self, log: LogId, seq: Seq) -> bool {
         self.promises.acked.get(&log).is_some_and(|head| head.next_seq >= seq)
+            || self.promises.sent.get(&log).is_some_and(|sent| *sent >= seq)
     }
 
     /// Appends records to its own log, and now and then to those it relays; how many.
@@ -285,10 +311,11 @@ impl Machine {
             }
             return Ok(count);
         }
-        let Some(writer) = &self.writer else {
+        if self.writers.is_empty() {
             self.begin_writing();
             return Ok(0);
-        };
+        }
+        let writer = &self.writers[(first % self.writers.len() as u64) as usize];
         // A full or failed disk refuses: nothing is promised then.
         if let Ok(receipt) = writer.try_append_all(&bodies) {
             self.receipts.push(receipt);

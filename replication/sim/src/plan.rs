@@ -4,10 +4,36 @@ use std::time::Duration;
 
 use counterfoil_faults::Rng;
 
+/// How nodes that sync are linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Each with the next; two are a pair.
+    Chain,
+    /// All with one, which need not let them relay.
+    Star,
+    /// A chain whose ends are linked.
+    Ring,
+    /// All hang together, by any ways.
+    Random,
+}
+
+/// Nodes that sync instead of practices that mirror.
+#[derive(Debug, Clone)]
+pub struct Sync {
+    /// How many; 2 to 8.
+    pub nodes: usize,
+    /// How they are linked.
+    pub shape: Shape,
+    /// Whether there is a space that only some of them hold.
+    pub partial: bool,
+}
+
 /// How often things happen, per 1000 simulated seconds unless said otherwise, and how long they last.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each shape with or without each of the others")]
 pub struct Plan {
+    /// If there is one, it replaces all practices and hubs.
+    pub sync: Option<Sync>,
     /// Practices that mirror to the hub, each its own space.
     pub practices: usize,
     /// Whether the first practice also relays two logs of other writers.
@@ -58,6 +84,7 @@ impl Plan {
         let (kills, crashes, disk_errors, full_disks) = (rate(200), rate(200), rate(60), rate(100));
         let window = 1 << (8 + rng.below(12));
         Self {
+            sync: None,
             practices: 1 + rng.below(3) as usize,
             relays: rng.chance(1, 3),
             second_hub: rng.chance(1, 2),
@@ -79,5 +106,18 @@ impl Plan {
             windows: (window, 1 << (8 + rng.below(12))),
             windows_vary: rng.chance(1, 2),
         }
+    }
+
+    /// Draws one of nodes that sync.
+    pub fn draw_sync(rng: &mut Rng) -> Self {
+        let mut plan = Self::draw(rng);
+        let shapes = [Shape::Chain, Shape::Star, Shape::Ring, Shape::Random];
+        let sync =
+            Sync { nodes: 2 + rng.below(7) as usize, shape: shapes[rng.below(4) as usize], partial: rng.chance(1, 2) };
+        // Many nodes have many links, on each of which everything goes wrong: shorter, so that a history takes as long.
+        plan.faulty = plan.faulty.min(Duration::from_secs(5 + 60 / sync.nodes as u64));
+        plan.append_pause = plan.append_pause.max(Duration::from_millis(20 * sync.nodes as u64));
+        plan.sync = Some(sync);
+        plan
     }
 }

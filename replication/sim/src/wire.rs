@@ -1,9 +1,10 @@
 //! Connections: two ordered streams of bytes that can be slow, silent, cut or corrupted.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::BytesMut;
 use counterfoil_replication::{Endpoint, Message, codec};
+use counterfoil_storage::{Head, LogId, Seq};
 
 /// Bytes that may be under way in one direction: what the two kernels' buffers would hold.
 pub(crate) const UNDER_WAY_MAX: usize = 64 << 10;
@@ -25,10 +26,14 @@ pub(crate) struct End {
     pub(crate) silenced: bool,
     /// The timer that has been set.
     pub(crate) timer_at: Option<Duration>,
+    /// What its machine had when the connection was made.
+    pub(crate) began_with: BTreeMap<LogId, Head>,
+    /// How far the other end has sent each log.
+    pub(crate) received: BTreeMap<LogId, Seq>,
 }
 
 impl End {
-    pub(crate) fn new(machine: usize, endpoint: Endpoint) -> Self {
+    pub(crate) fn new(machine: usize, endpoint: Endpoint, began_with: BTreeMap<LogId, Head>) -> Self {
         Self {
             machine,
             endpoint: Some(endpoint),
@@ -37,6 +42,8 @@ impl End {
             last_arrival: Duration::ZERO,
             silenced: false,
             timer_at: None,
+            began_with,
+            received: BTreeMap::new(),
         }
     }
 

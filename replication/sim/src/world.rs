@@ -8,20 +8,19 @@ mod network;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
-    fmt,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use counterfoil_faults::{FaultVfs, Rng};
-use counterfoil_replication::{Endpoint, Fetched, Policy};
-use counterfoil_storage::{Batch, LogId, Seq, SpaceName};
+use counterfoil_replication::{Endpoint, Fetched};
+use counterfoil_storage::{Batch, LogId, Seq};
 
 use crate::{
     bugs::Bug,
-    machine::{Chains, Machine, RELAYED_SPACE},
+    machine::{Chains, Machine},
     plan::Plan,
     report::{Report, Violation},
+    topology::{Link, Topology},
     wire::Connection,
 };
 
@@ -29,34 +28,36 @@ use crate::{
 /// intervals of 15 s, then the dialler waits at most 10 s, and a full disk is tried again after 1 s.
 const HEALING: Duration = Duration::from_secs(120);
 
-/// Lives through the history of a seed.
+/// Lives through the history of a seed, of practices that mirror.
 pub fn explore(seed: u64) -> Result<Report, Violation> {
-    live(seed, None)
+    live(seed, Plan::draw, None)
 }
 
 /// Lives through the history of a seed in which every machine makes a mistake.
 pub fn explore_with(seed: u64, bug: Bug) -> Result<Report, Violation> {
-    live(seed, Some(bug))
+    live(seed, Plan::draw, Some(bug))
 }
 
-fn live(seed: u64, bug: Option<Bug>) -> Result<Report, Violation> {
-    let mut world = World::new(seed).map_err(|what| Violation { seed, at: Duration::ZERO, what })?;
+/// Lives through the history of a seed, of nodes that sync.
+pub fn explore_sync(seed: u64) -> Result<Report, Violation> {
+    live(seed, Plan::draw_sync, None)
+}
+
+/// Lives through the history of a seed, of nodes that sync, in which every machine makes a mistake.
+pub fn explore_sync_with(seed: u64, bug: Bug) -> Result<Report, Violation> {
+    live(seed, Plan::draw_sync, Some(bug))
+}
+
+fn live(seed: u64, draw: fn(&mut Rng) -> Plan, bug: Option<Bug>) -> Result<Report, Violation> {
+    let mut rng = Rng::new(seed);
+    let plan = draw(&mut rng);
+    let world = World::new(plan, rng);
+    let mut world = world.map_err(|what| Violation { seed, at: Duration::ZERO, what })?;
     world.bug = bug;
     match world.live() {
         Ok(()) => Ok(world.report),
         Err(what) => Err(Violation { seed, at: world.now, what }),
     }
-}
-
-/// A dialler and whom it dials.
-#[derive(Debug)]
-struct Link {
-    from: usize,
-    to: usize,
-    spaces: Vec<SpaceName>,
-    policy: Arc<Policy>,
-    /// Connections refused or lost in a row.
-    failures: u32,
 }
 
 #[derive(Debug)]
@@ -113,6 +114,8 @@ struct World {
     machines: Vec<Machine>,
     /// How often each machine was started: what was planned in an earlier life is void.
     lives: Vec<u64>,
+    /// How many of the machines append: the first.
+    writers: usize,
     links: Vec<Link>,
     connections: BTreeMap<u64, Connection>,
     /// By link.
@@ -134,39 +137,8 @@ struct World {
 type Outcome<T = ()> = Result<T, String>;
 
 impl World {
-    fn new(seed: u64) -> Outcome<Self> {
-        let mut rng = Rng::new(seed);
-        let plan = Plan::draw(&mut rng);
-        let text = |error: &dyn fmt::Display| error.to_string();
-        let names: Vec<String> = (0..plan.practices).map(|index| format!("practice-{index}")).collect();
-        let mut machines = Vec::new();
-        let mut links = Vec::new();
-        let hub = names.len();
-        let nothing = Arc::new(Policy::nothing());
-        for (index, name) in names.iter().enumerate() {
-            let relays = if plan.relays && index == 0 { &["writer-1", "writer-2"][..] } else { &[] };
-            machines.push(Machine::new(name, Some(name), relays, rng.next_u64())?);
-            let mut spaces = vec![name.as_str()];
-            spaces.extend((!relays.is_empty()).then_some(RELAYED_SPACE));
-            let spaces = spaces.into_iter().map(SpaceName::new).collect::<Result<_, _>>();
-            let spaces = spaces.map_err(|error| text(&error))?;
-            links.push(Link { from: index, to: hub, spaces, policy: Arc::clone(&nothing), failures: 0 });
-        }
-        machines.push(Machine::new("hub", None, &[], rng.next_u64())?);
-        let all: Vec<SpaceName> = links.iter().flat_map(|link| link.spaces.clone()).collect();
-        let onward = ["hub-2", "hub-3"].into_iter().zip([plan.second_hub, plan.second_hub && plan.third_hub]);
-        for (name, _) in onward.filter(|(_, is_there)| *is_there) {
-            let (from, to) = (machines.len() - 1, machines.len());
-            machines.push(Machine::new(name, None, &[], rng.next_u64())?);
-            links.push(Link { from, to, spaces: all.clone(), policy: Arc::clone(&nothing), failures: 0 });
-        }
-        if plan.second_hub && plan.two_ways {
-            let direct: Vec<Link> = links[..plan.practices]
-                .iter()
-                .map(|link| Link { to: hub + 1, spaces: link.spaces.clone(), policy: Arc::clone(&nothing), ..*link })
-                .collect();
-            links.extend(direct);
-        }
+    fn new(plan: Plan, mut rng: Rng) -> Outcome<Self> {
+        let Topology { machines, links, writers } = Topology::of(&plan, &mut rng)?;
         let lives = vec![0; machines.len()];
         Ok(Self {
             plan,
@@ -177,6 +149,7 @@ impl World {
             next_number: 0,
             machines,
             lives,
+            writers,
             links,
             connections: BTreeMap::new(),
             connected: BTreeMap::new(),
@@ -193,7 +166,7 @@ impl World {
 
     /// Faults, then healing, then equality.
     fn live(&mut self) -> Outcome {
-        for machine in 0..self.plan.practices {
+        for machine in 0..self.writers {
             self.plan_in(Duration::ZERO, Happening::Append { machine });
         }
         for link in 0..self.links.len() {

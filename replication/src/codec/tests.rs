@@ -7,8 +7,8 @@ use super::*;
 use crate::{
     frontier::{FrontierHash, LogHead},
     message::{
-        Ack, Announce, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd, MendOutcome, Offer,
-        Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
+        Ack, Announce, CaughtUp, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd,
+        MendOutcome, Offer, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
     },
 };
 
@@ -61,14 +61,21 @@ fn golden() -> Vec<(Message, String)> {
         (Message::Hello(hello), format!("000101{}fc00008000fc00004000fc00001000fbe80301", "dd".repeat(16))),
         (Message::Want(Want { space: space() }), "010173".into()),
         (Message::Offer(Offer { space: space(), all: hash, own: hash }), format!("020173{hash_hex}{hash_hex}")),
-        (Message::Equal(Reconciled { space: space(), scope: Scope::All }), "03017301".into()),
+        (Message::Equal(Reconciled { space: space(), scope: Scope::Own, told: Scope::All }), "0301730001".into()),
         (
-            Message::Heads(Heads { space: space(), scope: Scope::Own, heads: heads.clone(), first: true, last: false }),
-            format!("0401730001{id}{head_hex}0100"),
+            Message::Heads(Heads {
+                space: space(),
+                scope: Scope::Own,
+                told: Scope::All,
+                heads: heads.clone(),
+                first: true,
+                last: false,
+            }),
+            format!("040173000101{id}{head_hex}0100"),
         ),
         (
-            Message::Refuse(Refuse { space: space(), flow: Flow::Incoming, reason: Refusal::NoRight }),
-            "0501730000".into(),
+            Message::Refuse(Refuse { space: space(), flow: Flow::Incoming, reason: Refusal::NoRightToRead }),
+            "0501730001".into(),
         ),
         (Message::Announce(Announce { genesis, head: head() }), format!("06{genesis_hex}{head_hex}")),
         (
@@ -96,14 +103,15 @@ fn golden() -> Vec<(Message, String)> {
         (Message::Window(Window { session_bytes: 2, space_bytes: 1 << 20 }), "0d02fc00001000".into()),
         (Message::Probe(7), "0e07".into()),
         (Message::Echo(7), "0f07".into()),
+        (Message::CaughtUp(CaughtUp { space: space(), whole: true }), "10017301".into()),
         (
             Message::Mend(Mend { log, first_seq: Seq(250), end: head(), bytes_max: 1 << 20 }),
-            format!("10{id}fa{head_hex}fc00001000"),
+            format!("11{id}fa{head_hex}fc00001000"),
         ),
-        (Message::MendEnd(MendEnd { log, end: head(), outcome: MendOutcome::Sent }), format!("11{id}{head_hex}00")),
+        (Message::MendEnd(MendEnd { log, end: head(), outcome: MendOutcome::Sent }), format!("12{id}{head_hex}00")),
         (
             Message::MendEnd(MendEnd { log, end: head(), outcome: MendOutcome::Lacking(GapCause::Absent) }),
-            format!("11{id}{head_hex}0104"),
+            format!("12{id}{head_hex}0104"),
         ),
     ]
 }
@@ -176,7 +184,8 @@ fn a_length_beyond_the_limit_is_refused_before_its_bytes_come() {
 #[test]
 fn a_list_beyond_the_limit_is_refused() {
     let heads = vec![LogHead { log: log(), head: head() }; HEADS_MAX + 1];
-    let message = Message::Heads(Heads { space: space(), scope: Scope::All, heads, first: true, last: true });
+    let message =
+        Message::Heads(Heads { space: space(), scope: Scope::All, told: Scope::All, heads, first: true, last: true });
     let expected = CodecError::List { count: HEADS_MAX + 1, limit: HEADS_MAX };
     assert_eq!(decode(&mut encoded(&message), LIMIT), Err(expected));
 }
@@ -260,7 +269,7 @@ proptest! {
     #[test]
     fn random_control_messages_never_panic_and_what_decodes_is_within_bounds(
         bytes in prop::collection::vec(any::<u8>(), 1..400),
-        kind in 0_u8..18,
+        kind in 0_u8..19,
     ) {
         let mut buffer = BytesMut::new();
         buffer.put_u32_le(bytes.len() as u32 + 1);
@@ -275,7 +284,7 @@ proptest! {
 
     #[test]
     fn messages_with_changed_bytes_never_panic(
-        pick in 0_usize..22,
+        pick in 0_usize..23,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let mut bytes = encoded(&golden()[pick].0);

@@ -1,7 +1,7 @@
 //! What in a journal is news to a session: found at the cost of what has changed, not of what is there.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashSet,
     mem,
     task::{Context, Poll, Waker},
 };
@@ -45,8 +45,8 @@ struct SpaceWatch {
 pub(super) enum Changed {
     /// All logs of these spaces.
     Spaces(Vec<SpaceName>),
-    /// These logs, of any spaces.
-    Logs(BTreeSet<LogId>),
+    /// These logs, of any spaces, in the order in which they first grew.
+    Logs(Vec<LogId>),
 }
 
 impl News {
@@ -126,10 +126,16 @@ fn has_log(journal: &Journal, space: &SpaceName) -> bool {
 }
 
 /// The logs of which batches arrived in a range, if they can be told cheaply: the newest are in memory.
-fn arrived(journal: &Journal, from: Arrival, next: Arrival) -> Option<BTreeSet<LogId>> {
+fn arrived(journal: &Journal, from: Arrival, next: Arrival) -> Option<Vec<LogId>> {
     let count = next.0.checked_sub(from.0).filter(|count| *count <= ARRIVALS_MAX)?;
-    let batches = journal.read_arrivals(from).take(count as usize);
-    batches.map(|arrived| arrived.ok().map(|(_, batch)| batch.log())).collect()
+    let (mut seen, mut logs) = (HashSet::new(), Vec::new());
+    for arrived in journal.read_arrivals(from).take(count as usize) {
+        let log = arrived.ok()?.1.log();
+        if seen.insert(log) {
+            logs.push(log);
+        }
+    }
+    Some(logs)
 }
 
 #[cfg(test)]
@@ -179,7 +185,7 @@ mod tests {
         journal.commit().unwrap();
         assert!(is_told(&mut news));
         assert_eq!(news.take(spaces.iter()), Changed::Logs([7, 70].map(|number| writers[number].log()).into()));
-        assert_eq!(news.take(spaces.iter()), Changed::Logs(BTreeSet::new()));
+        assert_eq!(news.take(spaces.iter()), Changed::Logs(Vec::new()));
         assert!(!is_told(&mut news));
     }
 
@@ -216,7 +222,7 @@ mod tests {
         writer(&journal, 0).append(b"now it is there").unwrap();
         journal.commit().unwrap();
         assert!(is_told(&mut news));
-        assert_ne!(news.take(spaces.iter()), Changed::Logs(BTreeSet::new()));
+        assert_ne!(news.take(spaces.iter()), Changed::Logs(Vec::new()));
         assert!(matches!(news.watches, Watches::Spaces(_)), "from now on other spaces don't wake it");
     }
 }

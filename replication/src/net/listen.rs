@@ -1,9 +1,14 @@
 //! The acceptor: lets peers in who prove who they are, and keeps the others from costing anybody anything.
 
 use std::{
-    fmt, io,
+    collections::HashMap,
+    fmt,
+    future::{Future, poll_fn},
+    io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -13,7 +18,7 @@ use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::AbortHandle,
     time::{sleep, timeout},
 };
@@ -21,7 +26,7 @@ use tokio_rustls::TlsStream;
 
 use super::{
     driver::{Ended, SessionHandle, drive, hang_up, now, run_until_expiry, say_goodbye},
-    rejection::{Reason, Rejection},
+    rejection::{Reason, Rejection, origin},
     tls::{Tls, TlsError, expires_at},
 };
 use crate::{
@@ -31,6 +36,10 @@ use crate::{
 
 /// How long to wait after the operating system refused to accept a connection: it is out of file handles or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Handshakes that are worked on at the same moment. So whoever begins them in whatever number takes one processor at
+/// most, and no session waits for more than one step of one of them.
+const HANDSHAKES_AT_WORK: usize = 1;
 
 /// What a listener serves, and within which bounds.
 #[derive(Debug, Clone)]
@@ -58,14 +67,16 @@ pub struct ListenConfig {
 pub struct ListenBounds {
     /// How long a peer may take to prove who it is. Default: 10 s.
     pub handshake_timeout: Duration,
-    /// Connections that have not proved yet who they are. When one more comes, the oldest of the address that has
-    /// most of them goes. Default: 64.
+    /// Connections that have not proved yet who they are. When one more comes, one goes: of those that have said
+    /// nothing, if there are any, the oldest of the address that has most of them. Each may hold some 100 KiB. Default: 256.
     pub handshakes_max: usize,
-    /// The same of one address, whose own oldest goes. Default: 16.
+    /// The same of one address, of which one goes likewise. Default: 32.
     pub handshakes_per_address_max: usize,
-    /// Sessions; who comes when all places are taken is turned away. Default: 4096.
+    /// Sessions; who comes when all places are taken is turned away. Never more than half of the file handles that this
+    /// process may have when it begins to listen, since the store needs some, too. Default: 4096.
     pub sessions_max: usize,
-    /// Sessions of one node, whose own oldest ends: it is most likely one that the node has lost. Default: 4.
+    /// Sessions of one node, whose own oldest ends: it is most likely one that the node has lost. As many may be
+    /// saying goodbye; of more the oldest is cut without a word. Default: 4.
     pub sessions_per_node_max: usize,
 }
 
@@ -73,8 +84,8 @@ impl Default for ListenBounds {
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_secs(10),
-            handshakes_max: 64,
-            handshakes_per_address_max: 16,
+            handshakes_max: 256,
+            handshakes_per_address_max: 32,
             sessions_max: 4096,
             sessions_per_node_max: 4,
         }
@@ -131,6 +142,10 @@ struct Shared {
     events: Events,
     places: Mutex<Places>,
     log: Mutex<LogLimit<Reason>>,
+    /// Of sessions that begin and end, by node.
+    session_log: Mutex<LogLimit<NodeName>>,
+    /// Whose turn it is to take a step in its handshake.
+    turns: Semaphore,
     /// Notified when a session has ended.
     left: Notify,
 }
@@ -158,6 +173,8 @@ struct Pending {
     id: u64,
     address: SocketAddr,
     task: AbortHandle,
+    /// It has said something, and has not been turned away for it: it may become a session.
+    is_promising: bool,
 }
 
 struct Session {
@@ -166,6 +183,7 @@ struct Session {
     address: SocketAddr,
     since: Instant,
     handle: SessionHandle,
+    task: AbortHandle,
     /// To ask again whether it may be here when the authority changes.
     certificates: Vec<CertificateDer<'static>>,
 }
@@ -178,7 +196,8 @@ pub async fn listen(
     config: ListenConfig,
     events: impl Fn(&NodeName, Event) + Send + Sync + 'static,
 ) -> Result<Listener, ListenError> {
-    let ListenConfig { journal, tls, policy, limits, bounds, acks, compress } = config;
+    let ListenConfig { journal, tls, policy, limits, mut bounds, acks, compress } = config;
+    bounds.sessions_max = bounds.sessions_max.min(file_handles_max() / 2);
     tls.check_node(&journal.identity().node)?;
     tls.warn_of_date();
     let bind = |source| ListenError::Bind { address: address.to_string(), source };
@@ -194,10 +213,18 @@ pub async fn listen(
         events: Box::new(events),
         places: Mutex::new(places),
         log: Mutex::default(),
+        session_log: Mutex::default(),
+        turns: Semaphore::new(HANDSHAKES_AT_WORK),
         left: Notify::new(),
     });
     let acceptor = tokio::spawn(shared.clone().accept(tcp)).abort_handle();
     Ok(Listener { shared, local_addr, acceptor })
+}
+
+/// How many files and connections this process may have open.
+fn file_handles_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX))
 }
 
 impl Listener {
@@ -313,11 +340,11 @@ impl Shared {
         if places.closed {
             return;
         }
-        let displaced = places.make_room(address.ip(), &self.bounds);
+        let displaced = make_room(&mut places.pending, address.ip(), &self.bounds);
         let id = places.next_id;
         places.next_id += 1;
         let task = tokio::spawn(self.clone().welcome(stream, address, id)).abort_handle();
-        places.pending.push(Pending { id, address, task });
+        places.pending.push(Pending { id, address, task, is_promising: false });
         drop(places);
         if let Some(displaced) = displaced {
             self.reject(displaced, &Rejection::Displaced);
@@ -331,9 +358,16 @@ impl Shared {
         let tls = self.places().tls.clone();
         // Small messages go at once; where that can't be had, they go a little later.
         let _ = stream.set_nodelay(true);
-        match timeout(limit, tls.accept_or_return(stream)).await {
+        let handshake = async {
+            // Whatever comes, an end or an error too, TLS meets it next.
+            let _ = stream.peek(&mut [0]).await;
+            self.places().judge(id, true);
+            in_turn(&self.turns, tls.accept_or_return(stream)).await
+        };
+        match timeout(limit, handshake).await {
             Ok(Ok((node, stream))) => self.serve(node, stream, address, id).await,
             Ok(Err((rejection, stream))) => {
+                self.places().judge(id, false);
                 self.reject(address, &rejection);
                 // It may still have to read why.
                 hang_up(stream).await;
@@ -346,12 +380,10 @@ impl Shared {
     async fn serve(self: &Arc<Self>, node: NodeName, stream: TlsStream<TcpStream>, address: SocketAddr, id: u64) {
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let policy = self.places().policy.clone();
-        if let Err(rejection) = self.check(&node, &policy, id) {
-            self.reject(address, &rejection);
-            if matches!(rejection, Rejection::Denied(_)) {
-                say_goodbye(stream, MessageWriter::default(), BytesMut::new(), CloseReason::Denied).await;
-            }
-            return;
+        if policy.is_denied(&node) {
+            self.places().judge(id, false);
+            self.reject(address, &Rejection::Denied(node));
+            return say_goodbye(stream, MessageWriter::default(), BytesMut::new(), CloseReason::Denied).await;
         }
         let config = self.session_config(&node, &policy);
         let endpoint = Endpoint::new(self.journal.clone(), config, now());
@@ -359,15 +391,17 @@ impl Shared {
         let (shared, peer) = (self.clone(), node.clone());
         let (handle, session) = drive(stream, endpoint, move |event| (shared.events)(&peer, event));
         let expires_at = expires_at(&certificates);
-        let entry = Session { id, node: node.clone(), address, since: now(), handle: handle.clone(), certificates };
-        let entered = self.places().enter(entry, &policy, &self.bounds);
+        let entrant = Entrant { id, node: node.clone(), handle: handle.clone(), certificates };
+        let entered = self.places().enter(entrant, &policy, &self.bounds);
         if let Err(rejection) = entered {
             return self.reject(address, &rejection);
         }
-        tracing::info!(%node, %address, "session begins");
+        let is_told = self.tell_session(&node, address);
         match run_until_expiry(&handle, session, expires_at).await {
             ended @ (Ended::Stopped | Ended::HungUp | Ended::Failed(SessionError::ClosedByPeer { .. })) => {
-                tracing::info!(%node, %address, reason = %ended, "session ended");
+                if is_told {
+                    tracing::info!(%node, %address, reason = %ended, "session ended");
+                }
             }
             Ended::Failed(SessionError::Denied { node }) => self.reject(address, &Rejection::Denied(node)),
             Ended::Failed(error) => self.reject(address, &Rejection::SessionFailed(error.to_string())),
@@ -375,18 +409,15 @@ impl Shared {
         }
     }
 
-    fn check(&self, node: &NodeName, policy: &Policy, id: u64) -> Result<(), Rejection> {
-        if policy.is_denied(node) {
-            return Err(Rejection::Denied(node.clone()));
+    /// Writes a line about a session that begins, unless the node had too many; whether the end deserves one.
+    fn tell_session(&self, node: &NodeName, address: SocketAddr) -> bool {
+        let line = self.session_log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), node.clone());
+        match line {
+            Some(0) => tracing::info!(%node, %address, "session begins"),
+            Some(unlogged) => tracing::info!(%node, %address, unlogged, "session begins"),
+            None => {}
         }
-        let places = self.places();
-        if !places.pending.iter().any(|pending| pending.id == id) {
-            return Err(Rejection::Displaced);
-        }
-        if places.sessions.len() >= self.bounds.sessions_max {
-            return Err(Rejection::Full(self.bounds.sessions_max));
-        }
-        Ok(())
+        line.is_some()
     }
 
     fn session_config(&self, peer: &NodeName, policy: &Arc<Policy>) -> SessionConfig {
@@ -402,39 +433,98 @@ impl Shared {
     }
 }
 
+/// A session that wants a place.
+struct Entrant {
+    id: u64,
+    node: NodeName,
+    handle: SessionHandle,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
 impl Places {
-    /// Ends a handshake if there are too many: of the address itself, or else of that which has most.
-    fn make_room(&mut self, newcomer: IpAddr, bounds: &ListenBounds) -> Option<SocketAddr> {
-        let origins: Vec<_> = self.pending.iter().map(|pending| origin(pending.address.ip())).collect();
-        let count = |address| origins.iter().filter(|other| **other == address).count();
-        let crowded = if count(origin(newcomer)) >= bounds.handshakes_per_address_max {
-            origin(newcomer)
-        } else if origins.len() >= bounds.handshakes_max {
-            // Of equals the last in this order, which is the oldest, so that a new one gets the time it needs.
-            origins.iter().rev().copied().max_by_key(|address| count(*address))?
-        } else {
-            return None;
-        };
-        let oldest = origins.iter().position(|address| *address == crowded)?;
-        let displaced = self.pending.remove(oldest);
-        displaced.task.abort();
-        Some(displaced.address)
+    /// Notes whether a connection may become a session.
+    fn judge(&mut self, id: u64, is_promising: bool) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.id == id) {
+            pending.is_promising = is_promising;
+        }
     }
 
-    /// Moves a connection to the sessions, unless its place was taken meanwhile, or its handshake began under
-    /// certificates that were replaced since by others which don't let it in.
-    fn enter(&mut self, session: Session, policy: &Arc<Policy>, bounds: &ListenBounds) -> Result<(), Rejection> {
-        let pending = self.pending.iter().position(|pending| pending.id == session.id).ok_or(Rejection::Displaced)?;
-        self.pending.remove(pending);
-        self.tls.check_peer(&session.certificates)?;
-        if !Arc::ptr_eq(policy, &self.policy) {
-            session.handle.set_policy(self.policy.clone());
+    /// Moves a connection to the sessions, unless its place was taken meanwhile, there are as many as may be, or its
+    /// handshake began under certificates that were replaced since by others which don't let it in.
+    fn enter(&mut self, entrant: Entrant, policy: &Arc<Policy>, bounds: &ListenBounds) -> Result<(), Rejection> {
+        let Entrant { id, node, handle, certificates } = entrant;
+        let pending = self.pending.iter().position(|pending| pending.id == id).ok_or(Rejection::Displaced)?;
+        let Pending { address, task, .. } = self.pending.remove(pending);
+        self.tls.check_peer(&certificates)?;
+        self.displace(&node, bounds.sessions_per_node_max.max(1));
+        if self.sessions.len() >= bounds.sessions_max {
+            return Err(Rejection::Full(bounds.sessions_max));
         }
-        let own = self.sessions.iter().filter(|other| other.node == session.node);
-        let surplus = (own.clone().count() + 1).saturating_sub(bounds.sessions_per_node_max);
-        own.take(surplus).for_each(|oldest| oldest.handle.stop());
-        self.sessions.push(session);
+        if !Arc::ptr_eq(policy, &self.policy) {
+            handle.set_policy(self.policy.clone());
+        }
+        self.sessions.push(Session { id, node, address, since: now(), handle, task, certificates });
         Ok(())
+    }
+
+    /// Makes room for one more session of a node.
+    fn displace(&mut self, node: &NodeName, limit: usize) {
+        let of_node = |session: &&Session| session.node == *node;
+        while self.sessions.iter().filter(of_node).count() >= 2 * limit
+            && let Some(oldest) = self.sessions.iter().position(|session| session.node == *node)
+        {
+            self.sessions.remove(oldest).task.abort();
+        }
+        let surplus = (self.sessions.iter().filter(of_node).count() + 1).saturating_sub(limit);
+        self.sessions.iter().filter(of_node).take(surplus).for_each(|oldest| oldest.handle.stop());
+    }
+}
+
+/// Ends a handshake if there are too many of the newcomer's origin, or at all; whose it was.
+fn make_room(pending: &mut Vec<Pending>, newcomer: IpAddr, bounds: &ListenBounds) -> Option<SocketAddr> {
+    let newcomer = origin(newcomer);
+    let own = pending.iter().filter(|pending| pending.origin() == newcomer).count();
+    let is_crowded = own >= bounds.handshakes_per_address_max;
+    if !is_crowded && pending.len() < bounds.handshakes_max {
+        return None;
+    }
+    let displaced = pending.remove(least_promising(pending, is_crowded.then_some(newcomer))?);
+    displaced.task.abort();
+    Some(displaced.address)
+}
+
+/// Position of the handshake to be given up, of one origin or of all: one that promises nothing if there is such a one,
+/// of the origin that has most of them, the oldest.
+fn least_promising(pending: &[Pending], of: Option<IpAddr>) -> Option<usize> {
+    let all = pending.iter().enumerate().filter(|(_, pending)| of.is_none_or(|of| pending.origin() == of));
+    let has_idle = all.clone().any(|(_, pending)| !pending.is_promising);
+    let candidates = all.filter(|(_, pending)| !(has_idle && pending.is_promising));
+    let mut counts = HashMap::<IpAddr, usize>::new();
+    candidates.clone().for_each(|(_, pending)| *counts.entry(pending.origin()).or_default() += 1);
+    // Of equals the last in this order, which is the oldest, so that a new one gets the time it needs.
+    candidates.rev().max_by_key(|(_, pending)| counts.get(&pending.origin())).map(|(position, _)| position)
+}
+
+impl Pending {
+    fn origin(&self) -> IpAddr {
+        origin(self.address.ip())
+    }
+}
+
+/// Takes the steps of a future one by one, each in a turn of its own.
+async fn in_turn<F: Future>(turns: &Semaphore, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        // Nobody closes it.
+        let turn = turns.acquire().await;
+        let step = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+        drop(turn);
+        if let Poll::Ready(output) = step {
+            return output;
+        }
+        // Until the future wakes this task.
+        let mut has_waited = false;
+        poll_fn(|_| if std::mem::replace(&mut has_waited, true) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 }
 
@@ -454,25 +544,5 @@ impl Drop for Place {
     }
 }
 
-/// Who is taken for one: an address, or all of an IPv6 network of 64 bits, which is what one host is usually given.
-fn origin(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_addresses_of_one_ipv6_network_are_taken_for_one() {
-        let [a, b, other, v4, mapped] =
-            ["2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1", "10.0.0.1", "::ffff:10.0.0.1"]
-                .map(|address| origin(address.parse().unwrap()));
-        assert_eq!(a, b);
-        assert_ne!(a, other);
-        assert_eq!(v4, mapped);
-    }
-}
+mod tests;

@@ -141,7 +141,7 @@ impl Rejection {
     }
 }
 
-/// What is told apart in the log of rejections: a flood from one address hides no other's trouble.
+/// What is told apart in the log of rejections: a flood from one origin hides no other's trouble.
 pub(super) type Reason = (IpAddr, Discriminant<Rejection>);
 
 impl Rejection {
@@ -171,7 +171,15 @@ impl Rejection {
 
     /// What it is to the log when it concerns `address`.
     pub(super) fn reason(&self, address: IpAddr) -> Reason {
-        (address, mem::discriminant(self))
+        (origin(address), mem::discriminant(self))
+    }
+}
+
+/// Who is taken for one: an address, or all of an IPv6 network of 64 bits, which is what one host is usually given.
+pub(super) fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -186,5 +194,18 @@ mod tests {
         assert_eq!(denied("a").reason(hostile), denied("b").reason(hostile));
         assert_ne!(denied("a").reason(hostile), denied("a").reason(honest));
         assert_ne!(denied("a").reason(hostile), Rejection::NotTls.reason(hostile));
+    }
+
+    #[test]
+    fn all_addresses_of_one_ipv6_network_are_taken_for_one() {
+        let [a, b, other, v4, mapped] =
+            ["2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1", "10.0.0.1", "::ffff:10.0.0.1"]
+                .map(|address| origin(address.parse().unwrap()));
+        assert_eq!(a, b);
+        assert_ne!(a, other);
+        assert_eq!(v4, mapped);
+        let turned_away = Rejection::NotTls;
+        let [a, b] = ["2001:db8::1", "2001:db8::2:3"].map(|address| turned_away.reason(address.parse().unwrap()));
+        assert_eq!(a, b, "nor can a host fill the log by changing its address");
     }
 }

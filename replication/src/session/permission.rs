@@ -56,6 +56,23 @@ impl Session {
         }
     }
 
+    /// Of which logs of a space the peer is told what is here, in a flow of that scope.
+    pub(super) fn told_scope(&self, index: usize, scope: Scope) -> Scope {
+        if self.rights(index).read { Scope::All } else { scope }
+    }
+
+    /// Whether this node writes a log in its present life.
+    pub(super) fn is_own(&self, log: &Log) -> bool {
+        log.genesis.node == self.config.local && log.genesis.nonce == *self.config.incarnation.as_bytes()
+    }
+
+    /// Whether what this end lacks of a log comes from the peer, or will when the peer's offer has come.
+    pub(super) fn is_awaited(&self, log: &Log) -> bool {
+        let is_open = !matches!(self.spaces[log.space].inflow, Inflow::Closed | Inflow::Refused);
+        let scope = self.permitted_scope(log.space).filter(|_| is_open && !self.is_own(log));
+        scope.is_some_and(|scope| self.target_carries(scope, log))
+    }
+
     /// Whether a flow from this end of that scope carries a log.
     pub(super) fn source_carries(&self, scope: Scope, log: &Log) -> bool {
         scope == Scope::All || *log.writer() == self.config.local
@@ -131,7 +148,10 @@ impl Session {
                     let space = self.spaces[index].name.clone();
                     self.park_incoming(id, ParkReason::NoRight { writer, space });
                 }
-                (Incoming::Parked(ParkReason::NoRight { .. }), true) => self.open_incoming(id, true),
+                (Incoming::Parked(ParkReason::NoRight { .. }), true) => {
+                    self.open_incoming(id, true);
+                    self.keep_or_park(id);
+                }
                 _ => {}
             }
         }
@@ -144,12 +164,12 @@ impl Session {
 
     pub(super) fn refuse_inflow(&mut self, index: usize) {
         self.close_inflow(index, Inflow::Refused);
-        self.refuse(self.spaces[index].name.clone(), Flow::Incoming, Refusal::NoRight);
+        self.refuse(self.spaces[index].name.clone(), Flow::Incoming, Refusal::NoRightToStream);
     }
 
     fn refuse_outflow(&mut self, index: usize) {
         self.close_outflow(index);
-        self.refuse(self.spaces[index].name.clone(), Flow::Outgoing, Refusal::NoRight);
+        self.refuse(self.spaces[index].name.clone(), Flow::Outgoing, Refusal::NoRightToRead);
     }
 
     pub(super) fn refuse(&mut self, space: SpaceName, flow: Flow, reason: Refusal) {
@@ -165,6 +185,9 @@ impl Session {
         let ids: Vec<_> = space.logs.iter().copied().collect();
         for id in ids {
             self.set_outgoing(id, Outgoing::Idle);
+            if let Some(log) = self.logs.get_mut(&id) {
+                log.is_announced = false;
+            }
         }
     }
 

@@ -205,7 +205,7 @@ impl Session {
                 // Nothing yet: looked for again when more is durable.
                 let Some(first) = batches.first() else { return };
                 if first.first_seq() == remote.next_seq && first.header().previous == remote.digest {
-                    self.stream_from(request.log, remote, false);
+                    self.stream_from(request.log, remote);
                     self.take_ready(request.log, batches);
                 } else {
                     let reason = ParkReason::Diverged { source_head, target_head: remote };
@@ -288,14 +288,14 @@ impl Session {
         let space = &mut self.spaces[index];
         let log = self.logs.get_mut(&id)?;
         let (head, can_send) = (log.head(), log.can_send());
+        if can_send && !std::mem::replace(&mut log.is_announced, true) {
+            return Some(Message::Announce(Announce { genesis: (*log.genesis).clone(), head }));
+        }
         let Some(streaming) = log.streaming().filter(|_| can_send) else {
             space.ready.pop_front();
             log.in_ready = false;
             return None;
         };
-        if std::mem::take(&mut streaming.announce) {
-            return Some(Message::Announce(Announce { genesis: (*log.genesis).clone(), head }));
-        }
         let batch = streaming.send()?;
         let blocked = if streaming.ready.is_empty() { streaming.blocked.take() } else { None };
         let len = batch.bytes().len();

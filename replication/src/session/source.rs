@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use counterfoil_storage::{Batch, Head, LogId, Seq};
+use counterfoil_storage::{Batch, Head, Holes, Incarnation, LogId, NodeName, Seq};
 
 use super::{
     LogState, Session,
@@ -13,7 +13,9 @@ use crate::{
     error::PeerMisbehaved,
     event::{By, Event},
     frontier::{FrontierHash, LogHead},
-    message::{Ack, Announce, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope},
+    message::{
+        Ack, Announce, CaughtUp, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope,
+    },
 };
 
 impl Session {
@@ -33,7 +35,21 @@ impl Session {
         self.control.push_back(Message::Offer(Offer { space: space.name.clone(), all, own }));
         for id in self.log_ids(index) {
             let offered = self.logs.get(&id).map(Log::head);
-            self.set_outgoing(id, Outgoing::Awaiting { offered });
+            self.await_answer(id, offered);
+        }
+    }
+
+    fn await_answer(&mut self, id: LogId, offered: Option<Head>) {
+        self.set_outgoing(id, Outgoing::Awaiting { offered });
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.is_announced = false;
+        }
+    }
+
+    /// The target has named a log that the flow carries.
+    fn note_announced(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.is_announced = true;
         }
     }
 
@@ -51,19 +67,23 @@ impl Session {
         self.spaces[index].outflow = Outflow::Answering { scope: answer.scope };
         for id in self.log_ids(index) {
             let Some(log) = self.logs.get(&id) else { continue };
-            match log.outgoing {
-                Outgoing::Awaiting { offered: Some(head) }
-                    if head.next_seq > Seq::ZERO && self.source_carries(answer.scope, log) =>
-                {
-                    if !log.peer_holes.is_empty() {
-                        // It may have acknowledged them in an earlier session.
-                        self.note_statement(id, head);
-                    }
-                    self.stream_from(id, head, false);
+            let Outgoing::Awaiting { offered: Some(head) } = log.outgoing else { continue };
+            if head.next_seq == Seq::ZERO || !self.source_carries(answer.told, log) {
+                continue;
+            }
+            if self.source_carries(answer.scope, log) {
+                if !log.peer_holes.is_empty() {
+                    // It may have acknowledged them in an earlier session.
+                    self.note_statement(id, head);
                 }
-                _ => {}
+                self.note_announced(id);
+                self.stream_from(id, head);
+            } else {
+                self.note_peer_head(id, head);
             }
         }
+        // The target knows.
+        self.spaces[index].caught_up = Some(true);
         self.finish_answer(now, index, answer.scope);
         Ok(())
     }
@@ -85,15 +105,23 @@ impl Session {
         }
         if heads.first {
             self.spaces[index].outflow = Outflow::Answering { scope };
+            self.spaces[index].caught_up = None;
             for id in self.log_ids(index) {
-                self.set_outgoing(id, Outgoing::Awaiting { offered: None });
+                self.await_answer(id, None);
             }
         }
         for LogHead { log: id, head } in &heads.heads {
             let Some(log) = self.logs.get(id) else { continue };
-            if log.space == index && self.source_carries(scope, log) {
-                self.note_statement(*id, *head);
+            if log.space != index {
+                continue;
+            }
+            let (is_carried, is_equal) = (self.source_carries(scope, log), *head == log.head());
+            self.note_statement(*id, *head);
+            if is_carried {
+                self.note_announced(*id);
                 self.classify(*id, *head);
+            } else if is_equal {
+                self.note_peer_head(*id, *head);
             }
         }
         if heads.last {
@@ -125,6 +153,7 @@ impl Session {
                     self.stream_from_start(id);
                 } else {
                     self.set_outgoing(id, Outgoing::Idle);
+                    self.tell_uncarried(id, scope);
                 }
             }
         }
@@ -134,16 +163,32 @@ impl Session {
         self.check_in_sync(index);
     }
 
+    /// Tells of a log that the peer may lack something of, and does not let this end stream.
+    fn tell_uncarried(&mut self, id: LogId, scope: Scope) {
+        let Some(log) = self.logs.get(&id) else { return };
+        // More than is here is no less, though it may be another history: then the log stops where it is carried.
+        let known = log.peer_head.into_iter().chain(log.stated_head).map(|head| head.next_seq).max();
+        let is_there = *log.writer() == self.config.peer || known.is_some_and(|known| known >= log.head().next_seq);
+        if log.has_records() && !is_there && !self.source_carries(scope, log) {
+            let (writer, space) = (log.writer().clone(), self.spaces[log.space].name.clone());
+            let reason = ParkReason::NoRight { writer, space };
+            self.events.push_back(Event::Parked { log: id, reason, by: By::Peer });
+        }
+    }
+
     /// The one decision of where a log stands, given where it ends at the target. Exactly one row matches.
     fn classify(&mut self, id: LogId, remote: Head) {
         let Some(log) = self.logs.get(&id) else { return };
         let (local, origin) = (log.head(), log.origin);
         let first_seq = log.local.map_or(Seq::ZERO, |local| local.first_seq);
         if remote == local {
-            self.stream_from(id, remote, false);
+            self.stream_from(id, remote);
         } else if remote.next_seq > local.next_seq {
+            let is_awaited = self.is_awaited(log);
             self.set_outgoing(id, Outgoing::Ahead { remote });
-            self.events.push_back(Event::Ahead { log: id, local, remote });
+            if !is_awaited {
+                self.events.push_back(Event::Ahead { log: id, local, remote });
+            }
         } else if remote.next_seq == local.next_seq {
             self.park_outgoing(id, ParkReason::Diverged { source_head: local, target_head: remote });
         } else if remote == origin {
@@ -177,13 +222,13 @@ impl Session {
             let gap = ParkReason::Gap { first_seq: Seq::ZERO, next_seq: first_seq, cause: GapCause::Trimmed };
             self.park_outgoing(id, gap);
         } else {
-            self.stream_from(id, origin, true);
+            self.stream_from(id, origin);
         }
     }
 
     /// Streams a log from a head of the target's that is on the chain here.
-    pub(super) fn stream_from(&mut self, id: LogId, head: Head, announce: bool) {
-        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head, announce)));
+    pub(super) fn stream_from(&mut self, id: LogId, head: Head) {
+        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head)));
         self.note_peer_head(id, head);
         self.want_fetch(id);
     }
@@ -205,7 +250,8 @@ impl Session {
     /// acknowledged in an earlier session: what comes later can be overtaken by another session's.
     fn note_statement(&mut self, id: LogId, head: Head) {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
-        if !std::mem::replace(&mut log.stated, true) {
+        log.stated_head = Some(head);
+        if !std::mem::replace(&mut log.stated, true) && *log.writer() != self.config.peer {
             let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
             let holes = log.peer_holes.clone();
             self.events.push_back(Event::Stated { log: id, node, incarnation, head, holes });
@@ -216,10 +262,45 @@ impl Session {
     fn note_peer_head(&mut self, id: LogId, head: Head) {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
         log.stated = true;
-        let (node, incarnation) = (self.config.peer.clone(), peer.incarnation);
+        self.change_peer_head(id, head, peer.incarnation, |log, node, incarnation, head, holes| Event::Acked {
+            log,
+            node,
+            incarnation,
+            head,
+            holes,
+        });
+    }
+
+    /// Records that the peer has a log durable at least up to there, since it sent it. It may have more.
+    fn note_held(&mut self, id: LogId, head: Head) {
+        let Some(peer) = self.peer else { return };
+        if self.logs.get(&id).is_some_and(|log| log.peer_head.is_none_or(|known| known.next_seq < head.next_seq)) {
+            self.change_peer_head(id, head, peer.incarnation, |log, node, incarnation, head, _| Event::Holds {
+                log,
+                node,
+                incarnation,
+                head,
+            });
+        }
+    }
+
+    fn change_peer_head(
+        &mut self,
+        id: LogId,
+        head: Head,
+        incarnation: Incarnation,
+        event: impl FnOnce(LogId, NodeName, Incarnation, Head, Holes) -> Event,
+    ) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let node = self.config.peer.clone();
         let holes = log.peer_holes.clone();
         let known = std::mem::replace(&mut log.peer_holes_told, holes.clone());
-        match log.peer_head.replace(head) {
+        let before = log.peer_head.replace(head);
+        if *log.writer() == node {
+            // Nobody's log is held by its writer on behalf of others.
+            return;
+        }
+        match before {
             Some(from) if head.next_seq < from.next_seq || !holes.are_within(&known) => {
                 let space = &mut self.spaces[log.space];
                 space.in_sync = false;
@@ -228,7 +309,7 @@ impl Session {
             }
             Some(from) if head.next_seq == from.next_seq && holes == known => {}
             None if head.next_seq == Seq::ZERO => {}
-            _ => self.events.push_back(Event::Acked { log: id, node, incarnation, head, holes }),
+            _ => self.events.push_back(event(id, node, incarnation, head, holes)),
         }
     }
 
@@ -264,8 +345,12 @@ impl Session {
         let Some(log) = self.logs.get_mut(&id) else { return };
         let before = log.head();
         log.local = Some(Local { first_seq: state.first_seq, head: state.durable, bytes: state.bytes });
-        if log.holes != state.holes {
-            log.holes = state.holes.clone();
+        let has_news = log.holes != state.holes;
+        if has_news {
+            log.holes.clone_from(&state.holes);
+        }
+        self.note_kept(id);
+        if has_news {
             self.want_mending(id);
             self.resume_mended(id);
         }
@@ -288,6 +373,7 @@ impl Session {
             // The target dropped what came meanwhile, until it hears of the log again.
             let (genesis, head) = ((*log.genesis).clone(), log.head());
             self.control.push_back(Message::Announce(Announce { genesis, head }));
+            self.note_announced(id);
             self.classify(id, remote);
         }
     }
@@ -328,19 +414,37 @@ impl Session {
     /// The peer has streamed a log that this end might stream to it: no echo.
     pub(super) fn note_received(&mut self, id: LogId, batch: &Batch) {
         let Some(log) = self.logs.get(&id) else { return };
-        let Some(scope) = self.spaces[log.space].out_scope() else { return };
+        let scope = self.spaces[log.space].out_scope();
         let head = batch.head();
+        // Nothing leaves a node before it is durable there, so the peer has it durable.
         match &log.outgoing {
-            Outgoing::Idle if self.source_carries(scope, log) => {}
+            Outgoing::Idle if scope.is_some_and(|scope| self.source_carries(scope, log)) => {}
+            Outgoing::Idle | Outgoing::Awaiting { .. } => return self.note_held(id, head),
             Outgoing::Streaming(streaming) if streaming.sent.next_seq <= batch.first_seq() => {}
+            // It need not be looked for any more.
+            Outgoing::Checking { remote, .. } if remote.next_seq < head.next_seq => {}
             Outgoing::Ahead { remote } if remote.next_seq < head.next_seq => {
                 return self.set_outgoing(id, Outgoing::Ahead { remote: head });
             }
             _ => return,
         }
-        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head, false)));
-        // Nothing leaves a node before it is durable there, so the peer has it durable.
-        self.note_peer_head(id, head);
+        self.set_outgoing(id, Outgoing::Streaming(Streaming::from(head)));
+        self.note_held(id, head);
+    }
+
+    /// The peer has streamed what this end did not take, because it has it or can't: it is not sent back there, whether or
+    /// not it turns out to be on this end's chain.
+    pub(super) fn note_untaken(&mut self, id: LogId, head: Head) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let is_news = match &log.outgoing {
+            Outgoing::Idle => self.spaces[log.space].out_scope().is_some_and(|scope| self.source_carries(scope, log)),
+            Outgoing::Streaming(streaming) => streaming.sent.next_seq < head.next_seq,
+            Outgoing::Checking { remote, .. } | Outgoing::Ahead { remote } => remote.next_seq < head.next_seq,
+            Outgoing::Awaiting { .. } | Outgoing::Parked(_) => false,
+        };
+        if is_news {
+            self.classify(id, head);
+        }
     }
 
     /// What the peer streamed turns out to be another history than this end's: what was taken for the peer's head on
@@ -360,6 +464,7 @@ impl Session {
             return Err(PeerMisbehaved::ForeignAck { node: ack.node.clone() });
         }
         let Some(log) = self.logs.get_mut(&ack.log) else { return self.check_unknown_ack(ack.log) };
+        log.is_announced = true;
         let index = log.space;
         log.peer_holes.clone_from(&ack.holes);
         if log.peer_head == Some(ack.head) {
@@ -393,26 +498,42 @@ impl Session {
         };
         let index = log.space;
         if matches!(log.outgoing, Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. }) {
+            self.note_announced(rewind.log);
             self.classify(rewind.log, rewind.head);
             self.check_in_sync(index);
         }
         Ok(())
     }
 
-    /// Tells when all that is durable here of a space has become durable at the peer.
+    /// Tells when all that is durable here of a space has become durable at the peer: the application, and once the peer.
     pub(super) fn check_in_sync(&mut self, index: usize) {
         let space = &self.spaces[index];
         let Some(scope) = space.out_scope() else { return };
-        if space.in_sync {
+        let lacks = |log: &Log| log.has_records() && self.source_carries(scope, log) && !log.is_mirrored();
+        // There may be many logs, and this is asked with each ack.
+        if space.in_sync || space.lacking.and_then(|id| self.logs.get(&id)).is_some_and(|log| lacks(log) && log.moves())
+        {
             return;
         }
-        let logs = space.logs.iter().filter_map(|id| self.logs.get(id));
-        let in_sync = logs.filter(|log| log.has_records() && self.source_carries(scope, log)).all(Log::is_mirrored);
+        let logs = || space.logs.iter().filter_map(|id| self.logs.get(id).map(|log| (*id, log)));
+        let lacking = logs().find(|(_, log)| lacks(log) && log.moves()).map(|(id, _)| id);
+        let in_sync = lacking.is_none() && !logs().any(|(_, log)| lacks(log));
+        // What the peer has more of, it does not lack.
+        let whole =
+            lacking.is_none() && !logs().any(|(_, log)| lacks(log) && !matches!(log.outgoing, Outgoing::Ahead { .. }));
+        let space = &mut self.spaces[index];
+        space.lacking = lacking;
+        let name = space.name.clone();
         if in_sync {
-            let space = &mut self.spaces[index];
             space.in_sync = true;
             space.behind_since = None;
-            self.events.push_back(Event::InSync { space: space.name.clone() });
+            self.events.push_back(Event::InSync { space: name.clone() });
+        }
+        if lacking.is_none()
+            && space.caught_up.is_none_or(|told| !told && whole)
+            && space.caught_up.replace(whole) != Some(whole)
+        {
+            self.control.push_back(Message::CaughtUp(CaughtUp { space: name, whole }));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a session knows of spaces and logs.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Instant,
 };
@@ -28,6 +28,8 @@ pub(super) struct Space {
     pub(super) loaded: bool,
     /// Logs of the space, ascending: the order of frontiers.
     pub(super) logs: BTreeSet<LogId>,
+    /// How many of them each writer has that are kept here, or may be.
+    pub(super) kept: HashMap<NodeName, usize>,
 
     /// The flow from this end.
     pub(super) outflow: Outflow,
@@ -46,6 +48,10 @@ pub(super) struct Space {
     /// All that is durable here is durable at the peer.
     pub(super) in_sync: bool,
     pub(super) behind_since: Option<Instant>,
+    /// A log that the peer lacked something of when it was last looked for one: looked at first.
+    pub(super) lacking: Option<LogId>,
+    /// What the peer was told of having caught up, since it last said what it has.
+    pub(super) caught_up: Option<bool>,
     /// The frontier last said in a heartbeat.
     pub(super) said: Option<FrontierHash>,
 
@@ -72,6 +78,7 @@ impl Space {
             load_asked: false,
             loaded: false,
             logs: BTreeSet::new(),
+            kept: HashMap::new(),
             outflow: Outflow::Closed,
             wanted: false,
             offer_due: false,
@@ -82,6 +89,8 @@ impl Space {
             in_fetch_order: false,
             in_sync: false,
             behind_since: None,
+            lacking: None,
+            caught_up: None,
             said: None,
             inflow: Inflow::Closed,
             offered: None,
@@ -168,6 +177,8 @@ pub(super) struct Log {
     pub(super) not_mended: Option<NotMended>,
 
     pub(super) outgoing: Outgoing,
+    /// The target takes the log from here: it has named it, or it was announced. Else that comes before the next batch.
+    pub(super) is_announced: bool,
     /// Changes with each state of `outgoing`: reads asked for in an earlier one are ignored.
     pub(super) generation: u64,
     /// Up to where the peer has it durable, on this node's chain; `None` until known.
@@ -179,6 +190,8 @@ pub(super) struct Log {
     pub(super) peer_holes_told: Holes,
     /// The peer has said in this session where it ends there.
     pub(super) stated: bool,
+    /// Where it ended there by the last answer, on whatever chain.
+    pub(super) stated_head: Option<Head>,
     /// What was sent and not acknowledged. Also of a log that has stopped since.
     pub(super) in_flight: InFlight,
     /// It is in its space's list of logs ready to send, in that of logs wanting to be read, and in the
@@ -188,6 +201,8 @@ pub(super) struct Log {
     pub(super) in_checks: bool,
 
     pub(super) incoming: Incoming,
+    /// It is counted among those that are kept here.
+    pub(super) is_kept: bool,
     /// The head that the peer believes this end to have; `None` while it has not been told of the log.
     pub(super) told: Option<Head>,
     /// What the peer has been told is missing here.
@@ -230,17 +245,20 @@ impl Log {
             mending: Mending::Whole,
             not_mended: None,
             outgoing: Outgoing::Idle,
+            is_announced: false,
             generation: 0,
             peer_head: None,
             stopped_at: None,
             peer_holes: Holes::default(),
             peer_holes_told: Holes::default(),
             stated: false,
+            stated_head: None,
             in_flight: InFlight::default(),
             in_ready: false,
             in_fetch: false,
             in_checks: false,
             incoming: Incoming::Idle,
+            is_kept: false,
             told: None,
             told_holes: Holes::default(),
             in_ack_queue: false,
@@ -262,6 +280,11 @@ impl Log {
     /// Whether a record of it is durable here.
     pub(super) fn has_records(&self) -> bool {
         self.head().next_seq > Seq::ZERO
+    }
+
+    /// Whether it may yet get to the peer by itself.
+    pub(super) fn moves(&self) -> bool {
+        !matches!(self.outgoing, Outgoing::Parked(_) | Outgoing::Ahead { .. })
     }
 
     /// Whether the peer has durable what is durable here: its head is this end's, digest and all, or follows it on the
@@ -297,8 +320,6 @@ pub(super) enum Outgoing {
 /// A log that is being sent. `peer_head ≤ in flight ≤ sent ≤ read ≤ durable here`, all on one chain.
 #[derive(Debug)]
 pub(super) struct Streaming {
-    /// The target does not know the log: announce it before the next batch.
-    pub(super) announce: bool,
     /// After the last batch sent.
     pub(super) sent: Head,
     /// Read and not yet sent; the first follows `sent`.
@@ -352,16 +373,8 @@ impl InFlight {
 }
 
 impl Streaming {
-    pub(super) fn from(head: Head, announce: bool) -> Self {
-        Self {
-            announce,
-            sent: head,
-            ready: VecDeque::new(),
-            ready_bytes: 0,
-            read: head,
-            fetching: false,
-            blocked: None,
-        }
+    pub(super) fn from(head: Head) -> Self {
+        Self { sent: head, ready: VecDeque::new(), ready_bytes: 0, read: head, fetching: false, blocked: None }
     }
 }
 

@@ -16,8 +16,8 @@ use crate::{
     event::{By, Event},
     frontier::{FrontierHash, LogHead},
     message::{
-        Ack, Announce, Credit, Flow, Heads, Message, Offer, Park, ParkReason, Reconciled, Refusal, Rewind, Scope,
-        Window,
+        Ack, Announce, CaughtUp, Credit, Flow, Heads, Message, Offer, Park, ParkReason, Reconciled, Refusal, Rewind,
+        Scope, Window,
     },
 };
 
@@ -41,6 +41,8 @@ pub(super) struct TargetQueues {
     answers: VecDeque<usize>,
     /// Logs that are stalled.
     stalled: Vec<LogId>,
+    /// Logs that were announced and are not taken.
+    pub(super) unwanted: usize,
 }
 
 impl Session {
@@ -70,17 +72,19 @@ impl Session {
         let Some(scope) = self.permitted_scope(index) else { return };
         let Some(offer) = self.spaces[index].offered.take() else { return };
         self.spaces[index].inflow = Inflow::Open { scope };
-        let hash = self.frontier(index, |log| self.target_carries(scope, log));
-        let offered = if scope == Scope::All { offer.all } else { offer.own };
+        let told = self.told_scope(index, scope);
+        let hash = self.frontier(index, |log| self.target_carries(told, log));
+        let offered = if told == Scope::All { offer.all } else { offer.own };
         if hash != offered {
             return self.answer_with_heads(index);
         }
         let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
         self.tell_holes(index, scope);
         for id in ids {
-            self.tell_head(id, scope);
+            self.tell_head(id, scope, told);
         }
-        self.control.push_back(Message::Equal(Reconciled { space: offer.space, scope }));
+        self.events.push_back(Event::CaughtUp { space: offer.space.clone(), whole: true });
+        self.control.push_back(Message::Equal(Reconciled { space: offer.space, scope, told }));
     }
 
     /// Begins to say all heads of a space.
@@ -128,27 +132,32 @@ impl Session {
                 self.target.answers.pop_front();
                 continue;
             };
+            let told = self.told_scope(index, scope);
             let from = answer.after.map_or(Bound::Unbounded, Bound::Excluded);
             let ids: Vec<_> = space.logs.range((from, Bound::Unbounded)).take(codec::HEADS_MAX).copied().collect();
             let last = ids.len() < codec::HEADS_MAX;
             let after = ids.last().copied();
-            let heads = ids.into_iter().filter_map(|id| self.tell_head(id, scope)).collect();
+            let heads = ids.into_iter().filter_map(|id| self.tell_head(id, scope, told)).collect();
             let space = &mut self.spaces[index];
             space.answer = if last { None } else { Some(Answer { after }) };
             let name = space.name.clone();
             if last {
                 self.target.answers.pop_front();
             }
-            return Some(Message::Heads(Heads { space: name, scope, heads, first: answer.after.is_none(), last }));
+            let first = answer.after.is_none();
+            return Some(Message::Heads(Heads { space: name, scope, told, heads, first, last }));
         }
     }
 
-    /// The durable head of a log that a flow carries, which the peer is being told and may continue.
-    fn tell_head(&mut self, id: LogId, scope: Scope) -> Option<LogHead> {
+    /// The durable head of a log that the peer is being told, and may continue if the flow carries it.
+    fn tell_head(&mut self, id: LogId, scope: Scope, told: Scope) -> Option<LogHead> {
         let log = self.logs.get(&id)?;
         let head = log.head();
-        if !self.target_carries(scope, log) || !log.has_records() {
+        if !self.target_carries(told, log) || !log.has_records() {
             return None;
+        }
+        if !self.target_carries(scope, log) {
+            return Some(LogHead { log: id, head });
         }
         let log = self.logs.get_mut(&id)?;
         log.told = Some(head);
@@ -161,6 +170,18 @@ impl Session {
         Some(LogHead { log: id, head })
     }
 
+    /// The source says that this end has all.
+    pub(super) fn handle_caught_up(&mut self, caught_up: CaughtUp) -> Result<(), PeerMisbehaved> {
+        let CaughtUp { space, whole } = caught_up;
+        let unknown_space = || PeerMisbehaved::UnknownSpace { space: space.clone() };
+        let &index = self.space_index.get(&space).ok_or_else(unknown_space)?;
+        // A flow that was refused meanwhile has not caught up.
+        if matches!(self.spaces[index].inflow, Inflow::Open { .. }) {
+            self.events.push_back(Event::CaughtUp { space, whole });
+        }
+        Ok(())
+    }
+
     /// The source says the hash of what it has sent. If that is not what is here although nothing is under
     /// way and nothing has stopped, the heads are compared again, once for each pair of hashes.
     pub(super) fn compare_frontier(&mut self, index: usize, theirs: FrontierHash) {
@@ -168,7 +189,9 @@ impl Session {
         let Some(scope) = space.in_scope() else { return };
         let mut logs = space.logs.iter().filter_map(|id| self.logs.get(id));
         let stopped = logs.any(|log| matches!(log.incoming, Incoming::Parked(_) | Incoming::Stalled { .. }));
-        if space.outstanding > 0 || space.answer.is_some() || stopped {
+        // While this end has something that the source lacks they differ, and that is on its way.
+        let is_ahead = space.out_scope().is_some() && !space.in_sync;
+        if space.outstanding > 0 || space.answer.is_some() || stopped || is_ahead {
             return;
         }
         let ours = self.frontier(index, |log| self.target_carries(scope, log));
@@ -197,6 +220,7 @@ impl Session {
             log.told = Some(log.origin);
             self.open_incoming(id, false);
             self.check_right(id, index, scope);
+            self.note_unwanted(id)?;
             // Also of an own log: the peer believes that this end has nothing of it.
             self.queue_ack(id);
         } else if matches!(log.incoming, Incoming::Parked(ParkReason::Gap { .. })) {
@@ -214,7 +238,9 @@ impl Session {
 
     fn check_right(&mut self, id: LogId, index: usize, scope: Scope) {
         let Some(log) = self.logs.get(&id) else { return };
-        if !self.target_carries(scope, log) {
+        if self.target_carries(scope, log) {
+            self.keep_or_park(id);
+        } else {
             let (writer, space) = (log.writer().clone(), self.spaces[index].name.clone());
             self.park_incoming(id, ParkReason::NoRight { writer, space });
         }
@@ -286,11 +312,13 @@ impl Session {
         let Some(index) = self.admit(id, len_bytes)? else { return Ok(()) };
         self.liveness.flowing(now);
         self.measure(now, len_bytes);
+        let is_own = self.logs.get(&id).is_some_and(|log| self.is_own(log));
         let Some(log) = self.logs.get_mut(&id) else { return Ok(()) };
         let (tail, resuming) = match &mut log.incoming {
             Incoming::Open { tail, resuming } => (*tail, *resuming),
             Incoming::Stalled { dropped_bytes } => {
                 *dropped_bytes += len_bytes;
+                self.note_untaken(id, batch.head());
                 return Ok(());
             }
             Incoming::Idle | Incoming::Parked(_) => {
@@ -299,13 +327,12 @@ impl Session {
             }
         };
         let first_seq = batch.first_seq();
-        let own = log.local.is_some()
-            && log.genesis.node == self.config.local
-            && log.genesis.nonce == *self.config.incarnation.as_bytes();
+        let own = log.local.is_some() && is_own;
         let echo = own && batch.next_seq() <= log.head().next_seq;
         // What was sent before the source heard that it is to begin again, or that this end has it.
         if echo || (resuming && first_seq > tail.next_seq) {
             self.settle(index, len_bytes);
+            self.note_untaken(id, batch.head());
             return Ok(());
         }
         let wrong = if own {
@@ -382,6 +409,9 @@ impl Session {
                     log.incoming = Incoming::Stalled { dropped_bytes: 0 };
                     self.target.stalled.push(id);
                     self.events.push_back(Event::StorageFull);
+                } else if !matches!(log.incoming, Incoming::Stalled { .. }) {
+                    // Nobody asks for it again, now that its flow is closed.
+                    self.release_unsettled(id);
                 }
                 self.liveness.retry_at(now + self.config.limits.full_retry);
             }
@@ -418,7 +448,6 @@ impl Session {
             }
             let head = log.head();
             self.release_stalled(id);
-            self.release_unsettled(id);
             self.open_incoming(id, true);
             if let Some(log) = self.logs.get_mut(&id) {
                 log.told = Some(head);
@@ -427,12 +456,13 @@ impl Session {
         }
     }
 
-    /// Returns the credit of what was dropped while a log was stalled.
+    /// Returns the credit of what a stalled log has dropped, and of what its store did not take.
     fn release_stalled(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
         if let Incoming::Stalled { dropped_bytes } = &mut log.incoming {
             let (index, bytes) = (log.space, std::mem::take(dropped_bytes));
             self.settle(index, bytes);
+            self.release_unsettled(id);
         }
     }
 
@@ -446,6 +476,7 @@ impl Session {
 
     /// More, or less, of a log is durable here.
     pub(super) fn advance_incoming(&mut self, now: Instant, id: LogId, before: Head, durable: Head) {
+        let is_own = self.logs.get(&id).is_some_and(|log| self.is_own(log));
         let Some(log) = self.logs.get_mut(&id) else { return };
         if let Incoming::Open { tail, resuming } = &mut log.incoming {
             // Another session brought more, or what was durable is not any more.
@@ -455,9 +486,9 @@ impl Session {
                 *tail = durable;
             }
         }
-        let own = *log.writer() == self.config.local;
         self.settle_durable(now, id);
-        if !own {
+        // One of an earlier life that comes back is acknowledged like anybody's.
+        if !is_own {
             self.queue_ack(id);
         }
     }

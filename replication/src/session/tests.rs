@@ -5,6 +5,7 @@ mod mending;
 mod passing;
 mod permission;
 mod streaming;
+mod sync;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -335,7 +336,7 @@ impl Node {
 
     pub(super) fn acked(&self, id: LogId) -> Option<Seq> {
         self.events.iter().rev().find_map(|event| match event {
-            Event::Acked { log, head, .. } if *log == id => Some(head.next_seq),
+            Event::Acked { log, head, .. } | Event::Holds { log, head, .. } if *log == id => Some(head.next_seq),
             _ => None,
         })
     }

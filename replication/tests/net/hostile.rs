@@ -8,7 +8,7 @@ use std::{
 
 use counterfoil_replication::{
     Policy,
-    net::{Listener, Tls},
+    net::{ListenBounds, Listener, Tls},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     authority::Authority,
-    node::{Node, link, listen_as, name, until},
+    node::{Node, link, listen_as, listen_within, name, until},
 };
 
 /// What was logged in this thread.
@@ -45,9 +45,14 @@ impl Log {
 
     /// The lines about connections that were turned away.
     fn turned_away(&self) -> Vec<String> {
+        self.lines("turned away")
+    }
+
+    /// The lines with this in them.
+    fn lines(&self, what: &str) -> Vec<String> {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let text = String::from_utf8(bytes).unwrap();
-        text.lines().filter(|line| line.contains("turned away")).map(str::to_owned).collect()
+        text.lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
     }
 }
 
@@ -149,6 +154,59 @@ async fn the_newest_sessions_of_a_node_take_the_places_of_its_oldest() {
         lost.push(stream);
     }
     until("left", || listener.peers().len() == 4).await;
+}
+
+#[tokio::test]
+async fn a_node_that_comes_again_and_again_and_hears_no_goodbye_takes_no_other_s_place() {
+    let (authority, node, hub) = (Authority::new(), Node::new("a"), Node::new("hub"));
+    let bound = |bounds: &mut ListenBounds| bounds.sessions_max = 9;
+    let listener = listen_within(&hub, &authority, "127.0.0.1:0", Policy::own_space_only(), bound).await;
+    let tls = authority.tls("flood");
+    let mut never_read = Vec::new();
+    for _ in 0..40 {
+        let mut stream = tls.connect(tcp(&listener).await, &name("hub")).await.unwrap();
+        // The hub's own hello: the session has begun.
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        assert!(listener.peers().len() <= 8, "{}", listener.peers().len());
+        never_read.push(stream);
+    }
+    let (link, _) = link(&node, authority.tls("a"), "hub", listener.local_addr().port());
+    until("linked", || link.status().sessions == 1).await;
+}
+
+#[tokio::test]
+async fn who_comes_when_all_places_are_taken_is_turned_away_and_gets_the_next_that_is_free() {
+    let (log, _guard) = Log::begin();
+    let (authority, node, hub) = (Authority::new(), Node::new("a"), Node::new("hub"));
+    let bound = |bounds: &mut ListenBounds| bounds.sessions_max = 2;
+    let listener = listen_within(&hub, &authority, "127.0.0.1:0", Policy::own_space_only(), bound).await;
+    let mut sessions = Vec::new();
+    for other in ["b", "c"] {
+        let mut stream = authority.tls(other).connect(tcp(&listener).await, &name("hub")).await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        sessions.push(stream);
+    }
+    let (link, _) = link(&node, authority.tls("a"), "hub", listener.local_addr().port());
+    until("turned away", || log.turned_away().iter().any(|line| line.contains("2 sessions are there"))).await;
+    assert_eq!(link.status().sessions, 0);
+    drop(sessions.pop());
+    until("linked", || link.status().sessions == 1).await;
+}
+
+#[tokio::test]
+async fn a_node_that_comes_and_goes_does_not_flood_the_log() {
+    let (log, _guard) = Log::begin();
+    let (authority, hub) = (Authority::new(), Node::new("hub"));
+    let listener = listen_as(&hub, &authority, "127.0.0.1:0", Policy::own_space_only()).await;
+    let tls = authority.tls("a");
+    for _ in 0..20 {
+        let mut stream = tls.connect(tcp(&listener).await, &name("hub")).await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        until("gone", || listener.peers().is_empty()).await;
+    }
+    assert_eq!(log.lines("session begins").len(), 5, "{:#?}", log.lines(""));
+    until("told", || log.lines("session ended").len() == 5).await;
 }
 
 #[tokio::test]

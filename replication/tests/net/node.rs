@@ -99,11 +99,23 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A hub that listens on a port of this machine, with a certificate of `authority`.
 pub(crate) async fn listen_as(hub: &Node, authority: &Authority, address: &str, policy: Policy) -> Listener {
+    listen_within(hub, authority, address, policy, |_| {}).await
+}
+
+/// The same with other bounds.
+pub(crate) async fn listen_within(
+    hub: &Node,
+    authority: &Authority,
+    address: &str,
+    policy: Policy,
+    change: impl FnOnce(&mut ListenBounds),
+) -> Listener {
     let tls = authority.tls(hub.journal.identity().node.as_str());
     let mut bounds = ListenBounds::default();
     bounds.handshake_timeout = Duration::from_millis(500);
     bounds.handshakes_max = 8;
     bounds.handshakes_per_address_max = 4;
+    change(&mut bounds);
     let (journal, policy, limits) = (hub.journal.clone(), Arc::new(policy), Limits::default());
     let acks = AckBoard::new(journal.identity().node.clone());
     listen(address, ListenConfig { journal, tls, policy, limits, bounds, acks, compress: false }, |_, _| {})

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use counterfoil_storage::{Arrival, Batch, Genesis, Head, Journal, LogId, LogReader, ReadError, Seq};
+use counterfoil_storage::{Arrival, Batch, Digest, Genesis, Head, Journal, LogId, LogInfo, LogReader, ReadError, Seq};
 
 /// How often a reader may fail in a row before a judge gives up on it.
 const READ_ERRORS_MAX: usize = 1000;
@@ -43,6 +43,12 @@ struct LogLedger {
     proven: usize,
     /// Sequence number after the last record queued.
     queued: usize,
+    /// The first record kept, as the journal said.
+    floor: Seq,
+    /// How far a floor may have come of which the journal has not said that it is there.
+    floor_max: Seq,
+    /// Where batches end that were served, with the digests there.
+    ends: BTreeMap<Seq, Digest>,
 }
 
 /// What a journal serves of one log.
@@ -118,6 +124,9 @@ impl Ledger {
             bodies: Vec::new(),
             proven: 0,
             queued: 0,
+            floor: Seq::ZERO,
+            floor_max: Seq::ZERO,
+            ends: BTreeMap::new(),
         });
         ledger.is_queued = true;
     }
@@ -164,6 +173,20 @@ impl Ledger {
         }
     }
 
+    /// A floor is about to be advanced to there at most.
+    pub fn trimming(&mut self, log: LogId, wanted: Seq) {
+        if let Some(log) = self.logs.get_mut(&log) {
+            log.floor_max = log.floor_max.max(wanted);
+        }
+    }
+
+    /// A floor has been advanced.
+    pub fn trimmed(&mut self, log: LogId, floor: Seq) {
+        if let Some(log) = self.logs.get_mut(&log) {
+            log.floor = log.floor.max(floor);
+        }
+    }
+
     /// A part of a log goes on behind `head`, and holds what was given; where it ends.
     pub fn check(&self, log: LogId, head: Head, batches: &[Batch]) -> Result<Head, Violation> {
         let ledger = self.logs.get(&log).ok_or_else(|| Violation(format!("{log} was never created")))?;
@@ -173,7 +196,7 @@ impl Ledger {
     /// Batches that were checked were served, which promises them.
     pub fn served(&mut self, log: LogId, batches: &[Batch]) {
         if let Some(ledger) = self.logs.get_mut(&log) {
-            ledger.take_served(batches);
+            ledger.take_batches(batches);
         }
     }
 
@@ -189,10 +212,17 @@ impl Ledger {
                 continue;
             };
             ensure!(*info.genesis == ledger.genesis, "{id}: another genesis");
-            ensure!(info.first_seq == Seq::ZERO, "{id}: begins at {}", info.first_seq);
+            ledger.check_floor(*id, &info)?;
             let reading = Reading::of(journal.read(*id, Seq::ZERO));
-            ensure!(reading.errors.is_empty(), "{id}: {}", reading.errors[0]);
-            let head = ledger.check_chain(*id, ledger.genesis.head(), &reading.batches)?;
+            let is_told = |error: &ReadError| {
+                matches!(error, ReadError::Trimmed { first_seq: Seq::ZERO, first_available, .. }
+                    if *first_available == info.first_seq)
+            };
+            let trimmed = usize::from(info.first_seq > Seq::ZERO);
+            ensure!(reading.errors.iter().take(trimmed).all(is_told), "{id}: {:?}", reading.errors);
+            ensure!(reading.errors.len() == trimmed, "{id}: {:?}", reading.errors);
+            let begin = Head { next_seq: info.first_seq, digest: info.first_digest };
+            let head = ledger.check_chain(*id, begin, &reading.batches)?;
             ensure!(head == info.durable, "{id}: read to {head:?}, said to end at {:?}", info.durable);
             ensure!(
                 head.next_seq.0 as usize >= ledger.proven,
@@ -200,9 +230,9 @@ impl Ledger {
                 head.next_seq,
                 ledger.proven
             );
-            check_single_reads(journal, *id, &reading.batches)?;
+            check_single_reads(journal, &info, &reading.batches)?;
             batches += reading.batches.len();
-            ledger.take_served(&reading.batches);
+            ledger.take_served(&info, &reading.batches);
         }
         self.check_arrivals(journal, batches)
     }
@@ -260,9 +290,17 @@ impl Ledger {
         let mut last: Option<Arrival> = None;
         let mut count = 0;
         for item in journal.read_arrivals(Arrival::ZERO) {
-            let (arrival, batch) = item.map_err(|error| Violation(format!("by arrival: {error}")))?;
+            let (arrival, batch) = match item {
+                Err(ReadError::TrimmedArrivals { first_arrival, first_available }) => {
+                    ensure!(first_arrival < first_available, "nothing was trimmed at {first_arrival}");
+                    ensure!(self.logs.values().any(|log| log.floor > Seq::ZERO), "nothing was trimmed");
+                    continue;
+                }
+                item => item.map_err(|error| Violation(format!("by arrival: {error}")))?,
+            };
             ensure!(last < Some(arrival), "arrival {arrival} after {last:?}");
-            let end = ends.entry(batch.log()).or_default();
+            let floor = self.logs.get(&batch.log()).map_or(Seq::ZERO, |ledger| ledger.floor);
+            let end = ends.entry(batch.log()).or_insert(floor);
             ensure!(*end == batch.first_seq(), "by arrival, {}: {} after {end}", batch.log(), batch.first_seq());
             *end = batch.next_seq();
             let ledger = self.logs.get(&batch.log()).ok_or_else(|| Violation(format!("{} by arrival", batch.log())))?;
@@ -283,8 +321,21 @@ impl LogLedger {
         self.proven = self.proven.max(next);
     }
 
-    /// Each batch follows the one before, the first `head`, and holds what was given.
-    fn check_chain(&self, id: LogId, mut head: Head, batches: &[Batch]) -> Result<Head, Violation> {
+    /// The floor is where it was put, and what it says that the first record follows is what was there.
+    fn check_floor(&self, id: LogId, info: &LogInfo) -> Result<(), Violation> {
+        let LogInfo { first_seq, first_digest, .. } = info;
+        ensure!(*first_seq >= self.floor, "{id}: the floor went back from {} to {first_seq}", self.floor);
+        ensure!(*first_seq <= self.floor.max(self.floor_max), "{id}: trimmed to {first_seq}, not {}", self.floor_max);
+        ensure!(first_seq.0 as usize <= self.bodies.len(), "{id}: trimmed beyond its end");
+        let known =
+            if *first_seq == Seq::ZERO { Some(self.genesis.head().digest) } else { self.ends.get(first_seq).copied() };
+        ensure!(known.is_none_or(|digest| digest == *first_digest), "{id}: {first_seq} follows another digest");
+        Ok(())
+    }
+
+    /// Each batch follows the one before, the first of them `begin`, and holds what was given.
+    fn check_chain(&self, id: LogId, begin: Head, batches: &[Batch]) -> Result<Head, Violation> {
+        let mut head = begin;
         for batch in batches {
             let header = batch.header();
             ensure!(header.first_seq == head.next_seq, "{id}: {} follows {}", header.first_seq, head.next_seq);
@@ -307,7 +358,15 @@ impl LogLedger {
     }
 
     /// What was served is promised: it must be found ever after.
-    fn take_served(&mut self, batches: &[Batch]) {
+    fn take_served(&mut self, info: &LogInfo, batches: &[Batch]) {
+        // What is below the floor was durable, whether it was acknowledged or not.
+        self.floor = info.first_seq;
+        self.prove(self.proven.max(info.first_seq.0 as usize));
+        self.take_batches(batches);
+    }
+
+    fn take_batches(&mut self, batches: &[Batch]) {
+        self.ends.extend(batches.iter().map(|batch| (batch.next_seq(), batch.digest())));
         let records = batches.iter().flat_map(Batch::records).flatten();
         for record in records {
             if record.seq.0 as usize >= self.proven {
@@ -321,7 +380,12 @@ impl LogLedger {
 }
 
 /// Reading by sequence number finds the same batches.
-fn check_single_reads(journal: &Journal, id: LogId, batches: &[Batch]) -> Result<(), Violation> {
+fn check_single_reads(journal: &Journal, info: &LogInfo, batches: &[Batch]) -> Result<(), Violation> {
+    let id = info.id;
+    if let Some(below) = info.first_seq.0.checked_sub(1) {
+        let answer = journal.read_batch(id, Seq(below));
+        ensure!(matches!(answer, Err(ReadError::Trimmed { .. })), "{id}: below the floor {answer:?}");
+    }
     let read = |seq| journal.read_batch(id, seq).map_err(|error| Violation(format!("{id} at {seq}: {error}")));
     let stride = batches.len() / 8 + 1;
     for batch in batches.iter().step_by(stride).chain(batches.last()) {
@@ -329,7 +393,7 @@ fn check_single_reads(journal: &Journal, id: LogId, batches: &[Batch]) -> Result
             ensure!(read(seq)?.as_ref() == Some(batch), "{id}: {seq} is read as another batch");
         }
     }
-    let end = batches.last().map_or(Seq::ZERO, Batch::next_seq);
+    let end = batches.last().map_or(info.first_seq, Batch::next_seq);
     ensure!(read(end)?.is_none(), "{id}: something is read at the end, {end}");
     Ok(())
 }

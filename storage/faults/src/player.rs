@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use counterfoil_storage::{
-    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, OpenError, Options, Receipt,
-    Recovery, Seq, SpaceName, StoreError, Stored, WallClock,
+    AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, OpenError, Options, ReadError,
+    Receipt, Recovery, Seq, SpaceName, StoreError, Stored, TrimError, WallClock,
 };
 
 use crate::{Fault, FaultVfs, Injection, Ledger, Operation, Reading, Rng, Violation, ledger::ensure};
@@ -24,6 +24,10 @@ pub enum Step {
     Store(usize, usize),
     /// Waits for all that is queued.
     Commit,
+    /// Advances a log's floor to so many thousandths of it.
+    Trim(usize, u64),
+    /// Gives back segments.
+    Free,
     /// Reads everything and judges it.
     Judge,
     /// Reads on in a log where that was done last, by whatever life of the store.
@@ -80,6 +84,8 @@ pub struct Player {
     is_poisoned: bool,
     /// Errors that were met and explained by a fault.
     pub errors: u64,
+    /// Segments that the journal gave back.
+    pub freed_segments: u64,
 }
 
 /// The folder of the store on the disk.
@@ -115,6 +121,7 @@ impl Player {
             is_made: false,
             is_poisoned: false,
             errors: 0,
+            freed_segments: 0,
         }
     }
 
@@ -150,6 +157,8 @@ impl Player {
             Step::AppendAll(log, lens) => self.append(&journal, *log, lens),
             Step::Store(log, records) => self.store(&journal, *log, *records),
             Step::Commit => self.commit(&journal),
+            Step::Trim(log, per_mille) => self.trim(&journal, *log, *per_mille),
+            Step::Free => self.free(&journal),
             Step::Follow(log) => self.follow(&journal, *log),
             Step::Judge => self.judge(&journal),
             _ => Ok(()),
@@ -248,6 +257,8 @@ impl Player {
             Step::Reopen,
             Step::Append(1, 70),
             Step::Commit,
+            Step::Trim(0, 700),
+            Step::Free,
             Step::Crash(2),
             Step::Judge,
         ];
@@ -396,13 +407,60 @@ impl Player {
         }
     }
 
+    fn trim(&mut self, journal: &Journal, log: usize, per_mille: u64) -> Result<(), Violation> {
+        let logs: Vec<_> = self.own.iter().chain(self.foreign.iter().map(|(id, _)| id)).copied().collect();
+        let Some(id) = logs.get(log % logs.len().max(1)).copied() else { return Ok(()) };
+        // One that is not durable yet has nothing to trim.
+        let Some(info) = journal.log(id) else { return Ok(()) };
+        let wanted = Seq(info.durable.next_seq.0 * per_mille / 1000);
+        self.ledger.trimming(id, wanted);
+        match journal.trim(&[(id, wanted)]) {
+            Ok(reached) => {
+                ensure!(!self.is_poisoned || reached[0] == info.first_seq, "a poisoned journal took a floor");
+                ensure!(reached[0] <= wanted.max(info.first_seq), "{id}: trimmed to {}, not {wanted}", reached[0]);
+                self.ledger.trimmed(id, reached[0]);
+                Ok(())
+            }
+            Err(error) => self.explain_trim(&error),
+        }
+    }
+
+    fn free(&mut self, journal: &Journal) -> Result<(), Violation> {
+        match journal.free() {
+            Ok(freed) => {
+                self.freed_segments += freed.segments;
+                Ok(())
+            }
+            Err(error) => self.explain_trim(&error),
+        }
+    }
+
+    fn explain_trim(&mut self, error: &TrimError) -> Result<(), Violation> {
+        if let TrimError::Append(error) = error {
+            return self.explain(error);
+        }
+        ensure!(self.is_faulty(), "an error without a fault: {error}");
+        self.errors += 1;
+        Ok(())
+    }
+
     fn follow(&mut self, journal: &Journal, log: usize) -> Result<(), Violation> {
         let logs: Vec<LogId> = self.ledger.logs().collect();
         let Some(id) = logs.get(log % logs.len().max(1)).copied() else { return Ok(()) };
         let Some(info) = journal.log(id) else { return Ok(()) };
         let head = self.followed.entry(id).or_insert(info.genesis.head());
+        let is_trimmed = head.next_seq < info.first_seq;
+        let from = head.next_seq;
+        if is_trimmed {
+            *head = Head { next_seq: info.first_seq, digest: info.first_digest };
+        }
         let struck = self.disk.struck();
-        let reading = Reading::of(journal.read(id, head.next_seq));
+        let mut reading = Reading::of(journal.read(id, from));
+        if is_trimmed && matches!(reading.errors.first(), Some(ReadError::Trimmed { .. })) {
+            reading.errors.remove(0);
+        } else if is_trimmed {
+            reading.errors.push(ReadError::UnknownLog { log: id });
+        }
         *head = self.ledger.check(id, *head, &reading.batches)?;
         self.ledger.served(id, &reading.batches);
         // Reads may fail while faults strike them, but not because of those before.
@@ -443,7 +501,8 @@ impl Player {
     fn read_all_beside(&mut self, beside: &Journal) -> Result<(), Violation> {
         for info in beside.logs(None) {
             let reading = Reading::of(beside.read(info.id, info.first_seq));
-            self.ledger.check(info.id, info.genesis.head(), &reading.batches)?;
+            let begin = Head { next_seq: info.first_seq, digest: info.first_digest };
+            self.ledger.check(info.id, begin, &reading.batches)?;
             if self.journal.is_some() {
                 self.ledger.served(info.id, &reading.batches);
             }

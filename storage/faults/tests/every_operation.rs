@@ -39,8 +39,38 @@ fn long_records() -> Vec<Step> {
     steps
 }
 
-fn programs() -> [(&'static str, Vec<Step>); 3] {
-    [("a day", a_day()), ("a bulk load", a_bulk_load()), ("long records", long_records())]
+/// A busy log that is trimmed again and again, beside quiet ones whose few records are copied forward with it.
+fn retention() -> Vec<Step> {
+    let mut steps =
+        vec![Step::CreateLog, Step::CreateForeignLog, Step::CreateLog, Step::Append(1, 40), Step::Store(0, 2)];
+    steps.push(Step::Commit);
+    for round in 0..5 {
+        steps.extend([
+            Step::AppendAll(0, vec![700; 14]),
+            Step::Commit,
+            Step::AppendAll(0, vec![700; 14]),
+            Step::Commit,
+        ]);
+        steps.extend([Step::Trim(0, 900), Step::Free]);
+        match round {
+            1 => steps.push(Step::Reopen),
+            // The other quiet log is given up whole.
+            3 => steps.extend([Step::Trim(2, 1000), Step::Append(1, 30), Step::Kill]),
+            _ => {}
+        }
+    }
+    steps.extend([Step::Free, Step::Judge]);
+    steps
+}
+
+fn programs() -> [(&'static str, Vec<Step>); 4] {
+    [("a day", a_day()), ("a bulk load", a_bulk_load()), ("long records", long_records()), ("retention", retention())]
+}
+
+#[test]
+fn the_program_of_retention_gives_back_segments_and_copies_what_is_left_in_them() {
+    let player = played(&retention(), &[]);
+    assert!(player.freed_segments >= 5, "{} segments", player.freed_segments);
 }
 
 /// Which of the operations of `program` change the disk, and how many there are in all.

@@ -186,6 +186,32 @@ fn a_record_full_of_headers_of_long_frames_does_not_have_them_read() {
     }
 }
 
+/// How often opening reads a store with so many own logs, of a few records each in a sealed segment.
+fn reads_to_open_with(logs: u64) -> u64 {
+    let disk = FaultVfs::new(1);
+    let mut options = options(&disk);
+    // It is large enough to be sealed at the close.
+    (options.segment_bytes_min, options.segment_bytes_max) = (1 << 20, 1 << 20);
+    let journal = Journal::create(Path::new(STORE), node(), options.clone()).unwrap();
+    let nonce = *journal.identity().incarnation.as_bytes();
+    for number in 0..logs {
+        let space = SpaceName::new(&format!("space-{number}")).unwrap();
+        let log = journal.create_log(Genesis::new(space, node(), nonce)).unwrap();
+        journal.writer(log).unwrap().append_all(&[vec![7; 100_000 / logs as usize], vec![8]]).unwrap();
+    }
+    journal.commit().unwrap();
+    journal.close().unwrap();
+    drop(journal);
+    let before = disk.counts().of(Operation::Read);
+    Journal::open(Path::new(STORE), options).unwrap();
+    disk.counts().of(Operation::Read) - before
+}
+
+#[test]
+fn opening_reads_no_batch_of_its_own_logs() {
+    assert_eq!(reads_to_open_with(200), reads_to_open_with(2));
+}
+
 #[test]
 fn a_segment_cut_back_when_its_last_commit_was_copied_is_no_damage() {
     let mut player = Player::new(FaultVfs::new(1), small_options());

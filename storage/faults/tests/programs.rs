@@ -17,6 +17,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..6usize, vec(0..900usize, 1..30)).prop_map(|(log, lens)| Step::AppendAll(log, lens)),
         3 => (0..6usize, 1..40usize).prop_map(|(log, records)| Step::Store(log, records)),
         5 => Just(Step::Commit),
+        2 => (0..6usize, 0..=1000u64).prop_map(|(log, per_mille)| Step::Trim(log, per_mille)),
+        2 => Just(Step::Free),
         1 => Just(Step::Judge),
         2 => (0..8usize).prop_map(Step::Follow),
         1 => Just(Step::ReadBeside),

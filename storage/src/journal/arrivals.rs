@@ -8,7 +8,7 @@ use super::{
     commit::Shared,
     error::ReadError,
     index::Entry,
-    read::{Cursor, Extract, LOOKUP_BATCHES, Listed},
+    read::{Cursor, Extract, LOOKUP_BATCHES, Listed, Standing},
     view::{SealedSegment, View},
 };
 use crate::{
@@ -20,18 +20,31 @@ use crate::{
 type Rewritten = (SegmentNumber, Vec<Listed>);
 
 impl View {
-    /// Where a batch is read, if it has been rewritten.
-    fn rewritten_to(&self, log: LogId, entry: &Entry) -> Option<SegmentNumber> {
-        self.log(log)?.row.rewrites.segment_of(entry.first_seq)
+    /// What a batch is that stands in a segment: in order, or rewritten there.
+    fn standing(&self, log: LogId, entry: &Entry, rewritten_in: Option<SegmentNumber>) -> Standing {
+        let Some(state) = self.log(log) else { return Standing::Elsewhere };
+        if entry.next_seq() <= state.row.floor.head.next_seq {
+            Standing::Trimmed
+        } else if state.row.rewrites.segment_of(entry.first_seq) == rewritten_in {
+            Standing::Here
+        } else {
+            Standing::Elsewhere
+        }
     }
 
-    /// Rewritten batches that stand in a segment; one that was rewritten again is read elsewhere.
+    /// Rewritten batches that stand in a segment.
     fn rewritten_listed(&self, segment: SegmentNumber, entries: Vec<(LogId, Entry)>) -> Vec<Listed> {
         let listed = |(log, entry)| {
-            let is_elsewhere = self.rewritten_to(log, &entry) != Some(segment);
-            Listed { log, entry, batch: None, is_elsewhere }
+            let standing = self.standing(log, &entry, Some(segment));
+            Listed { log, entry, batch: None, standing }
         };
         entries.into_iter().map(listed).collect()
+    }
+
+    /// The arrival number of the first batch in order that has not been freed.
+    fn first_arrival(&self) -> Arrival {
+        let sealed = self.sealed.first().map(|segment| segment.first_arrival);
+        sealed.or(self.active.as_ref().map(|active| active.first_arrival)).unwrap_or(self.next_arrival)
     }
 
     /// The sealed segments that may hold rewritten batches from `arrival` on.
@@ -51,7 +64,7 @@ impl View {
             log,
             entry,
             batch: self.ring.batch(entry.arrival).cloned(),
-            is_elsewhere: self.rewritten_to(log, &entry).is_some(),
+            standing: self.standing(log, &entry, None),
         })
     }
 }
@@ -60,8 +73,7 @@ impl Shared {
     /// The batches from `arrival` on; `None` if none has arrived.
     fn locate_arrival(&self, arrival: Arrival) -> Result<Option<Extract>, ReadError> {
         let mut rewritten = self.rewritten_from(arrival)?;
-        let first_of =
-            |(_, listed): &Rewritten| listed.first().map(|listed| (listed.entry.arrival, listed.is_elsewhere));
+        let first_of = |(_, listed): &Rewritten| listed.first().map(|listed| (listed.entry.arrival, listed.standing));
         // Of two copies with one number that in use comes first, and the other is passed over as too early.
         rewritten.sort_by_key(first_of);
         let first = rewritten.first().and_then(first_of).map(|(arrival, _)| arrival);
@@ -146,33 +158,46 @@ impl Shared {
 }
 
 /// Iterates over the durable batches of all logs in order of arrival. Like [`LogReader`](super::LogReader) otherwise.
+///
+/// Ranges of numbers of which the batches are kept no more are told, one after the other:
+/// [`ReadError::TrimmedArrivals`].
 #[derive(Debug)]
 pub struct ArrivalReader {
     shared: Arc<Shared>,
     next: Arrival,
     cursor: Cursor,
+    /// What the journal's count of [changes](super::retention::Retention::changes) was when the cursor was filled.
+    changes: u64,
 }
 
 impl ArrivalReader {
     pub(crate) fn new(shared: Arc<Shared>, from: Arrival) -> Self {
-        Self { shared, next: from, cursor: Cursor::default() }
+        let changes = shared.retention.changes();
+        Self { shared, next: from, cursor: Cursor::default(), changes }
     }
 
     /// Arrival number of the next batch that it has not returned.
     pub fn next_arrival(&self) -> Arrival {
         self.next
     }
-}
 
-impl Iterator for ArrivalReader {
-    type Item = Result<(Arrival, Batch), ReadError>;
+    /// Whether what the cursor holds may not be where it was any more; it is then forgotten.
+    fn forgets(&mut self) -> bool {
+        let changes = self.shared.retention.changes();
+        if changes == self.changes {
+            return false;
+        }
+        self.changes = changes;
+        self.cursor = Cursor::default();
+        true
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn step(&mut self) -> Option<Result<(Arrival, Batch), ReadError>> {
         loop {
             let Some(listed) = self.cursor.entries.pop_front() else {
                 match self.shared.locate_arrival(self.next) {
                     Err(error) => return Some(Err(error)),
-                    Ok(None) => return None,
+                    Ok(None) => return self.end(),
                     Ok(Some(extract)) => self.cursor.fill(extract),
                 }
                 continue;
@@ -182,21 +207,68 @@ impl Iterator for ArrivalReader {
                 continue;
             }
             if arrival > self.next {
-                let first_arrival = std::mem::replace(&mut self.next, arrival);
                 self.cursor.entries.push_front(listed);
-                return Some(Err(ReadError::MissingArrivals { first_arrival, next_arrival: arrival }));
+                return Some(Err(self.gap_until(arrival)));
             }
-            if listed.is_elsewhere {
-                self.next = Arrival(arrival.0 + 1);
-                continue;
+            if listed.standing == Standing::Here {
+                let result = self.cursor.read(listed).inspect_err(|error| self.shared.note_hole(error));
+                if matches!(result, Err(ReadError::Disk { .. })) {
+                    self.cursor.entries.clear();
+                } else {
+                    self.next = Arrival(arrival.0 + 1);
+                }
+                return Some(result.map(|batch| (arrival, batch)));
             }
-            let result = self.cursor.read(listed).inspect_err(|error| self.shared.note_hole(error));
-            if matches!(result, Err(ReadError::Disk { .. })) {
-                self.cursor.entries.clear();
-            } else {
-                self.next = Arrival(arrival.0 + 1);
+            self.next = Arrival(arrival.0 + 1);
+            if listed.standing == Standing::Trimmed {
+                return Some(Err(self.trimmed_from(arrival)));
             }
-            return Some(result.map(|batch| (arrival, batch)));
+        }
+    }
+
+    /// Nothing comes any more, for the time being.
+    fn end(&mut self) -> Option<Result<(Arrival, Batch), ReadError>> {
+        // So that the file of a segment that is freed meanwhile takes no space.
+        self.cursor = Cursor::default();
+        let first = self.shared.view_without_digests().first_arrival();
+        (self.next < first).then(|| Err(self.gap_until(first)))
+    }
+
+    /// The range of trimmed batches that begins with one at `first_arrival`.
+    fn trimmed_from(&mut self, first_arrival: Arrival) -> ReadError {
+        let goes_on = |listed: &Listed, next| listed.entry.arrival == next && listed.standing == Standing::Trimmed;
+        while self.cursor.entries.front().is_some_and(|listed| goes_on(listed, self.next)) {
+            self.cursor.entries.pop_front();
+            self.next.0 += 1;
+        }
+        ReadError::TrimmedArrivals { first_arrival, first_available: self.next }
+    }
+
+    /// Why there is nothing up to `arrival`, or up to where another reason begins.
+    fn gap_until(&mut self, arrival: Arrival) -> ReadError {
+        let (first_arrival, first_kept) = (self.next, self.shared.view_without_digests().first_arrival());
+        if first_arrival < first_kept {
+            self.next = arrival.min(first_kept);
+            return ReadError::TrimmedArrivals { first_arrival, first_available: self.next };
+        }
+        self.next = arrival;
+        ReadError::MissingArrivals { first_arrival, next_arrival: arrival }
+    }
+}
+
+impl Iterator for ArrivalReader {
+    type Item = Result<(Arrival, Batch), ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.forgets();
+        loop {
+            let at = self.next;
+            let item = self.step()?;
+            // What was looked for may have gone elsewhere meanwhile; then it is looked for again.
+            if item.is_ok() || !self.forgets() {
+                return Some(item);
+            }
+            self.next = at;
         }
     }
 }

@@ -115,7 +115,8 @@ impl Shared {
             view.sealed.iter().map(|segment| (segment.number, segment.first_arrival, segment.end)).collect();
         there.extend(view.active.as_ref().map(|active| (active.number, active.first_arrival, active.end)));
         let numbers: Vec<_> = there.iter().map(|(number, ..)| *number).collect();
-        let end = numbers.last().map_or(0, |last| last.0);
+        let Some(last) = numbers.last() else { return Vec::new() };
+        let wanted = view.first_segment..*last;
         let gap = |missing: Range<u64>| {
             let behind = there.partition_point(|(number, ..)| number.0 < missing.start);
             let (next, next_arrival, _) = there[behind];
@@ -124,19 +125,25 @@ impl Shared {
             let previous_end = before.map_or(0, |(.., end)| end);
             (first_arrival < next_arrival).then_some(Gap { missing, previous_end, next })
         };
-        missing_ranges(&numbers, end).into_iter().filter_map(gap).collect()
+        missing_ranges(&numbers, wanted).into_iter().filter_map(gap).collect()
     }
 
     /// Whether nothing is known to be missing, and there is a rewritten batch for each arrival number that none bears.
     fn is_all_stored_anew(&self) -> Result<bool, MendError> {
         let mut census = Census::default();
-        let (sealed, heads, next_arrival) = {
+        let (sealed, heads, first_arrival, next_arrival) = {
             let view = self.view_without_digests();
             if view.logs().any(|state| !state.holes.is_empty()) {
                 return Ok(false);
             }
             let heads: Vec<_> = view.logs().map(|state| (state.id, state.row.head.next_seq)).collect();
-            (view.sealed.clone(), heads, view.next_arrival)
+            // What was given back before the first segment that is kept is not missing.
+            let first_arrival = match view.sealed.first() {
+                Some(first) if first.number == view.first_segment => first.first_arrival,
+                _ if view.first_segment == SegmentNumber::ZERO => Arrival::ZERO,
+                _ => return Ok(false),
+            };
+            (view.sealed.clone(), heads, first_arrival, view.next_arrival)
         };
         for segment in &sealed {
             census.count(&*self.index_of(segment)?, segment.first_arrival);
@@ -155,7 +162,7 @@ impl Shared {
             let end = census.ends.get(&log).copied().unwrap_or_default();
             census.gaps.push((log, end..head.max(end)));
         }
-        Ok(census.arrivals.saturating_add(census.filled()) == next_arrival.0)
+        Ok(first_arrival.0 + census.arrivals + census.filled() == next_arrival.0)
     }
 
     fn close_gap(&self, gap: &Gap) -> io::Result<()> {

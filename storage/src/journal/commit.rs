@@ -20,6 +20,7 @@ use super::{
     identity::{Extent, Identity},
     queue::{self, Group, Queue, QueueState, SealedHead},
     read::{BatchCache, IndexCache},
+    retention::Retention,
     seal::Sealed,
     segment::FRAMES_OFFSET,
     tail::{NewSegment, Tail, WriteError, Written},
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) view: RwLock<View>,
     pub(crate) cache: Mutex<IndexCache>,
     pub(crate) batches: BatchCache,
+    pub(crate) retention: Retention,
     /// None without background threads.
     pub(crate) filler: Option<Arc<Filler>>,
     /// None without background threads.
@@ -428,6 +430,11 @@ impl Shared {
         if let Some(Err(error)) = job.map(|job| job.write_footer()) {
             tracing::warn!(segment = %number, %error, "writing a footer failed");
         }
+    }
+
+    /// Asks the tail, once nobody leads; none when opened to read only.
+    pub(crate) fn with_tail<T>(&self, ask: impl FnOnce(&Tail) -> T) -> Option<T> {
+        locked(&self.tail).as_ref().map(ask)
     }
 
     /// Gives the lock back, so that the store can be opened again.

@@ -257,6 +257,34 @@ pub enum ReadError {
         /// What is wrong.
         what: String,
     },
+    /// Records are kept no more. Reading can go on at `first_available`.
+    #[error(
+        "log {log} is kept from {first_available} on: retention removed {first_seq} to before that; a mirror may have them"
+    )]
+    Trimmed {
+        /// The log.
+        log: LogId,
+        /// First sequence number asked for that is kept no more.
+        first_seq: Seq,
+        /// First sequence number kept.
+        first_available: Seq,
+    },
+    /// Batches are kept no more. Reading can go on at `first_available`.
+    #[error(
+        "retention removed the batches that arrived from {first_arrival} to before {first_available}; a mirror may have them"
+    )]
+    TrimmedArrivals {
+        /// First arrival number asked for that is kept no more.
+        first_arrival: Arrival,
+        /// The arrival number from which on it is not so.
+        first_available: Arrival,
+    },
+    /// The writer beside has given back this segment since the store was opened to read only, or refreshed.
+    #[error("segment {segment} was freed by the process that writes the store: refresh, or open again, then read on")]
+    Freed {
+        /// The segment.
+        segment: SegmentNumber,
+    },
     /// Records are missing: a range of the journal was lost. Reading can go on at `next_seq`.
     #[error("log {log} has a hole from {first_seq} to before {next_seq}; a mirror may have what is missing")]
     Hole {

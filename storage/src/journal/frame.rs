@@ -16,13 +16,14 @@
 //! | 36 | 4 | CRC-32 of the salt, bytes 0 to 36, the table, and the entries' own CRCs |
 //!
 //! Then, unless there are no entries, a table: for each entry its length (4; the four highest bits say what it is:
-//! 0 a batch, 1 a rewritten batch that keeps its arrival number, 2 one that takes a new number, 8 an announcement),
+//! 0 a batch, 1 a rewritten batch that keeps its arrival number, 2 one that takes a new number, 3 a floor,
+//! 8 an announcement),
 //! and a CRC-32 (4) of the salt and the table. So where entries begin is told by bytes that no
 //! writer of records has a say in, and the salt, which nobody but this store knows, keeps what is written in
 //! records from passing for a frame.
 //!
 //! Then the entries, each with a checksum of its own so that nothing is summed twice: batches
-//! (see the batch module), rewritten batches (see the module `rewrite`) and announcements of logs:
+//! (see the batch module), rewritten batches (see the module `rewrite`), floors (see the module `retention`) and announcements of logs:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -39,6 +40,7 @@
 use bytes::Bytes;
 
 use super::{
+    retention::{FLOOR_MAGIC, FloorEntry},
     rewrite::{REWRITTEN_HEADER_LEN, REWRITTEN_MAGIC, Rewritten},
     segment::Salt,
 };
@@ -137,6 +139,8 @@ pub(crate) enum FrameEntry {
     Batch(Batch),
     /// A batch that belongs elsewhere in its log, see the module `rewrite`.
     Rewritten(Box<Rewritten>),
+    /// Where what is kept of a log begins.
+    Floor(Box<FloorEntry>),
     Lost(Lost),
 }
 
@@ -148,6 +152,7 @@ pub(crate) enum EntryKind {
     Relocated,
     /// A rewritten batch that takes a new arrival number.
     Restored,
+    Floor,
     Announcement,
 }
 
@@ -157,12 +162,13 @@ impl EntryKind {
             Self::Batch => 0,
             Self::Relocated => 1,
             Self::Restored => 2,
+            Self::Floor => 3,
             Self::Announcement => 8,
         }
     }
 
     fn from_code(code: u32) -> Option<Self> {
-        let all = [Self::Batch, Self::Relocated, Self::Restored, Self::Announcement];
+        let all = [Self::Batch, Self::Relocated, Self::Restored, Self::Floor, Self::Announcement];
         all.into_iter().find(|kind| kind.code() == code)
     }
 
@@ -185,7 +191,7 @@ impl Lost {
         let bytes = match self.kind {
             EntryKind::Batch => &self.bytes,
             EntryKind::Relocated | EntryKind::Restored => self.bytes.get(REWRITTEN_HEADER_LEN..)?,
-            EntryKind::Announcement => return None,
+            EntryKind::Floor | EntryKind::Announcement => return None,
         };
         BatchHeader::decode(bytes).ok()
     }
@@ -198,6 +204,7 @@ impl FrameEntry {
             Self::Announcement(announcement) => &announcement.bytes,
             Self::Batch(batch) => batch.bytes(),
             Self::Rewritten(rewritten) => rewritten.bytes(),
+            Self::Floor(floor) => floor.bytes(),
             Self::Lost(lost) => &lost.bytes,
         }
     }
@@ -209,6 +216,7 @@ impl FrameEntry {
             Self::Batch(_) => EntryKind::Batch,
             Self::Rewritten(rewritten) if rewritten.kept_arrival().is_some() => EntryKind::Relocated,
             Self::Rewritten(_) => EntryKind::Restored,
+            Self::Floor(_) => EntryKind::Floor,
             Self::Lost(lost) => lost.kind,
         }
     }
@@ -223,6 +231,7 @@ impl FrameEntry {
             Self::Announcement(announcement) => announcement.crc(),
             Self::Batch(batch) => batch.crc(),
             Self::Rewritten(rewritten) => rewritten.crc(),
+            Self::Floor(floor) => floor.crc(),
             // Frames with lost entries are never written.
             Self::Lost(_) => 0,
         }
@@ -235,6 +244,9 @@ impl FrameEntry {
         }
         if bytes.starts_with(&REWRITTEN_MAGIC) {
             return Rewritten::split(bytes).map(Box::new).map(Self::Rewritten);
+        }
+        if bytes.starts_with(&FLOOR_MAGIC) {
+            return FloorEntry::split(bytes).map(Box::new).map(Self::Floor);
         }
         let len =
             BatchHeader::decode(bytes).map_err(|_| "an entry is neither a batch nor an announcement")?.batch_len();

@@ -79,6 +79,7 @@ impl Shared {
             let (holes, head) = {
                 let view = self.view();
                 let Some(state) = view.log(log) else { return Ok(Vec::new()) };
+                from = from.max(state.row.floor.head.next_seq);
                 (state.holes.clone(), state.row.head)
             };
             let Some((first_seq, next_seq)) = holes.iter().find(|(_, next)| *next > from) else { return Ok(found) };
@@ -122,7 +123,7 @@ impl Shared {
             let logs = view.logs().map(|state| {
                 let mut rewrites = state.row.rewrites.ranges().to_vec();
                 rewrites.retain(|range| is_there(&range.segment));
-                (state.id, (state.row.head.next_seq, rewrites))
+                (state.id, (state.row.head.next_seq, rewrites, state.row.floor.head.next_seq))
             });
             let logs: HashMap<_, _> = logs.collect();
             (view.sealed.clone(), active.unwrap_or_default(), logs)
@@ -131,16 +132,19 @@ impl Shared {
             self.index_of(segment)?.arrivals_from(Arrival::ZERO, usize::MAX).into_iter().for_each(&mut take);
         }
         active.into_iter().for_each(&mut take);
-        for (log, (head, _)) in &logs {
+        for (log, (head, ..)) in &logs {
             let end = ends.get(log).copied().unwrap_or_default();
             gaps.push((*log, end, *head));
         }
         for (log, first_seq, next_seq) in gaps {
             let mut gap = Holes::default();
             gap.add(first_seq, next_seq);
-            for range in logs.get(&log).map_or(&[][..], |(_, rewrites)| rewrites) {
+            let Some((_, rewrites, floor)) = logs.get(&log) else { continue };
+            for range in rewrites {
                 gap.take(range.first_seq, range.next_seq);
             }
+            // What is below the floor is not missing.
+            gap.take(Seq::ZERO, *floor);
             for (first_seq, next_seq) in gap.iter() {
                 self.note_hole(&ReadError::Hole { log, first_seq, next_seq });
             }

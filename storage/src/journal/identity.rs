@@ -16,8 +16,9 @@
 //! | 1 + n | node: length and name |
 //! | 4 | CRC-32 of what is before |
 //!
-//! `extent`, replaced as a whole when a segment has been begun and at a clean close: magic `CFE1` (4),
-//! segment (8), offset where its frames end (8), CRC-32 (4). A store found shorter has lost data.
+//! `extent`, replaced as a whole when a segment has been begun, at a clean close, and before segments are freed; a second
+//! copy at offset 4096: magic `CFE1` (4), segment (8), offset where its frames end (8), the first segment that is kept (8),
+//! CRC-32 (4). A store found shorter has lost data; segments before the first one kept have been freed.
 
 use std::{
     io,
@@ -39,6 +40,7 @@ const EXTENT_MAGIC: [u8; 4] = *b"CFE1";
 const FORMAT: u16 = 1;
 const COPY_OFFSET: usize = 4096;
 const FILE_LEN: usize = COPY_OFFSET + 512;
+const EXTENT_LEN: usize = 32;
 
 /// Name of the identity file in a store's folder.
 pub(crate) const IDENTITY_FILE: &str = "identity";
@@ -183,24 +185,54 @@ impl Extent {
     /// Committer and filler may both do so: one at a time, or the later of two reads would be followed by
     /// the earlier of two writes.
     pub(crate) fn raise(self, raising: &Raising, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+        self.raise_first(SegmentNumber::ZERO, raising, vfs, dir)
+    }
+
+    /// The same, and records that all segments before `first` are freed. Neither goes back.
+    pub(crate) fn raise_first(
+        self,
+        first: SegmentNumber,
+        raising: &Raising,
+        vfs: &dyn Vfs,
+        dir: &Path,
+    ) -> io::Result<()> {
         let _one_at_a_time = raising.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if Self::read(vfs, dir)?.recorded().is_some_and(|recorded| recorded >= self) {
+        let state = Self::read(vfs, dir)?;
+        let (recorded, kept) = (state.recorded(), state.first_segment());
+        if recorded.is_some_and(|recorded| recorded >= self) && kept >= first {
             Ok(())
         } else {
-            self.write(vfs, dir)
+            recorded.map_or(self, |recorded| recorded.max(self)).write(kept.max(first), vfs, dir)
         }
     }
 
-    fn write(self, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+    fn encode(self, first: SegmentNumber) -> Vec<u8> {
+        let mut bytes = EXTENT_MAGIC.to_vec();
+        bytes.extend_from_slice(&self.segment.0.to_le_bytes());
+        bytes.extend_from_slice(&self.end.to_le_bytes());
+        bytes.extend_from_slice(&first.0.to_le_bytes());
+        push_crc(&mut bytes);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<(Self, SegmentNumber)> {
+        let mut fields = Fields(check_crc(bytes, EXTENT_LEN - 4)?);
+        let magic: [u8; 4] = fields.array()?;
+        let extent = Self { segment: SegmentNumber(fields.u64()?), end: fields.u64()? };
+        let first = SegmentNumber(fields.u64()?);
+        let is_bounded = extent.segment.0.max(extent.end).max(first.0) < POSITION_MAX;
+        (magic == EXTENT_MAGIC && is_bounded).then_some((extent, first))
+    }
+
+    fn write(self, first: SegmentNumber, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
         let (path, new_path) = (dir.join(EXTENT_FILE), dir.join("extent.new"));
         match vfs.remove(&new_path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut bytes = EXTENT_MAGIC.to_vec();
-        bytes.extend_from_slice(&self.segment.0.to_le_bytes());
-        bytes.extend_from_slice(&self.end.to_le_bytes());
-        push_crc(&mut bytes);
+        let mut bytes = self.encode(first);
+        bytes.resize(COPY_OFFSET, 0);
+        bytes.extend_from_within(..EXTENT_LEN);
         let file = vfs.open(&new_path, OpenMode::Create)?;
         write_full(&*file, &mut [IoSlice::new(&bytes)], 0)?;
         file.sync_data()?;
@@ -214,23 +246,20 @@ impl Extent {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ExtentState::Missing),
             opened => opened?,
         };
-        let mut bytes = [0; 24];
-        read_full(&*file, &mut bytes, 0)?;
-        let decode = || {
-            let mut fields = Fields(check_crc(&bytes, 20)?);
-            let magic: [u8; 4] = fields.array()?;
-            let extent = Self { segment: SegmentNumber(fields.u64()?), end: fields.u64()? };
-            let is_bounded = extent.segment.0 < POSITION_MAX && extent.end < POSITION_MAX;
-            (magic == EXTENT_MAGIC && is_bounded).then_some(extent)
-        };
-        Ok(decode().map_or(ExtentState::Damaged, ExtentState::Recorded))
+        let mut bytes = [0; COPY_OFFSET + EXTENT_LEN];
+        let count = read_full(&*file, &mut bytes, 0)?;
+        let bytes = &bytes[..count];
+        // Which of two that differ does not matter: both were written at once.
+        let decoded = Self::decode(bytes).or_else(|| bytes.get(COPY_OFFSET..).and_then(Self::decode));
+        Ok(decoded.map_or(ExtentState::Damaged, |(extent, first)| ExtentState::Recorded(extent, first)))
     }
 }
 
 /// What became of the extent file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExtentState {
-    Recorded(Extent),
+    /// The place, and the first segment that is kept.
+    Recorded(Extent, SegmentNumber),
     /// Right if nothing was ever committed, or the first commit was the last thing that happened.
     Missing,
     Damaged,
@@ -240,8 +269,16 @@ impl ExtentState {
     /// The place recorded, if it can be read.
     pub(crate) fn recorded(self) -> Option<Extent> {
         match self {
-            Self::Recorded(extent) => Some(extent),
+            Self::Recorded(extent, _) => Some(extent),
             Self::Missing | Self::Damaged => None,
+        }
+    }
+
+    /// The first segment that is kept, as far as can be told.
+    pub(crate) fn first_segment(self) -> SegmentNumber {
+        match self {
+            Self::Recorded(_, first) => first,
+            Self::Missing | Self::Damaged => SegmentNumber::ZERO,
         }
     }
 
@@ -253,7 +290,7 @@ impl ExtentState {
             Self::Missing if was_closed || last.is_some_and(|last| last > SegmentNumber::ZERO) => {
                 Some("the extent file is missing: whether the newest commits are all there can't be told")
             }
-            Self::Missing | Self::Recorded(_) => None,
+            Self::Missing | Self::Recorded(..) => None,
         }
     }
 }
@@ -302,18 +339,34 @@ mod tests {
             }
         });
         let furthest = Extent { segment: SegmentNumber(0), end: 99 };
-        assert_eq!(Extent::read(&Disk, folder.path()).unwrap(), ExtentState::Recorded(furthest));
+        let recorded = ExtentState::Recorded(furthest, SegmentNumber::ZERO);
+        assert_eq!(Extent::read(&Disk, folder.path()).unwrap(), recorded);
     }
 
     #[test]
-    fn the_extent_reads_back_and_a_damaged_one_is_told_from_none() {
+    fn the_bytes_of_the_extent_are_fixed_for_ever() {
+        let extent = Extent { segment: SegmentNumber(3), end: 99 };
+        let golden = b"CFE1\x03\0\0\0\0\0\0\0\x63\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0";
+        assert_eq!(extent.encode(SegmentNumber(2))[..EXTENT_LEN - 4], golden[..]);
+    }
+
+    #[test]
+    fn the_extent_reads_back_from_either_copy_and_a_damaged_one_is_told_from_none() {
         let vfs = Memory::default();
         let extent = Extent { segment: SegmentNumber(3), end: 99 };
         assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), ExtentState::Missing);
-        extent.write(&vfs, Path::new("s")).unwrap();
-        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), ExtentState::Recorded(extent));
+        let (raising, first) = (Raising::default(), SegmentNumber(2));
+        extent.raise_first(first, &raising, &vfs, Path::new("s")).unwrap();
+        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), ExtentState::Recorded(extent, first));
+        let further = Extent { segment: SegmentNumber(4), end: 9 };
+        further.raise(&raising, &vfs, Path::new("s")).unwrap();
+        extent.raise_first(SegmentNumber(3), &raising, &vfs, Path::new("s")).unwrap();
+        let recorded = ExtentState::Recorded(further, SegmentNumber(3));
+        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), recorded, "neither goes back");
         let file = vfs.open(&Path::new("s").join(EXTENT_FILE), OpenMode::Write).unwrap();
         write_full(&*file, &mut [IoSlice::new(&[0xff])], 5).unwrap();
+        assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), recorded, "the other copy");
+        write_full(&*file, &mut [IoSlice::new(&[0xff])], COPY_OFFSET as u64 + 5).unwrap();
         assert_eq!(Extent::read(&vfs, Path::new("s")).unwrap(), ExtentState::Damaged);
     }
 }

@@ -23,7 +23,8 @@
 //! digest (32), time of the last record (8), bytes in the store (8), number of entries here (4),
 //! segment of the run before + 1 or 0 (8), nodes of the path (4), each: depth (4), segment (8),
 //! first sequence number (8); number of ranges rewritten (4), each: first sequence number (8), first one behind it (8),
-//! segment (8). Only a footer of all logs has these ranges: one of some logs is preceded by one that has.
+//! segment (8); where what is kept begins: first sequence number (8), digest that it follows (32), bytes below it (8), the
+//! segment whose frames say so last (8); the segment that it is announced in (8). Only a footer of all logs has ranges: one of some logs is preceded by one that has.
 //! Then the entries in order of arrival, each: row (4), number of
 //! records (4), first sequence number (8), arrival number (8), offset (8), length (4). Then the rewritten batches (see the
 //! module `rewrite`), ascending by log and sequence number, likewise.
@@ -38,6 +39,7 @@ use foldhash::fast::RandomState;
 
 use super::{
     frame::{Frame, FrameEntry},
+    retention::Floor,
     rewrite::{REWRITTEN_HEADER_LEN, RewriteRange, Rewrites},
 };
 use crate::{
@@ -190,7 +192,7 @@ impl SegmentIndex {
                     let arrival = rewritten.kept_arrival().unwrap_or(arrival);
                     self.push_rewritten(rewritten.batch().header(), arrival, offset);
                 }
-                FrameEntry::Announcement(_) | FrameEntry::Lost(_) => {}
+                FrameEntry::Announcement(_) | FrameEntry::Floor(_) | FrameEntry::Lost(_) => {}
             }
             arrival.0 += u64::from(entry.takes_arrival());
             offset += u64::from(len);
@@ -224,6 +226,11 @@ impl SegmentIndex {
     pub(crate) fn rewritten_arrivals_from(&self, arrival: Arrival, limit: usize) -> Vec<(LogId, Entry)> {
         let places = self.rewritten_by_arrival.range(arrival..).take(limit);
         places.filter_map(|(_, place)| Some((place.0, *self.rewritten.get(place)?))).collect()
+    }
+
+    /// The batches in runs with their logs, by arrival.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (LogId, Entry)> {
+        self.entries.iter().map(|entry| (self.runs[entry.run as usize].log, *entry))
     }
 
     /// The rewritten batches with their logs, by where they belong.
@@ -350,6 +357,12 @@ pub(crate) struct LogRow {
     pub(crate) links: RunLinks,
     /// Which of its records are to be read from rewritten batches.
     pub(crate) rewrites: Rewrites,
+    /// Where what is kept of it begins.
+    pub(crate) floor: Floor,
+    /// The segment that says so last; the first one if nothing of the log has been trimmed.
+    pub(crate) floor_in: SegmentNumber,
+    /// The segment that it is announced in; the first one if the file of logs has it.
+    pub(crate) announced_in: SegmentNumber,
 }
 
 /// What a sealed segment ends in.
@@ -510,6 +523,11 @@ fn encode_row(out: &mut Vec<u8>, row: &LogRow, entries: u32, all_logs: bool) {
         out.extend_from_slice(&range.next_seq.0.to_le_bytes());
         out.extend_from_slice(&range.segment.0.to_le_bytes());
     }
+    out.extend_from_slice(&row.floor.head.next_seq.0.to_le_bytes());
+    out.extend_from_slice(row.floor.head.digest.as_bytes());
+    out.extend_from_slice(&row.floor.bytes.to_le_bytes());
+    out.extend_from_slice(&row.floor_in.0.to_le_bytes());
+    out.extend_from_slice(&row.announced_in.0.to_le_bytes());
 }
 
 fn decode_row(fields: &mut Fields<'_>) -> Option<(LogRow, u32)> {
@@ -547,7 +565,13 @@ fn decode_row(fields: &mut Fields<'_>) -> Option<(LogRow, u32)> {
         })
         .collect::<Option<Vec<_>>>()?;
     let rewrites = Rewrites::from_ranges(ranges)?;
-    Some((LogRow { genesis, head: Head { next_seq, digest }, last_time, bytes, links, rewrites }, entries))
+    let floor_seq = Seq(fields.u64().filter(|seq| *seq <= next_seq.0)?);
+    let floor_head = Head { next_seq: floor_seq, digest: Digest::from_bytes(fields.array()?) };
+    let floor = Floor { head: floor_head, bytes: fields.u64().filter(|bytes| *bytes < POSITION_MAX)? };
+    let floor_in = SegmentNumber(fields.u64().filter(|segment| *segment < POSITION_MAX)?);
+    let announced_in = SegmentNumber(fields.u64().filter(|segment| *segment < POSITION_MAX)?);
+    let head = Head { next_seq, digest };
+    Some((LogRow { genesis, head, last_time, bytes, links, rewrites, floor, floor_in, announced_in }, entries))
 }
 
 fn decode_entry(run: u32, fields: &mut Fields<'_>) -> Option<Entry> {
@@ -580,6 +604,10 @@ mod tests {
         rewrites
     }
 
+    fn floor_head(number: u8) -> Head {
+        Head { next_seq: Seq::ZERO, digest: Digest::from_bytes([number; 32]) }
+    }
+
     fn footer() -> Footer {
         let mut rows: Vec<_> = (0..3)
             .map(|number| {
@@ -595,6 +623,9 @@ mod tests {
                         bytes: 77,
                         links,
                         rewrites: rewrites(number),
+                        floor: Floor { head: floor_head(number), bytes: 40 * u64::from(number) },
+                        floor_in: SegmentNumber(3),
+                        announced_in: SegmentNumber(2),
                     },
                 )
             })
@@ -723,7 +754,7 @@ mod tests {
     fn the_bytes_of_a_footer_are_fixed_for_ever() {
         assert_eq!(
             Digest::of(&footer().encode()).to_string(),
-            "b1d2bd6ef67e6799d3498336ded91b04e5a997a4b6c56e0171f0c96cd7786bd4"
+            "9036e66b7c876d7fb6c245a9e06421365a5389681b4824f7355a189b26ccd102"
         );
     }
 

@@ -6,7 +6,7 @@ use super::view::LogState;
 use crate::{
     genesis::Genesis,
     holes::Holes,
-    ids::{Head, LogId, Seq},
+    ids::{Digest, Head, LogId, Seq},
     time::Hlc,
 };
 
@@ -19,9 +19,11 @@ pub struct LogInfo {
     pub genesis: Arc<Genesis>,
     /// First record kept.
     pub first_seq: Seq,
+    /// What it follows: the digest of the batch before it, or of the genesis.
+    pub first_digest: Digest,
     /// Where it durably ends.
     pub durable: Head,
-    /// Bytes of its batches on disk.
+    /// Bytes of its batches that are kept.
     pub bytes: u64,
     /// Time of the first record of its last durable batch.
     pub last_time: Hlc,
@@ -32,14 +34,18 @@ pub struct LogInfo {
 impl LogInfo {
     pub(super) fn of(state: &LogState) -> Self {
         let row = &state.row;
+        let mut holes = state.holes.clone();
+        // What is below the floor is not missing.
+        holes.take(Seq::ZERO, row.floor.head.next_seq);
         Self {
             id: state.id,
             genesis: Arc::clone(&row.genesis),
-            first_seq: Seq::ZERO,
+            first_seq: row.floor.head.next_seq,
+            first_digest: row.floor.head.digest,
             durable: row.head,
             bytes: row.bytes,
             last_time: row.last_time,
-            holes: state.holes.clone(),
+            holes,
         }
     }
 }
@@ -52,9 +58,9 @@ pub struct JournalStats {
     pub logs: u64,
     /// Segment files.
     pub segments: u64,
-    /// Bytes of all batches stored.
+    /// Bytes of all batches that are kept.
     pub batch_bytes: u64,
-    /// Batches stored.
+    /// Batches that have arrived, ever.
     pub batches: u64,
     /// Bytes waiting to be committed.
     pub queued_bytes: u64,

@@ -1,13 +1,30 @@
 //! How a journal is opened.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use crate::{
     batch::MAX_RECORD_LEN,
     compression::Compression,
+    ids::Incarnation,
     time::{SystemClock, WallClock},
     vfs::{Disk, Vfs},
 };
+
+/// Names lives of nodes. No two may be equal, of whatever stores: logs are named by them.
+pub trait Lives: Send + Sync + fmt::Debug {
+    /// A name that no life had before.
+    fn next(&self) -> io::Result<Incarnation>;
+}
+
+/// Takes them from the operating system's randomness.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RandomLives;
+
+impl Lives for RandomLives {
+    fn next(&self) -> io::Result<Incarnation> {
+        Incarnation::random()
+    }
+}
 
 /// How a journal is opened. Each field's default is stated; all are limits, none is needed for correctness.
 #[derive(Debug, Clone)]
@@ -17,6 +34,8 @@ pub struct Options {
     pub vfs: Arc<dyn Vfs>,
     /// The wall clock. Default: the operating system's.
     pub clock: Arc<dyn WallClock>,
+    /// Where lives of a node get their names. Default: the operating system's randomness.
+    pub lives: Arc<dyn Lives>,
     /// A stamp of another node's that is ahead of the wall clock by more than this does not set the clock that stamps
     /// this node's records. Default: 1 minute.
     pub clock_ahead_max: Duration,
@@ -52,6 +71,7 @@ impl Default for Options {
         Self {
             vfs: Arc::new(Disk),
             clock: Arc::new(SystemClock),
+            lives: Arc::new(RandomLives),
             clock_ahead_max: Duration::from_secs(60),
             read_only: false,
             background: true,

@@ -11,8 +11,7 @@ use foldhash::fast::RandomState;
 
 use super::{
     error::{AppendError, DiskError},
-    frame::Announcement,
-    rewrite::Rewritten,
+    frame::{Announcement, FrameEntry},
 };
 use crate::{
     batch::{Attributes, Batch, BatchBuilder, HEADER_LEN},
@@ -49,8 +48,8 @@ pub(crate) enum Item {
     Open { slot: usize, log: LogId, builder: BatchBuilder },
     /// A batch of another node's, verbatim, or one of this node's that is full.
     Batch { slot: usize, batch: Batch },
-    /// A batch that belongs elsewhere in its log: the log's head stays what it is.
-    Rewritten { slot: usize, rewritten: Box<Rewritten> },
+    /// What leaves the head of its log as it is: a batch that belongs elsewhere in it, or a floor.
+    OutOfOrder { slot: usize, entry: FrameEntry },
 }
 
 /// A log as far as it is queued.
@@ -320,11 +319,11 @@ impl Queue {
         self.items.push(Item::Batch { slot, batch });
     }
 
-    /// Queues a batch that belongs elsewhere in its log.
-    pub(crate) fn push_rewritten(&mut self, slot: usize, rewritten: Rewritten) {
+    /// Queues what leaves the head of its log as it is.
+    pub(crate) fn push_out_of_order(&mut self, slot: usize, entry: FrameEntry) {
         self.announce(slot);
-        self.bytes += rewritten.bytes().len();
-        self.items.push(Item::Rewritten { slot, rewritten: Box::new(rewritten) });
+        self.bytes += entry.bytes().len();
+        self.items.push(Item::OutOfOrder { slot, entry });
     }
 
     /// Takes what is queued as the group in flight and begins the next one.
@@ -403,7 +402,7 @@ impl Item {
             Self::Announcement { slot, .. }
             | Self::Open { slot, .. }
             | Self::Batch { slot, .. }
-            | Self::Rewritten { slot, .. } => *slot,
+            | Self::OutOfOrder { slot, .. } => *slot,
         }
     }
 

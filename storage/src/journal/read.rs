@@ -55,6 +55,13 @@ impl IndexCache {
         Self { segments: HashMap::default(), bytes: 0, bytes_max, uses: 0 }
     }
 
+    /// Forgets segments that have been freed: their files take space as long as they are open.
+    pub(crate) fn remove_before(&mut self, first: SegmentNumber) {
+        for (_, (removed, _)) in self.segments.extract_if(|number, _| *number < first) {
+            self.bytes -= removed.index.size_bytes();
+        }
+    }
+
     fn find(&mut self, number: SegmentNumber) -> Option<LoadedSegment> {
         self.uses += 1;
         let (segment, used) = self.segments.get_mut(&number)?;
@@ -124,22 +131,35 @@ pub(super) struct Listed {
     pub(super) entry: Entry,
     /// If it is at hand.
     pub(super) batch: Option<Batch>,
+    pub(super) standing: Standing,
+}
+
+/// What a batch in a segment is to those who read by arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// Read here.
+    Here,
     /// It has been rewritten, and is read where it stands now.
-    pub(super) is_elsewhere: bool,
+    Elsewhere,
+    /// Below its log's floor.
+    Trimmed,
 }
 
 impl Listed {
     fn new(log: LogId, entry: Entry, batch: Option<Batch>) -> Self {
-        Self { log, entry, batch, is_elsewhere: false }
+        Self { log, entry, batch, standing: Standing::Here }
     }
 }
 
 /// Where a sequence number is.
-enum Located {
+#[derive(Debug)]
+pub(super) enum Located {
     /// In these batches, or before the first of them.
     Extract(Extract),
     /// In no batch that can be found; the log goes on here.
     Hole { resumes_at: Seq },
+    /// It is kept no more; the log goes on here.
+    Trimmed { first_available: Seq },
     /// The log durably ends before it.
     End,
 }
@@ -175,7 +195,10 @@ impl Shared {
         if let Some(loaded) = self.cache().find(sealed.number) {
             return Ok(loaded);
         }
-        let loaded = self.load_uncached(sealed).map_err(|error| Self::disk_error(sealed.number, 0, error))?;
+        let loaded = self.load_uncached(sealed).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if self.options.read_only => ReadError::Freed { segment: sealed.number },
+            _ => Self::disk_error(sealed.number, 0, error),
+        })?;
         self.cache().insert(&loaded);
         Ok(loaded)
     }
@@ -210,12 +233,16 @@ impl Shared {
     }
 
     /// Up to `limit` batches of `log` from the one that holds `seq`.
-    fn locate(&self, log: LogId, seq: Seq, limit: usize) -> Result<Located, ReadError> {
+    pub(super) fn locate(&self, log: LogId, seq: Seq, limit: usize) -> Result<Located, ReadError> {
         let (links, end, mut resumes_at) = {
             let view = self.view_without_digests();
             let state = view.log(log).ok_or(ReadError::UnknownLog { log })?;
             if seq >= state.row.head.next_seq {
                 return Ok(Located::End);
+            }
+            let first_available = state.row.floor.head.next_seq;
+            if seq < first_available {
+                return Ok(Located::Trimmed { first_available });
             }
             let rewritten = state.row.rewrites.at_or_after(seq);
             if let Some(range) = rewritten.filter(|range| range.first_seq <= seq) {
@@ -355,6 +382,10 @@ impl Shared {
             if seq >= state.row.head.next_seq {
                 return Ok(None);
             }
+            let first_available = state.row.floor.head.next_seq;
+            if seq < first_available {
+                return Err(ReadError::Trimmed { log, first_seq: seq, first_available });
+            }
             let rewritten = state.row.rewrites.segment_of(seq);
             let found = view.active.as_ref().filter(|active| rewritten.is_none_or(|number| number == active.number));
             let found = found.and_then(|active| {
@@ -392,7 +423,7 @@ impl Shared {
     }
 
     /// Reads one batch alone, from the cache if it was read so of late.
-    fn read_one(
+    pub(super) fn read_one(
         &self,
         file: &dyn VfsFile,
         segment: SegmentNumber,
@@ -504,6 +535,12 @@ impl Default for Cursor {
 }
 
 impl Cursor {
+    /// Forgets what it holds, the open file too.
+    pub(super) fn clear(&mut self) {
+        self.window = None;
+        self.entries.clear();
+    }
+
     pub(super) fn fill(&mut self, extract: Extract) {
         let Extract { segment, file, entries } = extract;
         if self.window.as_ref().is_none_or(|(number, _)| *number != segment) {
@@ -544,11 +581,25 @@ pub struct LogReader {
     log: LogId,
     next: Seq,
     cursor: Cursor,
+    /// What the journal's count of [changes](super::retention::Retention::changes) was when the cursor was filled.
+    changes: u64,
 }
 
 impl LogReader {
     pub(crate) fn new(shared: Arc<Shared>, log: LogId, from: Seq) -> Self {
-        Self { shared, log, next: from, cursor: Cursor::default() }
+        let changes = shared.retention.changes();
+        Self { shared, log, next: from, cursor: Cursor::default(), changes }
+    }
+
+    /// Whether what the cursor holds may not be where it was any more; it is then forgotten.
+    fn forgets(&mut self) -> bool {
+        let changes = self.shared.retention.changes();
+        if changes == self.changes {
+            return false;
+        }
+        self.changes = changes;
+        self.cursor.clear();
+        true
     }
 
     /// Sequence number of the next record that it has not returned.
@@ -567,11 +618,12 @@ impl LogReader {
     /// Where an error comes next, it is that of the first batch of all, so that whoever merges logs by arrival is
     /// told at once.
     pub fn next_arrival(&mut self) -> Option<Arrival> {
+        self.forgets();
         if self.cursor.entries.is_empty() {
             match self.shared.locate(self.log, self.next, LOOKUP_BATCHES) {
                 Ok(Located::End) => return None,
                 Ok(Located::Extract(extract)) => self.cursor.fill(extract),
-                Ok(Located::Hole { .. }) | Err(_) => return Some(Arrival::ZERO),
+                Ok(Located::Hole { .. } | Located::Trimmed { .. }) | Err(_) => return Some(Arrival::ZERO),
             }
         }
         let entry = self.cursor.entries.front()?.entry;
@@ -590,10 +642,33 @@ impl Iterator for LogReader {
     type Item = Result<Batch, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.forgets();
+        loop {
+            let at = self.next;
+            let item = self.step()?;
+            // What was looked for may have gone elsewhere meanwhile; then it is looked for again.
+            if item.is_ok() || matches!(item, Err(ReadError::Trimmed { .. })) || !self.forgets() {
+                return Some(item);
+            }
+            self.next = at;
+        }
+    }
+}
+
+impl LogReader {
+    fn step(&mut self) -> Option<Result<Batch, ReadError>> {
         if self.cursor.entries.is_empty() {
             match self.shared.locate(self.log, self.next, LOOKUP_BATCHES) {
                 Err(error) => return Some(Err(error)),
-                Ok(Located::End) => return None,
+                Ok(Located::End) => {
+                    // So that the file of a segment that is freed meanwhile takes no space.
+                    self.cursor.clear();
+                    return None;
+                }
+                Ok(Located::Trimmed { first_available }) => {
+                    let first_seq = std::mem::replace(&mut self.next, first_available);
+                    return Some(Err(ReadError::Trimmed { log: self.log, first_seq, first_available }));
+                }
                 Ok(Located::Hole { resumes_at }) => return Some(Err(self.hole_until(resumes_at))),
                 Ok(Located::Extract(extract)) => self.cursor.fill(extract),
             }

@@ -33,6 +33,10 @@
 //! | bytes, and a valid frame behind them | | damage: what is whole of the frame is taken (see the module `salvage`), the scan goes on behind it; then as above |
 //! | bytes, and none behind | | torn tail: kept aside, reported; then as for zeros |
 //!
+//! Segments before the first one that the extent file says is kept have been freed: what is left of their files is removed.
+//! Where no footer that lists all logs is left, those announced in them are known from the file `logs`; if that can't be
+//! read, damage.
+//!
 //! An extent file that is damaged, or missing where there is a second segment: damage, and written anew. Files shorter than
 //! the extent file records, or frames that end before: damage; writing goes on in a
 //! new segment, whose header records where the frames once ended. Damage to frames read here, or an identity file
@@ -56,7 +60,7 @@ use super::{
     error::{OpenError, Place},
     fill::SealJob,
     frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameHeader, FrameKind},
-    identity::{BoundIdentity, Extent, IDENTITY_FILE, Identity, IdentityState, Raising},
+    identity::{BoundIdentity, Extent, ExtentState, IDENTITY_FILE, Identity, IdentityState, Raising},
     index::Footer,
     read::read_footer,
     report::{Damage, Finding, Recovery},
@@ -66,9 +70,12 @@ use super::{
     view::View,
 };
 use crate::{
-    ids::{Arrival, CommitNumber, Incarnation, SegmentNumber, StoreId},
+    ids::{Arrival, CommitNumber, SegmentNumber, StoreId},
     vfs::{OpenMode, Vfs, VfsFile},
 };
+
+/// How often the segments are looked for anew while a writer beside frees some.
+const LOOKS_MAX: u32 = 100;
 
 /// How many torn tails are kept; older ones are removed.
 const TORN_TAILS_KEPT: usize = 8;
@@ -150,13 +157,31 @@ pub(crate) fn read_identity(
     Ok((file, state))
 }
 
+/// Begins an opening with what there is. A writer beside may free segments meanwhile: then it is looked for again.
+fn look_around<'a>(dir: &'a Path, options: &'a Options) -> Result<(Opening<'a>, ExtentState, Vec<Found>), OpenError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let mut opening = Opening::begin(dir, options)?;
+        // Before the segments are looked for: a writer beside may go on to the next one meanwhile.
+        let extent_state = Extent::read(opening.vfs, dir).map_err(failed("reading the extent in", dir))?;
+        opening.view.first_segment = extent_state.first_segment();
+        let found = opening.find_segments();
+        if !options.read_only || attempts > LOOKS_MAX {
+            return Ok((opening, extent_state, found?));
+        }
+        let now = Extent::read(opening.vfs, dir).map_err(failed("reading the extent in", dir))?;
+        let is_gone = |error: &OpenError| matches!(error, OpenError::Disk { error, .. } if error.kind() == io::ErrorKind::NotFound);
+        if now.first_segment() == extent_state.first_segment() && !found.as_ref().is_err_and(is_gone) {
+            return Ok((opening, extent_state, found?));
+        }
+    }
+}
+
 /// Applies the decision table.
 pub(crate) fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
-    let mut opening = Opening::begin(dir, options)?;
-    // Before the segments are looked for: a writer beside may go on to the next one meanwhile.
-    let extent_state = Extent::read(opening.vfs, dir).map_err(failed("reading the extent in", dir))?;
+    let (mut opening, extent_state, found) = look_around(dir, options)?;
     let extent = extent_state.recorded();
-    let found = opening.find_segments()?;
     if let Some(extent) = extent {
         opening.check_extent(extent, &found)?;
     }
@@ -446,7 +471,7 @@ impl<'a> Opening<'a> {
         }
         self.bound.file = file;
         self.bound.identity.incarnation =
-            Incarnation::random().map_err(failed("asking for random bytes for", &path))?;
+            self.options.lives.next().map_err(failed("asking for random bytes for", &path))?;
         self.bound.write(&*self.identity_file).map_err(failed("writing", &path))?;
         self.recovery.findings.push(Finding::NewIncarnation { why });
         Ok(())

@@ -44,7 +44,8 @@ use super::index::SegmentIndex;
 use super::{
     Journal, Stored,
     commit::Shared,
-    error::{AppendError, StoreError},
+    error::{AppendError, ReadError, StoreError},
+    frame::FrameEntry,
     index::POSITION_MAX,
     queue::Group,
     receipt::Receipt,
@@ -52,7 +53,7 @@ use super::{
 use crate::{
     batch::{Batch, BatchHeader},
     field::Fields,
-    ids::{Arrival, Head, SegmentNumber, Seq},
+    ids::{Arrival, Head, LogId, SegmentNumber, Seq},
 };
 
 pub(crate) const REWRITTEN_MAGIC: [u8; 4] = *b"CFR1";
@@ -223,6 +224,16 @@ impl Rewrites {
         between.extend(behind);
         ranges.splice(from..to, between);
     }
+
+    /// Forgets what comes before `floor`.
+    pub(crate) fn trim(&mut self, floor: Seq) {
+        if self.ranges().first().is_none_or(|first| first.first_seq >= floor) {
+            return;
+        }
+        let kept = self.ranges().iter().filter(|range| range.next_seq > floor).copied();
+        let kept: Vec<_> = kept.map(|range| RewriteRange { first_seq: range.first_seq.max(floor), ..range }).collect();
+        self.ranges = (!kept.is_empty()).then(|| Arc::new(kept));
+    }
 }
 
 impl Shared {
@@ -230,11 +241,16 @@ impl Shared {
     ///
     /// That each belongs to its log, where it says, is the caller's to know.
     pub(crate) fn rewrite(&self, batches: Vec<Rewritten>) -> Result<Arc<Group>, AppendError> {
+        let entry = |rewritten: Rewritten| (rewritten.batch().log(), FrameEntry::Rewritten(Box::new(rewritten)));
+        self.queue_out_of_order(batches.into_iter().map(entry).collect())
+    }
+
+    /// Queues entries that leave the heads of their logs as they are.
+    pub(crate) fn queue_out_of_order(&self, entries: Vec<(LogId, FrameEntry)>) -> Result<Arc<Group>, AppendError> {
         let mut queue = self.make_room(self.queue(), None, true)?;
-        for rewritten in batches {
-            let log = rewritten.batch().log();
+        for (log, entry) in entries {
             let slot = queue.slot(log).ok_or(AppendError::UnknownLog { log })?;
-            queue.push_rewritten(slot, rewritten);
+            queue.push_out_of_order(slot, entry);
         }
         self.queued(queue)
     }
@@ -262,11 +278,15 @@ impl Journal {
         if end > info.durable.next_seq {
             return Err(StoreError::Gap { log, next_seq: info.durable.next_seq, first_seq });
         }
-        if let Ok(Some(stored)) = self.read_batch(log, first_seq) {
-            return if stored == batch { Ok(Stored::Duplicate) } else { Err(self.diverged(log, first_seq)) };
+        match self.read_batch(log, first_seq) {
+            Ok(Some(stored)) if stored == batch => return Ok(Stored::Duplicate),
+            Ok(Some(_)) => return Err(self.diverged(log, first_seq)),
+            Err(error @ ReadError::Trimmed { .. }) => return Err(error.into()),
+            Ok(None) | Err(_) => {}
         }
         let before = match first_seq.0.checked_sub(1) {
-            None => Some(info.genesis.head()),
+            _ if first_seq == info.first_seq => Some(Head { next_seq: first_seq, digest: info.first_digest }),
+            None => None,
             Some(last) => self.read_batch(log, Seq(last)).ok().flatten().map(|batch| batch.head()),
         };
         let behind = if end == info.durable.next_seq {

@@ -38,7 +38,7 @@ impl Sealed {
     pub(crate) fn heads(&self) -> Vec<SealedHead> {
         let head = |(slot, entry): &(usize, usize)| match &self.entries[*entry] {
             FrameEntry::Batch(batch) => Some((*slot, batch.head())),
-            FrameEntry::Announcement(_) | FrameEntry::Rewritten(_) | FrameEntry::Lost(_) => None,
+            FrameEntry::Announcement(_) | FrameEntry::Rewritten(_) | FrameEntry::Floor(_) | FrameEntry::Lost(_) => None,
         };
         self.last.iter().filter_map(head).collect()
     }
@@ -86,10 +86,7 @@ impl Sealer {
             }
         }
         for slot in &sealed.slots {
-            // One with nothing but rewritten batches need not have a place.
-            if let Some(last) = self.last_entry.get_mut(*slot) {
-                *last = 0;
-            }
+            self.last_entry[*slot] = 0;
         }
         // Of a log with several batches sealed here, the last counts.
         sealed.last.reverse();
@@ -101,7 +98,7 @@ impl Sealer {
     fn seal_one(&mut self, item: Item, durable: Option<Head>, sealed: &mut Sealed) {
         let (slot, place) = (item.slot(), sealed.entries.len());
         let is_in_order = match &item {
-            Item::Rewritten { .. } => false,
+            Item::OutOfOrder { .. } => false,
             // Of a log that is durable it is a second one, which says nothing of where the log ends.
             Item::Announcement { .. } => durable.is_none(),
             Item::Batch { .. } | Item::Open { .. } => true,
@@ -111,8 +108,8 @@ impl Sealer {
             self.last_entry[slot] = place as u32 + 1;
         }
         let entry = match item {
+            Item::OutOfOrder { entry, .. } => entry,
             Item::Announcement { announcement, .. } => FrameEntry::Announcement(announcement),
-            Item::Rewritten { rewritten, .. } => FrameEntry::Rewritten(rewritten),
             Item::Batch { batch, .. } => {
                 let follows = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
                 assert_eq!(head, Some(follows), "a batch continues its log");
@@ -168,7 +165,7 @@ impl Sealer {
         match self.last_entry[slot].checked_sub(1).map(|last| &entries[last as usize]) {
             Some(FrameEntry::Announcement(announcement)) => Some(announcement.genesis.head()),
             Some(FrameEntry::Batch(batch)) => Some(batch.head()),
-            Some(FrameEntry::Rewritten(_) | FrameEntry::Lost(_)) | None => durable,
+            Some(FrameEntry::Rewritten(_) | FrameEntry::Floor(_) | FrameEntry::Lost(_)) | None => durable,
         }
     }
 }
@@ -177,7 +174,7 @@ impl Sealer {
 fn short_len(item: &Item) -> Option<usize> {
     match item {
         Item::Open { builder, .. } => Some(HEADER_LEN + builder.body_len()).filter(|len| *len <= SHORT_LEN),
-        Item::Announcement { .. } | Item::Rewritten { .. } | Item::Batch { .. } => None,
+        Item::Announcement { .. } | Item::Batch { .. } | Item::OutOfOrder { .. } => None,
     }
 }
 

@@ -144,7 +144,8 @@ impl Tail {
             store,
             next_commit: start.next_commit,
             next_arrival: start.next_arrival,
-            uncovered: false,
+            // Recovery has copied the last frame there, or a mark is about to be written.
+            uncovered: start.current.is_some(),
             has_extent: false,
             sealer: Sealer::new(crate::compression::Compression::None),
             current: None,

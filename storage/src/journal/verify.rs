@@ -15,6 +15,7 @@ use super::{
     error::{OpenError, Place},
     frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameKind, align},
     identity::{Extent, IDENTITY_FILE, IdentityState},
+    logs_file,
     read::read_footer,
     recovery::{missing_ranges, missing_text, read_identity, writer_at_work},
     report::{Damage, VerifyReport},
@@ -50,6 +51,7 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         vfs,
         store,
         logs: BTreeMap::new(),
+        first_segment: SegmentNumber::ZERO,
         lost: HashSet::new(),
         report,
         progress,
@@ -64,6 +66,8 @@ struct Verification<'a, P> {
     vfs: &'a dyn Vfs,
     store: StoreId,
     logs: BTreeMap<LogId, LogCheck>,
+    /// Those before it have been freed.
+    first_segment: SegmentNumber,
     /// Logs with the ends of their batches that are lost.
     lost: HashSet<(LogId, Seq)>,
     report: VerifyReport,
@@ -86,12 +90,18 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         // Before the segments: a writer beside may go on to the next one meanwhile.
         let extent_state = Extent::read(self.vfs, self.dir).map_err(disk)?;
         let extent = extent_state.recorded();
-        let segments = self.segments().map_err(disk)?;
+        self.first_segment = extent_state.first_segment();
+        let mut segments = self.segments().map_err(disk)?;
+        // A writer beside may have freed some meanwhile.
+        self.first_segment = Extent::read(self.vfs, self.dir).map_err(disk)?.first_segment().max(self.first_segment);
+        segments.retain(|segment| segment.number >= self.first_segment);
+        self.known_logs().map_err(disk)?;
         let used: Vec<_> = segments.iter().filter(|segment| header_of(segment.state).is_some()).collect();
         let last = used.last().map(|segment| segment.number);
         let known_end = last.max(extent.map(|extent| extent.segment));
         let present: Vec<_> = segments.iter().map(|segment| segment.number).collect();
-        for missing in missing_ranges(&present, known_end.map_or(0, |end| end.0 + 1)) {
+        let end = SegmentNumber(known_end.map_or(0, |end| end.0 + 1));
+        for missing in missing_ranges(&present, self.first_segment..end) {
             self.damage(SegmentNumber(missing.start), 0, missing_text(&missing));
         }
         for segment in segments.iter().filter(|segment| known_end.is_some_and(|end| segment.number <= end)) {
@@ -128,16 +138,40 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         Ok(self.report)
     }
 
+    /// Takes in the logs that were announced in segments which have been freed.
+    fn known_logs(&mut self) -> io::Result<()> {
+        if self.first_segment > SegmentNumber::ZERO {
+            match logs_file::read(self.vfs, self.dir)? {
+                Some(known) => {
+                    for genesis in known {
+                        self.logs.entry(genesis.log_id()).or_default().announce(genesis.head());
+                    }
+                }
+                None => {
+                    let what = "the file of logs is missing or damaged: some logs may not be known";
+                    self.report.damage.push(Damage::of_store(what));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn damage(&mut self, segment: SegmentNumber, offset: u64, what: impl Into<String>) {
         self.report.damage.push(Damage::new(Place { segment, offset }, what));
     }
 
     fn segments(&mut self) -> io::Result<Vec<Segment>> {
-        let mut numbers: Vec<_> = self.vfs.list(self.dir)?.iter().filter_map(|name| segment::number_of(name)).collect();
+        let names = self.vfs.list(self.dir)?;
+        let numbers = names.iter().filter_map(|name| segment::number_of(name));
+        let mut numbers: Vec<_> = numbers.filter(|number| *number >= self.first_segment).collect();
         numbers.sort_unstable();
         let mut segments = Vec::new();
         for number in numbers {
-            let file = self.vfs.open(&segment::path(self.dir, number), OpenMode::Read)?;
+            let file = match self.vfs.open(&segment::path(self.dir, number), OpenMode::Read) {
+                // Freed a moment ago, or missing: that is seen by its number.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
             self.bytes_total += file.len()?;
             let state = SegmentHeader::read(&*file, self.store, number)?;
             segments.push(Segment { number, file, state });
@@ -237,6 +271,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                 }
                 FrameEntry::Batch(batch) => self.batch(number, offset, batch),
                 FrameEntry::Rewritten(rewritten) => self.batch(number, offset, rewritten.batch()),
+                FrameEntry::Floor(entry) => self.logs.entry(entry.log).or_default().trim(entry.floor.head),
                 FrameEntry::Lost(lost) => {
                     // That what follows does not continue the log here is no further damage.
                     self.lost.extend(lost.header().map(|header| (header.log, header.next_seq())));

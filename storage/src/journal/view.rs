@@ -13,6 +13,7 @@ use super::{
     error::Place,
     frame::{EntryKind, Frame, FrameEntry},
     index::{Footer, LogRow, RunLinks, SegmentIndex},
+    retention::{Floor, FloorEntry},
     rewrite::{RewriteRange, Rewrites, Rewritten, segments_of},
     watch::Signal,
 };
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// About what a log takes in a footer besides its genesis and what was rewritten of it, in bytes.
-const LOG_ROW_BYTES: u64 = 200;
+const LOG_ROW_BYTES: u64 = 270;
 
 /// What a range of rewritten records takes in a footer, in bytes.
 const REWRITE_RANGE_BYTES: u64 = 24;
@@ -74,7 +75,7 @@ pub(crate) struct ActiveSegment {
     pub(crate) first_arrival: Arrival,
     pub(crate) file: Arc<dyn VfsFile>,
     pub(crate) index: SegmentIndex,
-    /// Logs announced in it, or of which it holds rewritten batches.
+    /// Logs announced in it, or of which it holds rewritten batches or floors.
     pub(crate) noted: HashSet<LogId>,
     /// Where its durable frames end.
     pub(crate) end: u64,
@@ -129,6 +130,8 @@ pub(crate) struct View {
     pub(crate) spaces: BTreeMap<SpaceName, SpaceState>,
     /// Raised by every change.
     pub(crate) signal: Arc<Signal>,
+    /// All segments before it have been freed.
+    pub(crate) first_segment: SegmentNumber,
     /// Ascending by number.
     pub(crate) sealed: Vec<SealedSegment>,
     /// The sealed segments that hold rewritten batches, with the first and last of their arrival numbers where these are
@@ -167,6 +170,7 @@ impl View {
             digests: None,
             spaces: BTreeMap::new(),
             signal: Arc::default(),
+            first_segment: SegmentNumber::ZERO,
             sealed: Vec::new(),
             rewritten: BTreeMap::new(),
             active: None,
@@ -248,6 +252,10 @@ impl View {
                     self.rows_bytes += rewrites_bytes(&state.row.rewrites);
                 } else {
                     state.row.rewrites = known.rewrites;
+                    let floor = state.row.floor.head.next_seq;
+                    self.rows_bytes -= rewrites_bytes(&state.row.rewrites);
+                    state.row.rewrites.trim(floor);
+                    self.rows_bytes += rewrites_bytes(&state.row.rewrites);
                 }
             }
             None => self.insert_log(id, row, self.logs.len()),
@@ -275,11 +283,22 @@ impl View {
         self.slots.insert(id, slot);
     }
 
-    fn add_log(&mut self, genesis: &Genesis, slot: Option<usize>) {
-        let id = genesis.log_id();
+    /// Adds a log that was announced in a segment which has been freed since.
+    pub(crate) fn add_known(&mut self, genesis: &Genesis) {
+        self.add_log(genesis, None, SegmentNumber::ZERO);
+    }
+
+    fn announce(&mut self, genesis: &Genesis, slot: Option<usize>) {
+        let mut number = SegmentNumber::ZERO;
         if let Some(active) = &mut self.active {
-            active.noted.insert(id);
+            active.noted.insert(genesis.log_id());
+            number = active.number;
         }
+        self.add_log(genesis, slot, number);
+    }
+
+    fn add_log(&mut self, genesis: &Genesis, slot: Option<usize>, announced_in: SegmentNumber) {
+        let id = genesis.log_id();
         if !self.slots.contains_key(&id) {
             let row = LogRow {
                 head: genesis.head(),
@@ -288,6 +307,9 @@ impl View {
                 bytes: 0,
                 links: RunLinks::default(),
                 rewrites: Rewrites::default(),
+                floor: Floor::of_all(genesis.head()),
+                floor_in: SegmentNumber::ZERO,
+                announced_in,
             };
             self.insert_log(id, row, slot.unwrap_or(self.logs.len()));
         }
@@ -359,7 +381,7 @@ impl View {
             let takes_arrival = entry.takes_arrival();
             let slot = match entry {
                 FrameEntry::Announcement(announcement) => {
-                    self.add_log(&announcement.genesis, slot);
+                    self.announce(&announcement.genesis, slot);
                     slot.or_else(|| self.slots.get(&announcement.genesis.log_id()).copied())
                 }
                 FrameEntry::Batch(batch) => {
@@ -372,6 +394,11 @@ impl View {
                     let slot = slot.or_else(|| self.slots.get(&rewritten.batch().log()).copied());
                     self.apply_rewritten(&rewritten, slot, place);
                     place.0.0 += u64::from(rewritten.kept_arrival().is_none());
+                    slot
+                }
+                FrameEntry::Floor(floor) => {
+                    let slot = slot.or_else(|| self.slots.get(&floor.log).copied());
+                    self.apply_floor(&floor, slot);
                     slot
                 }
                 FrameEntry::Lost(lost) => {
@@ -430,7 +457,7 @@ impl View {
         } else if let Some(digest) = batch.known_digest() {
             state.row.head.digest = digest;
         }
-        state.row.last_time = state.row.last_time.max(header.time);
+        state.row.last_time = state.row.last_time.max(batch.last_time());
         state.row.bytes += len as u64;
         self.bytes += len as u64;
         self.ring.push(arrival, batch);
@@ -483,6 +510,54 @@ impl View {
         }
         let range = RewriteRange { first_seq: header.first_seq, next_seq: header.next_seq(), segment: active.number };
         self.note_rewritten(header.log, range);
+    }
+
+    fn apply_floor(&mut self, entry: &FloorEntry, slot: Option<usize>) {
+        let state = slot.and_then(|slot| self.logs.get_mut(slot)?.as_mut());
+        let (Some(state), Some(active)) = (state, &mut self.active) else {
+            tracing::warn!(log = %entry.log, "a floor of a log that was never announced is passed over");
+            return;
+        };
+        active.noted.insert(entry.log);
+        let row = &mut state.row;
+        if entry.floor.head.next_seq < row.floor.head.next_seq {
+            return;
+        }
+        row.floor_in = active.number;
+        row.last_time = row.last_time.max(entry.time);
+        let below = entry.floor.bytes.saturating_sub(row.floor.bytes).min(row.bytes);
+        row.floor = entry.floor;
+        row.bytes -= below;
+        self.bytes -= below;
+        if row.head.next_seq < row.floor.head.next_seq {
+            // Nothing of it is kept, and what told where it ends has been freed.
+            row.head = row.floor.head;
+        }
+        self.rows_bytes -= rewrites_bytes(&row.rewrites);
+        row.rewrites.trim(row.floor.head.next_seq);
+        self.rows_bytes += rewrites_bytes(&row.rewrites);
+    }
+
+    /// Takes segments before `first` out of use; which these are.
+    pub(crate) fn free(&mut self, first: SegmentNumber) -> Vec<SealedSegment> {
+        self.first_segment = self.first_segment.max(first);
+        self.rewritten = self.rewritten.split_off(&first);
+        let kept = self.sealed.partition_point(|segment| segment.number < first);
+        self.sealed.drain(..kept).collect()
+    }
+
+    /// What a store opened anew shows takes the place of what was shown. Who watches goes on doing so.
+    pub(crate) fn replace(&mut self, mut fresh: Self) {
+        for (name, space) in &self.spaces {
+            fresh.spaces.entry(name.clone()).or_default().signal = Arc::clone(&space.signal);
+        }
+        for state in fresh.logs.iter_mut().flatten() {
+            if let Some(space) = fresh.spaces.get(&state.row.genesis.space) {
+                state.signal = Arc::clone(&space.signal);
+            }
+        }
+        fresh.signal = Arc::clone(&self.signal);
+        *self = fresh;
     }
 
     /// Takes the digests of the last frame, which are all computed.

@@ -109,7 +109,8 @@ impl Watch {
         Self { signal, seen }
     }
 
-    fn take_change(&mut self) -> bool {
+    /// Whether there was a change since this was last asked, or a wait ended. Never waits.
+    pub fn take_change(&mut self) -> bool {
         let version = self.signal.version.load(Ordering::SeqCst);
         let changed = version != self.seen;
         self.seen = version;

@@ -19,15 +19,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use counterfoil::{Compression, Durability, Error, ErrorKind, MAX_RECORD_LEN, Receipt, Seq, Space, Store};
 
 use crate::{
+    collection::BytesCollection,
     failure::{self, Answer, Failure},
     lines::{Group, Lines},
     mirror::Target,
     open::{open_with, space_of},
     output::count,
+    pointer::Pointers,
     progress::{Progress, Sum},
     seconds::{SECONDS_DEFAULT, seconds},
     signals::{self, Signal},
@@ -59,6 +62,12 @@ pub(crate) struct Append {
     /// Space to append to; the node's own name unless given
     #[arg(long, value_name = "S")]
     space: Option<String>,
+    /// Put each line, which is JSON, into this collection, under the key that it holds
+    #[arg(long, value_name = "C", requires = "key_pointers", conflicts_with = "batch")]
+    collection: Option<String>,
+    /// Where the key is: the text at this JSON pointer, as in /id; given again, the texts are joined with /
+    #[arg(long = "key-pointer", value_name = "POINTER", requires = "collection")]
+    key_pointers: Vec<String>,
     /// What a record must reach before it is acknowledged
     #[arg(long, value_enum, default_value_t = Level::Local)]
     durability: Level,
@@ -148,12 +157,18 @@ impl Append {
         }
         let target = self.mirror_to.as_deref().zip(self.tls.as_deref()).map(|(to, tls)| Target::new(to, tls));
         let target = target.transpose()?;
+        let pointers = Pointers::new(&self.key_pointers)?;
         let store = open_with(Store::builder().compression(self.compression.into()), &self.store)?;
         let space = space_of(&store, self.space.as_deref())?;
+        let collection = self.collection.as_ref().map(|name| space.collection_of_bytes(name)).transpose()?;
         if let Some(target) = target {
             target.mirror(&store, &space)?;
         }
-        let (mut progress, outcome) = self.append(&space);
+        let sink = match collection {
+            Some(collection) => Sink::Collection { collection, pointers },
+            None => Sink::Space(space.clone()),
+        };
+        let (mut progress, outcome) = self.append(sink);
         progress.finish();
         // One that was late has had its time.
         let timeout = if matches!(outcome, Ok(Outcome::Reached)) { self.timeout() } else { Duration::ZERO };
@@ -183,7 +198,7 @@ impl Append {
     }
 
     /// Appends until the input ends, a failure or a signal.
-    fn append(&self, space: &Space) -> (Progress, Result<Outcome, Failure>) {
+    fn append(&self, sink: Sink) -> (Progress, Result<Outcome, Failure>) {
         let (tell, events) = mpsc::channel();
         let (pending, receipts) = mpsc::sync_channel(RECEIPTS_MAX);
         let is_stopping = Arc::new(AtomicBool::new(false));
@@ -205,9 +220,9 @@ impl Append {
         let on_acks = tell.clone();
         thread::spawn(move || on_acks.send(Event::AcksEnded(ended_of(|| acker.run()))));
         let lines = {
-            let (space, appender) = (space.clone(), Arc::clone(&appender));
+            let appender = Arc::clone(&appender);
             let (group, timeout) = (self.group(), self.timeout());
-            move || append_lines(&space, &appender, group, timeout)
+            move || append_lines(&sink, &appender, group, timeout)
         };
         // It may wait for input for ever, so it is not joined.
         thread::spawn(move || tell.send(Event::InputEnded(ended_of(lines))));
@@ -273,29 +288,57 @@ fn lock(appender: &Mutex<Appender>) -> MutexGuard<'_, Appender> {
     appender.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Where lines go.
+enum Sink {
+    Space(Space),
+    Collection { collection: BytesCollection, pointers: Pointers },
+}
+
+impl Sink {
+    /// Appends the next lines; how many it took. `number` is that of the first.
+    fn append(&self, lines: &[&[u8]], number: u64) -> Result<(Receipt, usize), Failure> {
+        match self {
+            Self::Space(space) => Ok((space.append_all(lines)?, lines.len())),
+            Self::Collection { collection, pointers } => {
+                let line = lines.first().copied().unwrap_or_default();
+                let key = pointers.key_of(line, number)?;
+                Ok((collection.put(&key, &Bytes::copy_from_slice(line))?, 1))
+            }
+        }
+    }
+}
+
 /// Appends all lines of standard input, a group at a time.
-fn append_lines(space: &Space, appender: &Mutex<Appender>, group: Group, timeout: Duration) -> Result<(), Failure> {
+fn append_lines(sink: &Sink, appender: &Mutex<Appender>, group: Group, timeout: Duration) -> Result<(), Failure> {
     let mut lines = Lines::new(io::stdin().lock(), MAX_RECORD_LEN);
+    let mut number = 1;
     loop {
         let group = lines.next_group(group)?;
-        // Held while appending, so that nothing is appended once the main thread has taken what was.
-        let mut appender = lock(appender);
-        if group.is_empty() {
-            appender.progress.is_input_at_end = true;
-            return Ok(());
-        }
-        let Some(pending) = appender.pending.clone() else { return Ok(()) };
-        // What follows a line that was not stored would take its place.
-        appender.progress.settle()?;
-        let receipt = space.append_all(&group)?;
-        if !appender.progress.add(&receipt, &group) {
-            // A line was lost meanwhile: its receipt says why.
-            return Ok(());
-        }
-        drop(appender);
-        let deadline = now() + timeout;
-        if pending.send(Pending { receipt, deadline }).is_err() {
-            return Ok(());
+        let mut rest = &group[..];
+        loop {
+            // Held while appending, so that nothing is appended once the main thread has taken what was.
+            let mut appender = lock(appender);
+            if group.is_empty() {
+                appender.progress.is_input_at_end = true;
+                return Ok(());
+            }
+            let Some(pending) = appender.pending.clone() else { return Ok(()) };
+            // What follows a line that was not stored would take its place.
+            appender.progress.settle()?;
+            let (receipt, taken) = sink.append(rest, number)?;
+            if !appender.progress.add(&receipt, &rest[..taken]) {
+                // A line was lost meanwhile: its receipt says why.
+                return Ok(());
+            }
+            drop(appender);
+            let deadline = now() + timeout;
+            if pending.send(Pending { receipt, deadline }).is_err() {
+                return Ok(());
+            }
+            (rest, number) = (&rest[taken..], number + taken as u64);
+            if rest.is_empty() {
+                break;
+            }
         }
     }
 }

@@ -7,13 +7,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
-use counterfoil::{Cursor, Error, LogId, Record, Seq, Space, SpaceName};
+use counterfoil::{Cursor, Error, LogId, Record, RecordedWrite, Seq, Space, SpaceName};
 use counterfoil_storage::{Damage, ReadError};
 use serde::Serialize;
 
 use crate::{
+    collection::{Key, Text},
     failure::{Answer, Failure, tell},
     open::{in_order, open_to_read, space_of, space_there},
     output::{self, Output},
@@ -202,15 +202,38 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     happened_at: Option<String>,
     #[serde(flatten)]
-    body: Body<'a>,
+    content: Content<'a>,
+}
+
+/// What a record holds: bytes, or writes to collections.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Body(Text<'a>),
+    Writes { writes: Vec<Write<'a>> },
 }
 
 #[derive(Serialize)]
-enum Body<'a> {
-    #[serde(rename = "body")]
-    Text(&'a str),
-    #[serde(rename = "body_base64")]
-    Bytes(String),
+struct Write<'a> {
+    collection: &'a str,
+    #[serde(flatten)]
+    key: Key<'a>,
+    /// Left out of a write that puts a value.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    #[serde(flatten)]
+    body: Option<Text<'a>>,
+}
+
+impl<'a> From<&'a RecordedWrite> for Write<'a> {
+    fn from(write: &'a RecordedWrite) -> Self {
+        Self {
+            collection: &write.collection,
+            key: Text::of(&write.key).into_key(),
+            deleted: write.value.is_none(),
+            body: write.value.as_ref().map(|value| Text::of(value)),
+        }
+    }
 }
 
 impl Printer {
@@ -223,7 +246,11 @@ impl Printer {
     fn meet(&mut self, error: Error) -> Result<(), Failure> {
         self.output.flush()?;
         match &error {
-            Error::Read(ReadError::Damaged { log, next_seq, .. } | ReadError::Hole { log, next_seq, .. }) => {
+            Error::Read(
+                ReadError::Damaged { log, next_seq, .. }
+                | ReadError::Hole { log, next_seq, .. }
+                | ReadError::Trimmed { log, first_available: next_seq, .. },
+            ) => {
                 tell(&format!("{error}; `--log {log} --from {next_seq}` goes on after it"));
                 Ok(())
             }
@@ -233,12 +260,19 @@ impl Printer {
 
     fn print(&mut self, record: &Record) -> Result<(), Failure> {
         self.left = self.left.map(|left| left - 1);
+        let writes = record.writes();
         if !self.is_json {
-            return self.output.line(record.body());
+            return match &writes {
+                // What was put; that something was deleted is shown as JSON only.
+                Some(writes) => {
+                    writes.iter().filter_map(|write| write.value.as_ref()).try_for_each(|value| self.output.line(value))
+                }
+                None => self.output.line(record.body()),
+            };
         }
-        let body = match std::str::from_utf8(record.body()) {
-            Ok(text) => Body::Text(text),
-            Err(_) => Body::Bytes(BASE64_STANDARD.encode(record.body())),
+        let content = match &writes {
+            Some(writes) => Content::Writes { writes: writes.iter().map(Write::from).collect() },
+            None => Content::Body(Text::of(record.body())),
         };
         self.output.json(&Line {
             log: record.log().to_string(),
@@ -248,7 +282,7 @@ impl Printer {
             time_ms: record.time().unix_ms(),
             recorded_at: when::text(record.recorded_at()),
             happened_at: record.happened_at().map(when::text),
-            body,
+            content,
         })
     }
 }

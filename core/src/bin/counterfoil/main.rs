@@ -7,6 +7,7 @@
 mod append;
 mod cat;
 mod cert;
+mod collection;
 mod failure;
 mod init;
 mod lines;
@@ -14,12 +15,14 @@ mod metrics;
 mod mirror;
 mod open;
 mod output;
+mod pointer;
 mod progress;
 mod repair;
 mod seconds;
 mod serve;
 mod signals;
 mod status;
+mod sync;
 mod usage;
 mod verify;
 mod when;
@@ -44,7 +47,8 @@ use failure::{Answer, Failure};
 Data go to standard output, everything else to standard error.
 Exit status:
   0  done
-  1  the work was done and the answer is bad news: damage or missing records found, not mirrored (in time)
+  1  the work was done and the answer is bad news: damage or missing records found, not mirrored (in time),
+     nothing under a key, versions in conflict
   2  the work could not be done: wrong usage, or an error; also a store that can't be opened because the file
      that says whose it is is damaged, except for `verify`, whose answer (1) that is
 COUNTERFOIL_LOG=error|warn|info|debug|trace sets how much is logged.")]
@@ -57,6 +61,13 @@ struct Cli {
 enum Command {
     Init(init::Init),
     Append(append::Append),
+    Put(collection::Put),
+    Get(collection::Get),
+    Delete(collection::Delete),
+    Keys(collection::Keys),
+    Conflicts(collection::Conflicts),
+    Resolve(collection::Resolve),
+    History(collection::History),
     Cat(cat::Cat),
     Status(status::Status),
     Verify(verify::Verify),
@@ -65,6 +76,7 @@ enum Command {
     Cert(cert::Cert),
     Serve(serve::Serve),
     Mirror(mirror::Mirror),
+    Sync(sync::Sync),
 }
 
 impl Command {
@@ -72,6 +84,13 @@ impl Command {
         match self {
             Self::Init(init) => init.run(),
             Self::Append(append) => append.run(),
+            Self::Put(put) => put.run(),
+            Self::Get(get) => get.run(),
+            Self::Delete(delete) => delete.run(),
+            Self::Keys(keys) => keys.run(),
+            Self::Conflicts(conflicts) => conflicts.run(),
+            Self::Resolve(resolve) => resolve.run(),
+            Self::History(history) => history.run(),
             Self::Cat(cat) => cat.run(),
             Self::Status(status) => status.run(),
             Self::Verify(verify) => verify.run(),
@@ -79,6 +98,7 @@ impl Command {
             Self::Cert(cert) => cert.run(),
             Self::Serve(serve) => serve.run(),
             Self::Mirror(mirror) => mirror.run(),
+            Self::Sync(sync) => sync.run(),
         }
     }
 
@@ -86,7 +106,7 @@ impl Command {
     /// happens; those that read say themselves what they found.
     fn log_level(&self) -> LevelFilter {
         match self {
-            Self::Serve(_) | Self::Mirror(_) => LevelFilter::INFO,
+            Self::Serve(_) | Self::Mirror(_) | Self::Sync(_) => LevelFilter::INFO,
             Self::Cat(_) | Self::Status(_) | Self::Verify(_) | Self::Repair(_) => LevelFilter::ERROR,
             _ => LevelFilter::WARN,
         }

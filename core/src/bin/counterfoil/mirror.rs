@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::mpsc::RecvTimeoutError,
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     failure::{Answer, Failure},
     open::{open_to_write, space_there},
     seconds::{SECONDS_DEFAULT, seconds},
-    signals,
+    signals::{self, Signal},
 };
 
 /// Mirror a space to another node, one way
@@ -66,6 +66,11 @@ impl Target {
         let link = store.mirror_to(self.peer, self.tls).spaces([space.name().as_str()]);
         Ok(if self.compress { link.compress().start()? } else { link.start()? })
     }
+
+    /// The same both ways.
+    pub(crate) fn sync(self, store: &Store, space: &Space) -> Result<Link, Failure> {
+        Ok(store.sync_with(self.peer, self.tls).spaces([space.name().as_str()]).start()?)
+    }
 }
 
 /// How often the far end's acks are looked at.
@@ -78,18 +83,7 @@ impl Mirror {
         let space = space_there(&store, &self.store, self.space.as_deref())?;
         let signals = signals::receive(false)?;
         let link = target.mirror(&store, &space)?;
-        let is_stopped = |wait| !matches!(signals.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
-        if self.once {
-            let mut watch = Watch::new(&link, Duration::from_secs_f64(self.timeout));
-            // Nothing is appended meanwhile: all that is there now is all that was there at the start.
-            while !link.wait_mirrored(GLANCE) {
-                if is_stopped(Duration::ZERO) || !link.is_moving() || watch.is_over(&link) {
-                    break;
-                }
-            }
-        } else {
-            while !is_stopped(Duration::from_secs(3600)) {}
-        }
+        run(&link, &signals, self.once.then(|| Duration::from_secs_f64(self.timeout)));
         match store.close(Duration::ZERO) {
             Err(error @ Error::NotMirrored { .. }) => Ok(Answer::BadNews(Some(error.to_string()))),
             closed => Ok(closed.map(|()| Answer::Done)?),
@@ -97,7 +91,24 @@ impl Mirror {
     }
 }
 
-/// Whether the far end still gets nearer to having everything.
+/// Lets a link go on until a signal comes. With a time limit: until both ends have all that was there at the start, or
+/// can't get it, or get no nearer to it for so long.
+pub(crate) fn run(link: &Link, signals: &Receiver<Signal>, once: Option<Duration>) {
+    let is_stopped = |wait| !matches!(signals.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
+    let Some(timeout) = once else {
+        while !is_stopped(Duration::from_secs(3600)) {}
+        return;
+    };
+    let mut watch = Watch::new(link, timeout);
+    // Nothing is appended here meanwhile: all that is there now is all that was there at the start, or came by the link.
+    while !link.wait_synced(GLANCE) {
+        if is_stopped(Duration::ZERO) || !link.is_moving() || watch.is_over(link) {
+            return;
+        }
+    }
+}
+
+/// Whether the two ends still get nearer to having everything.
 struct Watch {
     records_lacking: u64,
     progressed_at: Instant,
@@ -106,13 +117,18 @@ struct Watch {
 
 impl Watch {
     fn new(link: &Link, timeout: Duration) -> Self {
-        Self { records_lacking: link.status().lag.records, progressed_at: now(), timeout }
+        Self { records_lacking: Self::records_lacking(link), progressed_at: now(), timeout }
+    }
+
+    fn records_lacking(link: &Link) -> u64 {
+        let status = link.status();
+        status.lag.records + status.behind_records
     }
 
     /// Whether it has not for as long as may be waited.
     fn is_over(&mut self, link: &Link) -> bool {
-        let records = link.status().lag.records;
-        if records < self.records_lacking {
+        let records = Self::records_lacking(link);
+        if records != self.records_lacking {
             self.progressed_at = now();
         }
         self.records_lacking = records;

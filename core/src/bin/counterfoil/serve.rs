@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use counterfoil::{Error, Link, Policy, Server, SystemClock, Tls, WallClock as _};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     failure::{Answer, Failure, one_line},
@@ -17,7 +18,7 @@ use crate::{
     signals::{self, Signal},
 };
 
-/// Let other nodes mirror to this store: be their hub
+/// Let other nodes mirror to this store, or sync with it: be their hub
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 A policy file says who may do what. As soon as it has one grant, nothing is granted but what it says:
@@ -52,6 +53,9 @@ pub(crate) struct Serve {
     /// Mirror all spaces onward to this node, also those that come (it must grant this one `relay` on `*`)
     #[arg(long, value_name = "NODE@ADDR")]
     mirror_to: Option<String>,
+    /// Sync all spaces that are here, also those that come, with this node (it must grant this one `read` and `relay`)
+    #[arg(long, value_name = "NODE@ADDR", conflicts_with = "mirror_to")]
+    sync_with: Option<String>,
 }
 
 impl Serve {
@@ -64,11 +68,14 @@ impl Serve {
         let policy = self.policy.as_deref().map_or_else(|| Ok(Policy::own_space_only()), read_policy)?;
         let store = open_to_write(&self.store)?;
         let signals = signals::receive(true)?;
+        raise_file_handles();
         if let Some(address) = &self.metrics {
             tracing::info!("metrics at http://{}/metrics", metrics::serve(address, store.clone())?);
         }
-        let onward = self.mirror_to.as_ref().map(|to| {
-            let link = store.mirror_to(to, tls.clone()).all_spaces();
+        let mirror = self.mirror_to.as_ref().map(|to| store.mirror_to(to, tls.clone()));
+        let sync = self.sync_with.as_ref().map(|with| store.sync_with(with, tls.clone()));
+        let onward = mirror.or(sync).map(|link| {
+            let link = link.all_spaces();
             if self.compress { link.compress().start() } else { link.start() }
         });
         let onward = onward.transpose()?;
@@ -105,6 +112,15 @@ impl Serve {
             server.set_policy(policy);
         }
         Ok(())
+    }
+}
+
+/// A hub has a connection for each node, and many systems let a process have 1024 unless it asks for more.
+fn raise_file_handles() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "no more file handles than {:?}", limit.current);
     }
 }
 

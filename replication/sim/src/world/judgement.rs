@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use counterfoil_replication::Event;
-use counterfoil_storage::{Head, LogId, NodeName, Seq};
+use counterfoil_replication::{Direction, Event};
+use counterfoil_storage::{Head, LogId, NodeName, Seq, SpaceName};
 
-use super::{Happening, Link, Outcome, World};
-use crate::machine::Machine;
+use super::{Happening, Outcome, World};
+use crate::{machine::Machine, topology::Link};
 
 impl World {
     pub(super) fn judge_event(&mut self, connection: u64, side: usize, event: &Event) -> Outcome {
@@ -18,7 +18,7 @@ impl World {
                 self.report.passed_acks += 1;
                 self.judge_ack(machine, node, *log, *head)
             }
-            Event::Acked { log, node, head, .. } => {
+            Event::Acked { log, node, head, .. } | Event::Holds { log, node, head, .. } => {
                 self.report.acks += 1;
                 self.judge_ack(machine, node, *log, *head)?;
                 let believed = self.believed.entry((machine, *log)).or_default();
@@ -36,8 +36,29 @@ impl World {
                 Ok(())
             }
             Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
+            Event::CaughtUp { space, whole: true } => self.judge_caught_up(connection, side, space),
             unexpected => Err(format!("{}: {unexpected:?}", self.machines[machine].name)),
         }
+    }
+
+    /// A machine that is told that it has caught up has what the other end had when the connection was made.
+    fn judge_caught_up(&self, connection: u64, side: usize, space: &SpaceName) -> Outcome {
+        let Some(state) = self.connections.get(&connection) else { return Ok(()) };
+        let (machine, peer) = (&self.machines[state.ends[side].machine], &self.machines[state.ends[1 - side].machine]);
+        let link = self.connected.iter().find(|(_, id)| **id == connection).map(|(link, _)| &self.links[*link]);
+        // From who may not relay come its own logs only.
+        let all = side == 0 || link.is_none_or(|link| link.direction != Direction::Both || link.relays);
+        let has = machine.heads();
+        for (log, head) in &state.ends[1 - side].began_with {
+            let is_carried = peer.space_of(*log).as_ref() == Some(space) && (all || peer.writes(*log));
+            if is_carried && has.get(log).is_none_or(|has| has.next_seq < head.next_seq) {
+                return Err(format!(
+                    "{}: has not caught up with log {log} of {}, as it was told",
+                    machine.name, peer.name
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// An ack that a machine believes is a promise that the node named has made of its own disk; the node is another
@@ -81,7 +102,7 @@ impl World {
     /// Whether each link's target has what its source has, the source knows it, and knows it of those behind as well.
     pub(super) fn is_equal(&self) -> bool {
         self.machines.iter().all(|machine| !machine.commit_planned && machine.journal.is_some())
-            && self.links.iter().all(|link| self.differing(link).is_empty())
+            && self.flows().all(|(link, flow)| self.differing(link, flow).is_empty())
             && self.unknown_behind().is_empty()
     }
 
@@ -91,6 +112,10 @@ impl World {
         let mut unknown = Vec::new();
         for (index, machine) in self.machines.iter().enumerate() {
             for (log, head) in machine.heads() {
+                // Among nodes that sync acks go towards the writer, by whatever ways.
+                if self.plan.sync.is_some() && !machine.writes(log) {
+                    continue;
+                }
                 let known = machine.board.of_log(log);
                 for behind in self.behind(index, log) {
                     let name = &self.machines[behind].name;
@@ -107,31 +132,43 @@ impl World {
     fn behind(&self, index: usize, log: LogId) -> BTreeSet<usize> {
         let (mut found, mut waiting) = (BTreeSet::new(), vec![index]);
         while let Some(from) = waiting.pop() {
-            for link in self.links.iter().filter(|link| link.from == from) {
+            for (link, (_, to)) in self.flows().filter(|(_, flow)| flow.0 == from) {
                 let carries = self.machines[index].space_of(log).is_some_and(|space| link.spaces.contains(&space));
-                if carries && found.insert(link.to) {
-                    waiting.push(link.to);
+                if carries && to != index && found.insert(to) {
+                    waiting.push(to);
                 }
             }
         }
         found
     }
 
-    fn differing(&self, link: &Link) -> BTreeSet<LogId> {
-        let (source, target) = (self.machines[link.from].heads(), self.machines[link.to].heads());
-        let known = |log: &LogId, seq: Seq| self.believed.get(&(link.from, *log)).is_some_and(|known| *known >= seq);
-        let differs = |log: &LogId, seq: Seq, equal: bool| !equal || !known(log, seq);
-        let logs = source.iter().filter(|(log, head)| differs(log, head.next_seq, target.get(*log) == Some(*head)));
+    /// Each way that records flow, with its link.
+    fn flows(&self) -> impl Iterator<Item = (&Link, (usize, usize))> {
+        self.links.iter().flat_map(|link| link.flows().into_iter().map(move |flow| (link, flow)))
+    }
+
+    /// Logs that a flow carries and that are not equal at both ends, or not known to be.
+    fn differing(&self, link: &Link, (from, to): (usize, usize)) -> BTreeSet<LogId> {
+        let (source, target) = (self.machines[from].heads(), self.machines[to].heads());
+        let known = |log: &LogId, seq: Seq| self.believed.get(&(from, *log)).is_some_and(|known| *known >= seq);
+        let is_carried =
+            |log: &LogId| self.machines[from].space_of(*log).is_some_and(|space| link.spaces.contains(&space));
+        // That the writer has its log needs no word.
+        let is_silent = |log: &LogId| self.machines[to].writes(*log);
+        let differs = |log: &LogId, seq: Seq, equal: bool| !equal || !(is_silent(log) || known(log, seq));
+        let logs = source
+            .iter()
+            .filter(|(log, head)| is_carried(log) && differs(log, head.next_seq, target.get(*log) == Some(*head)));
         logs.map(|(log, _)| *log).collect()
     }
 
     pub(super) fn differences(&self) -> String {
         let mut lines = Vec::new();
-        for link in &self.links {
-            let (source, target) = (&self.machines[link.from], &self.machines[link.to]);
-            for log in self.differing(link) {
+        for (link, (from, to)) in self.flows() {
+            let (source, target) = (&self.machines[from], &self.machines[to]);
+            for log in self.differing(link, (from, to)) {
                 let at = |machine: &Machine| machine.heads().get(&log).map_or(0, |head| head.next_seq.0);
-                let known = self.believed.get(&(link.from, log)).copied().unwrap_or_default();
+                let known = self.believed.get(&(from, log)).copied().unwrap_or_default();
                 let (ours, theirs) = (at(source), at(target));
                 let (from, to) = (&source.name, &target.name);
                 lines.push(format!("log {log} ends at {ours} on {from}, at {theirs} on {to}, known {known}"));

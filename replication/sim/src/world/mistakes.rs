@@ -21,6 +21,11 @@ impl World {
             self.post(machine, peer, &event)?;
             self.judge_event(connection, side, &event)?;
         }
+        if let (Bug::RelaysNothing, Message::Batch(batch)) = (bug, &message)
+            && !self.machines[machine].writes(batch.log())
+        {
+            return Ok(());
+        }
         let message = self.exaggerate(machine, message);
         let is_now = match bug {
             Bug::AcksForAnother => self.plan.second_hub,
@@ -37,6 +42,11 @@ impl World {
         let Some(state) = self.connections.get(&connection) else { return Ok(()) };
         let machine = state.ends[side].machine;
         self.machines[machine].judge_sent(message, &self.chains)?;
+        if let Message::Batch(batch) = message
+            && state.ends[side].received.get(&batch.log()).is_some_and(|received| *received >= batch.next_seq())
+        {
+            return Err(format!("{}: {batch:?} was sent back to where it came from", self.machines[machine].name));
+        }
         self.send(connection, side, message);
         Ok(())
     }
@@ -75,6 +85,9 @@ impl World {
                 let holes = Holes::default();
                 let ack = Ack { log: batch.log(), node, incarnation, head: batch.head(), holes };
                 self.say_one(connection, to, &Message::Ack(ack))?;
+            }
+            (Bug::SendsBack, Message::Batch(_)) if self.rng.chance(1, SELDOM) => {
+                self.say_one(connection, to, message)?;
             }
             (Bug::RelaysOnArrival, Message::Batch(_)) => {
                 let mut onward = self.connections.iter().filter(|(_, state)| state.ends[0].machine == machine);

@@ -6,10 +6,12 @@ use std::{
 };
 
 use bytes::BytesMut;
-use counterfoil_replication::{Direction, Endpoint, Limits, Message, Policy, SessionConfig, SessionError, codec};
+use counterfoil_replication::{Endpoint, Limits, Message, Policy, SessionConfig, SessionError, codec};
+use counterfoil_storage::Journal;
 
 use super::{Happening, Outcome, World};
 use crate::bugs::Bug;
+use crate::machine::Machine;
 use crate::wire::{Connection, End, UNDER_WAY_MAX};
 
 impl World {
@@ -32,13 +34,13 @@ impl World {
             local: names.0.clone(),
             incarnation: ours.identity().incarnation,
             peer: names.1.clone(),
-            spaces: link.spaces.iter().map(|space| (space.clone(), Direction::Send)).collect(),
+            spaces: link.spaces.iter().map(|space| (space.clone(), link.direction)).collect(),
             policy: Arc::clone(&link.policy),
             limits: limits.clone(),
         };
         let grants = link.spaces.iter().map(|space| {
-            let right = if space.as_str() == names.0.as_str() { "write" } else { "relay" };
-            format!("[[grant]]\nnode = \"{}\"\nspace = \"{space}\"\nrights = [\"{right}\"]\n", names.0)
+            let rights = link.rights(names.0.as_str(), space);
+            format!("[[grant]]\nnode = \"{}\"\nspace = \"{space}\"\nrights = [{rights}]\n", names.0)
         });
         let policy = Policy::parse(&grants.collect::<String>()).map_err(|error| error.to_string())?;
         let answering = SessionConfig {
@@ -49,10 +51,12 @@ impl World {
             policy: Arc::new(policy),
             limits,
         };
-        let ends = [
-            End::new(from, Endpoint::new(ours.clone(), config, self.instant()).with_acks(&self.machines[from].board)),
-            End::new(to, Endpoint::new(theirs.clone(), answering, self.instant()).with_acks(&self.machines[to].board)),
-        ];
+        let begin = |machine: usize, journal: &Journal, config: SessionConfig| {
+            let Machine { board, .. } = &self.machines[machine];
+            let endpoint = Endpoint::new(journal.clone(), config, self.instant()).with_acks(board);
+            End::new(machine, endpoint, self.machines[machine].heads())
+        };
+        let ends = [begin(from, ours, config), begin(to, theirs, answering)];
         let id = self.next_connection;
         self.next_connection += 1;
         let latency = self.below(self.plan.latency);
@@ -204,6 +208,10 @@ impl World {
             let Some(state) = self.connections.get_mut(&connection) else { return Ok(()) };
             let Some(message) = state.ends[to].next_message()? else { break };
             self.report.messages += 1;
+            if let (Message::Batch(batch), Some(state)) = (&message, self.connections.get_mut(&connection)) {
+                let received = state.ends[to].received.entry(batch.log()).or_default();
+                *received = batch.next_seq().max(*received);
+            }
             self.mistake_on_arrival(connection, to, &message)?;
             self.with_endpoint(connection, to, |endpoint, now| endpoint.handle_message(now, message))?;
         }

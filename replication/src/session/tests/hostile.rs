@@ -8,8 +8,8 @@ use crate::{
     error::PeerMisbehaved,
     frontier::{FrontierHash, LogHead},
     message::{
-        Ack, Announce, CloseReason, Credit, Flow, Heads, Heartbeat, Hello, Offer, Park, Reconciled, Refusal, Refuse,
-        Rewind, Scope, Want, Window,
+        Ack, Announce, CaughtUp, CloseReason, Credit, Flow, Heads, Heartbeat, Hello, Offer, Park, Reconciled, Refusal,
+        Refuse, Rewind, Scope, Want, Window,
     },
 };
 
@@ -62,13 +62,20 @@ fn misbehaviour(hub: &mut Node, message: Message) -> PeerMisbehaved {
 fn every_wrong_message_is_a_named_error() {
     let log = genesis("p", "p").log_id();
     let head = Head { next_seq: Seq(1), digest: Digest::from_bytes([1; 32]) };
-    let equal = Message::Equal(Reconciled { space: space("p"), scope: Scope::Own });
-    let heads = Message::Heads(Heads { space: space("p"), scope: Scope::Own, heads: vec![], first: true, last: true });
+    let equal = Message::Equal(Reconciled { space: space("p"), scope: Scope::Own, told: Scope::Own });
+    let heads = Message::Heads(Heads {
+        space: space("p"),
+        scope: Scope::Own,
+        told: Scope::Own,
+        heads: vec![],
+        first: true,
+        last: true,
+    });
     let ack = |life: &str| {
         let holes = Holes::default();
         Message::Ack(Ack { log, node: node("p"), incarnation: incarnation(life), head, holes })
     };
-    let refuse = Message::Refuse(Refuse { space: space("x"), flow: Flow::Incoming, reason: Refusal::NoRight });
+    let refuse = Message::Refuse(Refuse { space: space("x"), flow: Flow::Incoming, reason: Refusal::NoRightToStream });
     let beat = Message::Heartbeat(Heartbeat { next_ms: 0, frontiers: vec![], heads: vec![] });
     let cases = [
         (Message::Hello(hello()), PeerMisbehaved::SecondHello),
@@ -226,6 +233,64 @@ fn a_session_has_no_more_logs_than_allowed() {
     assert_eq!(misbehaviour(&mut hub, log(3)), PeerMisbehaved::TooManyLogs { limit: 2 });
 }
 
+/// A log of the node `p` in its space, and the first batch of it.
+fn log_of_p(nonce: u16) -> (LogId, [Message; 2]) {
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&nonce.to_le_bytes());
+    let genesis = Genesis { nonce: bytes, ..genesis("p", "p") };
+    let (id, head) = (genesis.log_id(), genesis.head());
+    (id, [Message::Announce(Announce { genesis, head }), Message::Batch(batch(id, head, &["x"]))])
+}
+
+#[test]
+fn of_one_writer_no_more_logs_are_stored_than_allowed_those_included_that_are_there() {
+    let limits = Limits { logs_per_writer_max: 3, ..Limits::default() };
+    let mut hub = Node::with("hub", "p", &[], Policy::own_space_only(), limits);
+    let there = hub.append("p", "p", &["of an earlier life"]);
+    let logs: Vec<_> = (0..3).map(log_of_p).collect();
+    hub.flushing = false;
+    for message in [Message::Hello(hello()), offer("p")] {
+        hub.handle(start(), message).unwrap();
+    }
+    for (_, messages) in &logs {
+        for message in messages {
+            hub.handle(start(), message.clone()).unwrap();
+        }
+    }
+    hub.flush();
+    let kept: Vec<_> = hub.logs.keys().copied().collect();
+    assert!(kept.len() == 3 && [there, logs[0].0, logs[1].0].iter().all(|id| kept.contains(id)), "{kept:?}");
+    let reason = ParkReason::TooManyOfWriter { writer: node("p"), space: space("p"), limit: 3 };
+    assert_eq!(hub.parked(logs[2].0), Some((reason, By::Local)));
+    assert_eq!(hub.session.target_outstanding(), 0, "what was dropped holds no credit back");
+    // What was taken goes on.
+    let next = hub.logs[&logs[0].0].head_at(1);
+    hub.handle(start(), Message::Batch(batch(logs[0].0, next, &["more"]))).unwrap();
+    hub.flush();
+    assert_eq!(hub.bodies(logs[0].0), ["x", "more"]);
+}
+
+#[test]
+fn a_peer_that_announces_log_after_log_that_is_not_taken_is_stopped() {
+    let limits = Limits { logs_per_writer_max: 1, ..Limits::default() };
+    let mut hub = Node::with("hub", "p", &[], Policy::own_space_only(), limits);
+    for message in [Message::Hello(hello()), offer("p")] {
+        hub.handle(start(), message).unwrap();
+    }
+    let mut announce = |nonce| {
+        let [announce, _] = log_of_p(nonce).1;
+        let handled = hub.handle(start(), announce);
+        while hub.transmit().is_some() {}
+        handled
+    };
+    (0..=1024).for_each(|nonce| announce(nonce).unwrap());
+    let error = announce(1025).unwrap_err();
+    assert!(
+        matches!(error, SessionError::PeerMisbehaved { what: PeerMisbehaved::TooManyLogs { limit: 1024 }, .. }),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_peer_that_asks_without_reading_the_answers_is_stopped() {
     let limits = Limits { control_max: 100, ..Limits::default() };
@@ -316,17 +381,22 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         name.clone().prop_map(|space| Message::Want(Want { space })),
         (name.clone(), hash.clone()).prop_map(|(space, hash)| Message::Offer(Offer { space, all: hash, own: hash })),
-        (name.clone(), scope.clone()).prop_map(|(space, scope)| Message::Equal(Reconciled { space, scope })),
-        (name.clone(), scope, heads.clone(), any::<bool>(), any::<bool>()).prop_map(
-            |(space, scope, heads, first, last)| {
+        (name.clone(), scope.clone(), scope.clone()).prop_map(|(space, scope, told)| Message::Equal(Reconciled {
+            space,
+            scope,
+            told
+        })),
+        (name.clone(), any::<bool>()).prop_map(|(space, whole)| Message::CaughtUp(CaughtUp { space, whole })),
+        (name.clone(), scope.clone(), scope, heads.clone(), any::<bool>(), any::<bool>()).prop_map(
+            |(space, scope, told, heads, first, last)| {
                 let heads = heads.into_iter().map(|(log, head)| LogHead { log, head }).collect();
-                Message::Heads(Heads { space, scope, heads, first, last })
+                Message::Heads(Heads { space, scope, told, heads, first, last })
             }
         ),
         (name.clone(), flow.clone()).prop_map(|(space, flow)| Message::Refuse(Refuse {
             space,
             flow,
-            reason: Refusal::NoRight
+            reason: Refusal::NoRightToRead
         })),
         (name.clone(), writer.clone(), head.clone()).prop_map(|(space, writer, head)| {
             Message::Announce(Announce { genesis: genesis(space.as_str(), &writer), head })

@@ -12,7 +12,7 @@ fn grant(node: &str, space: &str, rights: &str) -> Policy {
 fn refused(node: &Node, by: By) -> bool {
     node.events
         .iter()
-        .any(|event| matches!(event, Event::Refused { reason: Refusal::NoRight, by: who, .. } if *who == by))
+        .any(|event| matches!(event, Event::Refused { reason: Refusal::NoRightToStream | Refusal::NoRightToRead, by: who, .. } if *who == by))
 }
 
 #[test]
@@ -68,6 +68,39 @@ fn a_log_of_another_writer_is_parked_when_announced_without_the_right_to_relay()
     assert!(matches!(hub.parked(log), Some((ParkReason::NoRight { .. }, By::Local))));
     assert!(!hub.logs.contains_key(&log));
     assert_eq!(hub.session.target_outstanding(), 0);
+}
+
+/// A hub of which the disk is full, and that closes the flow before or after it learns that.
+fn closes_while_full(learns_first: bool) -> (Node, Node) {
+    let limits = Limits { space_window_bytes: 200, ..Limits::default() };
+    let mut practice = Node::new("p", "hub", &[("p", Direction::Send)]);
+    let mut hub = Node::with("hub", "p", &[], Policy::own_space_only(), limits);
+    run(start(), &mut practice, &mut hub);
+    (hub.full, hub.flushing) = (learns_first, false);
+    let log = practice.append("p", "p", &["a"]);
+    practice.append("p", "p", &["b"]);
+    run(start(), &mut practice, &mut hub);
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    if !learns_first {
+        // What was queued did not become durable.
+        hub.logs.clear();
+        hub.session.handle_store_failed(start(), log, StoreFailure::Retry);
+    }
+    run(start(), &mut practice, &mut hub);
+    (practice, hub)
+}
+
+#[test]
+fn what_a_full_disk_did_not_take_holds_no_credit_back_when_the_flow_is_closed_meanwhile() {
+    for learns_first in [true, false] {
+        let (mut practice, mut hub) = closes_while_full(learns_first);
+        assert_eq!(hub.session.target_outstanding(), 0, "learns first: {learns_first}");
+        (hub.full, hub.flushing) = (false, true);
+        hub.session.handle_policy(Arc::new(Policy::own_space_only())).unwrap();
+        let log = practice.append("p", "p", &["c"]);
+        run(start(), &mut practice, &mut hub);
+        assert_eq!(hub.bodies(log), ["a", "b", "c"], "learns first: {learns_first}");
+    }
 }
 
 #[test]
@@ -159,7 +192,8 @@ fn a_node_that_may_only_write_gets_nothing_by_answering_an_offer_that_was_never_
     writer.append("s", "w", &["own"]);
     run(start(), &mut writer, &mut hub);
     hub.handle(start(), Message::Want(Want { space: space("s") })).unwrap();
-    let heads = Heads { space: space("s"), scope: Scope::All, heads: Vec::new(), first: true, last: true };
+    let heads =
+        Heads { space: space("s"), scope: Scope::All, told: Scope::All, heads: Vec::new(), first: true, last: true };
     hub.handle(start(), Message::Heads(heads)).unwrap();
     while hub.transmit().is_some() {
         hub.serve(start());
@@ -179,7 +213,8 @@ fn a_right_to_read_taken_away_can_not_be_had_back_by_answering_again() {
     run(start(), &mut reader, &mut hub);
     hub.sent.clear();
     hub.append("s", "hub", &["secret"]);
-    let heads = Heads { space: space("s"), scope: Scope::All, heads: Vec::new(), first: true, last: true };
+    let heads =
+        Heads { space: space("s"), scope: Scope::All, told: Scope::All, heads: Vec::new(), first: true, last: true };
     hub.handle(start(), Message::Heads(heads)).unwrap();
     while hub.transmit().is_some() {
         hub.serve(start());

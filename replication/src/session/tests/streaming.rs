@@ -342,40 +342,6 @@ fn what_a_mirror_first_says_in_a_session_is_told_once_and_as_nothing_where_it_do
 }
 
 #[test]
-fn both_ends_of_a_space_get_each_others_logs_without_echo() {
-    let mut a = Node::new("a", "b", &[("s", Direction::Both)]);
-    let mut b = Node::new("b", "a", &[("s", Direction::Both)]);
-    let log_a = a.append("s", "a", &["1"]);
-    let log_b = b.append("s", "b", &["2"]);
-    run(start(), &mut a, &mut b);
-    a.append("s", "a", &["3"]);
-    b.append("s", "b", &["4"]);
-    run(start(), &mut a, &mut b);
-    for node in [&a, &b] {
-        assert_eq!(node.bodies(log_a), ["1", "3"]);
-        assert_eq!(node.bodies(log_b), ["2", "4"]);
-        assert!(node.session.status().spaces[0].in_sync);
-        assert_eq!(node.batches_sent(), 2, "each batch crosses once");
-    }
-}
-
-#[test]
-fn an_end_that_holds_another_history_than_it_is_sent_is_not_in_sync() {
-    let mut a = Node::new("a", "b", &[("s", Direction::Both)]);
-    let mut b = Node::new("b", "a", &[("s", Direction::Both)]);
-    run(start(), &mut a, &mut b);
-    // A log of a third node, which both get meanwhile, each another history of it.
-    (a.flushing, b.flushing) = (false, false);
-    let log = a.append("s", "third", &["1"]);
-    b.append("s", "third", &["other"]);
-    run(start(), &mut a, &mut b);
-    for node in [&a, &b] {
-        assert!(!node.session.status().spaces[0].in_sync);
-        assert!(node.acked(log).is_none() || node.parked(log).is_some(), "{:?}", node.events);
-    }
-}
-
-#[test]
 fn an_end_that_asks_receives_all_logs_of_the_space() {
     let mut reader = Node::new("r", "hub", &[("s", Direction::Receive)]);
     let policy = "[[grant]]\nnode = \"r\"\nspace = \"s\"\nrights = [\"read\"]";

@@ -8,7 +8,9 @@ use crate::{
     journal::{
         commit::end_active,
         error::OpenError,
+        logs_file,
         read::read_footer,
+        report::{Damage, Finding},
         scan::{FrameAt, Scanner},
         segment::{self, SegmentHeader},
         view::SealedSegment,
@@ -40,6 +42,9 @@ impl Opening<'_> {
         }
         let listed = footers.last().and_then(Option::as_ref).filter(|footer| footer.all_logs);
         let listed_at = listed.map(|_| sealed[sealed.len() - footers.len()].header.number);
+        if listed.is_none() {
+            self.restore_known()?;
+        }
         self.frames_lost |= self.lost.iter().any(|lost| listed_at.is_none_or(|listed| *lost > listed));
         footers.resize_with(sealed.len(), || None);
         footers.reverse();
@@ -59,6 +64,22 @@ impl Opening<'_> {
             self.view.bytes_since_all_logs = sealed[at + 1..].iter().map(|found| found.header.previous_end).sum();
         }
         self.view.next_arrival = last.header.first_arrival;
+        Ok(())
+    }
+
+    /// Restores the logs that were announced in segments which have been freed.
+    fn restore_known(&mut self) -> Result<(), OpenError> {
+        if self.view.first_segment == SegmentNumber::ZERO {
+            return Ok(());
+        }
+        match logs_file::read(self.vfs, self.dir).map_err(failed("reading the file of logs in", self.dir))? {
+            Some(known) => known.iter().for_each(|genesis| self.view.add_known(genesis)),
+            None => {
+                let damage = Damage::of_store("the file of logs is missing or damaged: some logs may not be known");
+                tracing::warn!(dir = %self.dir.display(), %damage, "damage found while opening");
+                self.recovery.findings.push(Finding::Damage(damage));
+            }
+        }
         Ok(())
     }
 

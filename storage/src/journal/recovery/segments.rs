@@ -20,6 +20,8 @@ impl Opening<'_> {
         let names = self.vfs.list(self.dir).map_err(failed("listing", self.dir))?;
         let mut numbers: Vec<_> = names.iter().filter_map(|name| segment::number_of(name)).collect();
         numbers.sort_unstable();
+        let freed = numbers.partition_point(|number| *number < self.view.first_segment);
+        self.remove_freed(numbers.drain(..freed));
         let mut found: Vec<Found> = Vec::new();
         let mut unusable = Vec::new();
         for number in numbers {
@@ -49,6 +51,15 @@ impl Opening<'_> {
         Ok(found)
     }
 
+    /// Removes what is left of segments that have been freed: whoever freed them was cut short.
+    fn remove_freed(&self, numbers: impl Iterator<Item = SegmentNumber>) {
+        for number in numbers.filter(|_| !self.options.read_only) {
+            if let Err(error) = self.vfs.remove(&segment::path(self.dir, number)) {
+                tracing::warn!(segment = %number, %error, "removing a freed segment failed");
+            }
+        }
+    }
+
     /// Writes both copies of a header of which one can't be read.
     pub(super) fn mend_header(&self, found: &Found) -> Result<(), OpenError> {
         if self.options.read_only {
@@ -63,7 +74,7 @@ impl Opening<'_> {
 
     pub(super) fn report_missing(&mut self, found: &[Found], present: &[SegmentNumber]) {
         let Some(last) = found.last() else { return };
-        for missing in missing_ranges(present, last.header.number.0) {
+        for missing in missing_ranges(present, self.view.first_segment..last.header.number) {
             self.damage(SegmentNumber(missing.start), 0, missing_text(&missing));
             self.lost.push(SegmentNumber(missing.end - 1));
         }
@@ -114,11 +125,12 @@ impl Opening<'_> {
     }
 }
 
-/// The numbers below `end` that are not present, which are ascending.
-pub(crate) fn missing_ranges(present: &[SegmentNumber], end: u64) -> Vec<Range<u64>> {
+/// Those of `wanted` that are not present. What is present is ascending.
+pub(crate) fn missing_ranges(present: &[SegmentNumber], wanted: Range<SegmentNumber>) -> Vec<Range<u64>> {
     let mut ranges = Vec::new();
-    let mut next = 0;
-    for number in present.iter().map(|number| number.0).take_while(|number| *number < end).chain([end]) {
+    let mut next = wanted.start.0;
+    let within = present.iter().filter(|number| wanted.contains(number)).map(|number| number.0);
+    for number in within.chain([wanted.end.0]) {
         if next < number {
             ranges.push(next..number);
         }

@@ -26,8 +26,10 @@ struct Stretch {
 /// One log.
 #[derive(Debug, Default)]
 pub(super) struct LogCheck {
-    /// Its first records that are kept; none before its announcement has been met.
+    /// Where it begins; none before its announcement has been met.
     origin: Option<Head>,
+    /// Where what is kept of it begins, if that is later.
+    floor: Option<Head>,
     /// Few: one, unless something is missing or was rewritten.
     stretches: Vec<Stretch>,
 }
@@ -36,6 +38,13 @@ impl LogCheck {
     /// Its announcement has been met.
     pub(super) fn announce(&mut self, origin: Head) {
         self.origin.get_or_insert(origin);
+    }
+
+    /// What comes before `floor` is kept no more.
+    pub(super) fn trim(&mut self, floor: Head) {
+        if self.floor.is_none_or(|known| known.next_seq < floor.next_seq) {
+            self.floor = Some(floor);
+        }
     }
 
     /// Takes a batch; what is wrong with where it is, if that can be told already.
@@ -67,6 +76,9 @@ impl LogCheck {
             };
             return self.stretches.iter().map(name).collect();
         };
+        if let Some(floor) = self.floor.filter(|floor| floor.next_seq > reached.next_seq) {
+            reached = floor;
+        }
         self.stretches.sort_by_key(|stretch| (stretch.begin.next_seq, stretch.place.segment, stretch.place.offset));
         while let Some(index) = self.next_after(reached) {
             let Stretch { begin, end, place, is_reported } = self.stretches.swap_remove(index);

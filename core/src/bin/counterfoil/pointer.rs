@@ -1,0 +1,57 @@
+//! The key of a line of JSON: the texts at some JSON pointers.
+
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// Where in a line its key is.
+#[derive(Debug, Clone)]
+pub(crate) struct Pointers(Vec<String>);
+
+impl Pointers {
+    /// Pointers as of RFC 6901: empty, or beginning with `/`.
+    pub(crate) fn new(pointers: &[String]) -> Result<Self, Failure> {
+        match pointers.iter().find(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
+            Some(pointer) => Err(Failure::Usage(format!("{pointer} is no JSON pointer: it begins with /, as in /id"))),
+            None => Ok(Self(pointers.to_vec())),
+        }
+    }
+
+    /// The key of a line, whose number is told if it has none: the texts, joined with `/`.
+    pub(crate) fn key_of(&self, line: &[u8], number: u64) -> Result<Vec<u8>, Failure> {
+        let refuse = |why: String| Failure::Usage(format!("line {number} {why}"));
+        let value: Value = serde_json::from_slice(line).map_err(|error| refuse(format!("is not JSON: {error}")))?;
+        let text = |pointer: &String| match value.pointer(pointer) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(number @ (Value::Number(_) | Value::Bool(_))) => Ok(number.to_string()),
+            Some(_) => Err(refuse(format!("has no text at {pointer}"))),
+            None => Err(refuse(format!("has nothing at {pointer}"))),
+        };
+        let texts: Vec<_> = self.0.iter().map(text).collect::<Result<_, _>>()?;
+        Ok(texts.join("/").into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_texts_at_the_pointers() {
+        let pointers = |pointers: &[&str]| Pointers::new(&pointers.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let line = br#"{"resourceType":"Patient","id":"7","n":5,"a":{"b":["x"]},"none":null}"#;
+        for (given, expected) in [
+            (&["/id"][..], Ok("7")),
+            (&["/resourceType", "/id"], Ok("Patient/7")),
+            (&["/a/b/0", "/n"], Ok("x/5")),
+            (&["/nil"], Err("line 3 has nothing at /nil")),
+            (&["/none"], Err("line 3 has no text at /none")),
+        ] {
+            let key = pointers(given).unwrap().key_of(line, 3).map_err(|failure| failure.to_string());
+            assert_eq!(key, expected.map(|key| key.as_bytes().to_vec()).map_err(ToOwned::to_owned), "{given:?}");
+        }
+        assert!(pointers(&["id"]).is_err());
+        let error = pointers(&["/id"]).unwrap().key_of(b"{", 1).unwrap_err().to_string();
+        assert!(error.starts_with("line 1 is not JSON"), "{error}");
+    }
+}

@@ -1,0 +1,66 @@
+//! `counterfoil sync`
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use counterfoil::{Error, LinkStatus};
+
+use crate::{
+    failure::{Answer, Failure},
+    mirror::{self, Target},
+    open::{open_to_write, space_of},
+    seconds::{SECONDS_DEFAULT, seconds},
+    signals,
+};
+
+/// Keep a space here and at another node equal, both ways
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Each end streams what the other lacks. The other end is `counterfoil serve`; its policy must grant this node:
+  rights = [\"read\", \"write\"]   to get all logs of the space, and to stream logs of its own
+  rights = [\"read\", \"relay\"]   also to stream logs of others that it got elsewhere
+This node grants all of that, on this space, to the node that it dials.")]
+pub(crate) struct Sync {
+    /// Folder of the store
+    store: PathBuf,
+    /// The node at the other end, and where it listens
+    #[arg(long, value_name = "NODE@ADDR")]
+    with: String,
+    /// Folder with ca.pem, cert.pem and key.pem
+    #[arg(long, value_name = "DIR")]
+    tls: PathBuf,
+    /// Space to sync, which either end may not have yet; the node's own name unless given
+    #[arg(long, value_name = "S")]
+    space: Option<String>,
+    /// End once all that was there at the start at either end is durable at the other, or can't get there: with 1 then
+    #[arg(long)]
+    once: bool,
+    /// With --once: end, with 1, after so long without progress
+    #[arg(long, value_name = "SECS", default_value_t = SECONDS_DEFAULT, value_parser = seconds, requires = "once", allow_hyphen_values = true)]
+    timeout: f64,
+}
+
+impl Sync {
+    pub(crate) fn run(self) -> Result<Answer, Failure> {
+        let target = Target::new(&self.with, &self.tls)?;
+        let store = open_to_write(&self.store)?;
+        let space = space_of(&store, self.space.as_deref())?;
+        let signals = signals::receive(false)?;
+        let link = target.sync(&store, &space)?;
+        mirror::run(&link, &signals, self.once.then(|| Duration::from_secs_f64(self.timeout)));
+        let not_here = self.once.then(|| not_here(&link.status())).flatten();
+        let not_there = match store.close(Duration::ZERO) {
+            Err(error @ Error::NotMirrored { .. }) => Some(error.to_string()),
+            closed => closed.map(|()| None)?,
+        };
+        let news: Vec<String> = not_there.into_iter().chain(not_here).collect();
+        Ok(if news.is_empty() { Answer::Done } else { Answer::BadNews(Some(news.join("; "))) })
+    }
+}
+
+/// What this store may lack of what the other end had, in words.
+fn not_here(status: &LinkStatus) -> Option<String> {
+    let (space, reason) = status.catching_up.first()?;
+    let reason = reason.as_ref().or(status.last_error.as_ref()).map(|reason| format!(" ({reason})"));
+    Some(format!("not all that {} has of space {space} is known to be here{}", status.peer, reason.unwrap_or_default()))
+}

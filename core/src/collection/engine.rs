@@ -1,0 +1,596 @@
+//! Takes the writes of a space's logs into the states of their keys, and answers from them.
+//!
+//! # Layers
+//!
+//! A state is looked for in what was changed of late (**fresh**), in what is being written to the index (**flushing**),
+//! and in the index's last **snapshot**. These three hold what is durable. Writes of this process that are still queued
+//! lie over them, each with the receipt that tells what became of it, so that they are read at once and vanish if they
+//! were not kept.
+//!
+//! Nobody waits for a thread that follows: whoever asks first takes in what has become durable since. Once the fresh
+//! layer has grown, a thread is started that writes it to the index and ends. Locks: `writing` before `state`; neither is
+//! held while the disk is waited for, but `writing`, by those who write.
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    ops::Bound,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use bytes::Bytes;
+use counterfoil_storage::{
+    Head, Hlc, Journal, LogId, NodeName, ReadError, Record, Seq, SpaceName,
+    vfs::{Memory, Vfs},
+};
+
+use super::{
+    index::{IndexError, IndexFile, Snapshot, SpaceIndex, Taken, UnreadableRecords},
+    layers::{Layer, OpenIndex, Queued, State},
+    record::{self, Seen},
+    state::{KeyState, Live},
+};
+use crate::{
+    error::{Error, Result},
+    store::lock,
+};
+
+/// Progress is told after so many records.
+const PROGRESS_RECORDS: u64 = 100_000;
+
+/// Length and name of the collection, and the key: what keys of all collections of a space are sorted by.
+pub(crate) type FullKey = Box<[u8]>;
+
+/// What all keys of a collection begin with.
+pub(crate) fn prefix_of(collection: &str) -> Vec<u8> {
+    [&[collection.len() as u8], collection.as_bytes()].concat()
+}
+
+pub(super) fn full_key(collection: &str, key: &[u8]) -> FullKey {
+    [&[collection.len() as u8], collection.as_bytes(), key].concat().into()
+}
+
+/// How the index is built: told to who opens the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexProgress {
+    /// The space.
+    pub space: SpaceName,
+    /// Records read so far.
+    pub records: u64,
+    /// Records to be read in all.
+    pub records_in_all: u64,
+}
+
+/// What is told of the building of an index.
+pub(crate) type OnProgress = Arc<dyn Fn(&IndexProgress) + Send + Sync>;
+
+/// The collections of one space.
+pub(crate) struct Engine {
+    /// Held from the look at a key until what was made of it is queued.
+    writing: Mutex<()>,
+    /// Dropped before the journal, whose lock guards the index's file too.
+    state: Mutex<State>,
+    journal: Journal,
+    space: SpaceName,
+    vfs: Arc<dyn Vfs>,
+    /// The fresh layer is written to the index once it is as large.
+    layer_bytes_max: usize,
+    is_read_only: bool,
+    /// Whether the fresh layer is written by a thread, or by whoever finds it too large.
+    background: bool,
+    on_progress: Option<OnProgress>,
+    /// Told when a layer has been written.
+    flushed: Condvar,
+}
+
+/// A version with its value as bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct RawVersion {
+    pub(crate) log: LogId,
+    pub(crate) seq: Seq,
+    pub(crate) time: Hlc,
+    pub(crate) happened_unix_ms: Option<i64>,
+    /// With the envelope; `None` if it deletes.
+    pub(crate) value: Option<Bytes>,
+    /// The last version in each log that it supersedes.
+    pub(crate) supersedes: Vec<(LogId, Seq)>,
+}
+
+impl RawVersion {
+    /// What a write in a record makes.
+    pub(crate) fn of(record: &Record, log: LogId, write: &record::Write<'_>) -> Self {
+        let own = write.own.map(|seq| (log, seq));
+        Self {
+            log,
+            seq: record.seq,
+            time: record.time,
+            happened_unix_ms: record.attributes.happened_unix_ms,
+            value: write.value.map(|value| record.body.slice_ref(value)),
+            supersedes: own.into_iter().chain(write.others.iter().map(|seen| (seen.log, seen.seq))).collect(),
+        }
+    }
+}
+
+/// Versions that are here, and places of those that are not.
+pub(crate) type RawHistory = (Vec<RawVersion>, Vec<(LogId, Seq)>);
+
+/// A write to be made.
+pub(crate) struct NewWrite {
+    pub(crate) collection: SpaceName,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Vec<u8>>,
+    /// The versions that must be the live ones, if that matters.
+    pub(crate) expected: Option<Vec<(LogId, Seq)>>,
+}
+
+/// How collections are kept.
+#[derive(Clone)]
+pub(crate) struct EngineOptions {
+    pub(crate) bytes_max: usize,
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) is_read_only: bool,
+    pub(crate) background: bool,
+    pub(crate) on_progress: Option<OnProgress>,
+}
+
+impl EngineOptions {
+    /// The part of the memory that the index's file may take for its pages.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.bytes_max / 2
+    }
+
+    /// Opens the index file of a store.
+    pub(crate) fn open_file(&self, journal: &Journal) -> Result<Arc<IndexFile>, IndexError> {
+        let store = journal.identity().store;
+        let dir = journal.dir();
+        if self.is_read_only {
+            // The writer beside has the file; and nothing is changed here.
+            return IndexFile::open(&Memory::default(), dir, store, self.cache_bytes()).map(Arc::new);
+        }
+        IndexFile::open(&*self.vfs, dir, store, self.cache_bytes()).map(Arc::new)
+    }
+}
+
+impl Engine {
+    /// Opens the collections of a space and takes in what the index has not seen.
+    pub(crate) fn open(
+        journal: Journal,
+        space: SpaceName,
+        file: Arc<IndexFile>,
+        options: &EngineOptions,
+    ) -> Result<Arc<Self>> {
+        let index = Arc::new(SpaceIndex::new(file, space.clone()));
+        let watch = journal.watch(Some(&space));
+        let (mut taken, mut snapshot) = index.load().or_else(|error| {
+            tracing::warn!(%space, %error, "the index of collections is made anew");
+            index.clear()?;
+            index.load()
+        })?;
+        if let Some(log) = not_of_this_history(&journal, &taken)? {
+            tracing::warn!(%space, %log, "the index of collections has seen another history: it is made anew");
+            index.clear()?;
+            (taken, snapshot) = index.load()?;
+        }
+        let engine = Arc::new(Self {
+            journal,
+            space,
+            vfs: Arc::clone(&options.vfs),
+            // One such layer may be written while the next grows.
+            layer_bytes_max: options.bytes_max / 4,
+            is_read_only: options.is_read_only,
+            background: options.background && !options.is_read_only,
+            on_progress: options.on_progress.clone(),
+            writing: Mutex::new(()),
+            state: Mutex::new(State {
+                watch,
+                index: Some(OpenIndex { space: index, snapshot }),
+                taken,
+                fresh: Layer::default(),
+                flushing: None,
+                queued: BTreeMap::new(),
+                own: None,
+                is_behind: false,
+                is_index_lost: false,
+            }),
+            flushed: Condvar::new(),
+        });
+        let state = engine.retry_gaps(lock(&engine.state))?;
+        drop(engine.take_all(state)?);
+        Ok(engine)
+    }
+
+    /// Writes what has been taken in to the index and gives its file back.
+    pub(crate) fn close(self: &Arc<Self>) {
+        let state = lock(&self.state);
+        // What can't be read is read again when the store is next opened.
+        let Ok(state) = self.caught_up(state) else { return };
+        let mut state = self.wait_flushed(state);
+        if !state.fresh.states.is_empty() && !self.is_read_only && !state.is_index_lost {
+            state = self.flush(state, false);
+        }
+        state.index = None;
+    }
+
+    /// The state, with all that is durable taken in.
+    fn caught_up<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
+        if !state.watch.take_change() && !state.is_behind {
+            return Ok(state);
+        }
+        state.is_behind = true;
+        let mut state = self.take_all(state)?;
+        state.is_behind = false;
+        Ok(state)
+    }
+
+    fn take_all<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
+        let logs = self.journal.logs(Some(&self.space));
+        let length = |head: Option<&Head>| head.map_or(0, |head| head.next_seq.0);
+        let news = |info: &counterfoil_storage::LogInfo, state: &State| {
+            info.durable.next_seq.0.saturating_sub(length(state.taken.heads.get(&info.id)))
+        };
+        let identity = self.journal.identity();
+        let is_own = |info: &&counterfoil_storage::LogInfo| {
+            info.genesis.node == identity.node && info.genesis.nonce == *identity.incarnation.as_bytes()
+        };
+        state.own = logs.iter().find(is_own).map(|info| (info.id, info.durable.next_seq));
+        let mut progress = Progress::new(self, logs.iter().map(|info| news(info, &state)).sum());
+        for info in &logs {
+            if news(info, &state) > 0 {
+                state = self.take_log(state, info.id, info.durable, &mut progress)?;
+            }
+        }
+        Ok(state)
+    }
+
+    /// Takes in a log up to where it durably ends.
+    fn take_log<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        log: LogId,
+        end: Head,
+        progress: &mut Progress<'_>,
+    ) -> Result<MutexGuard<'a, State>> {
+        let from = state.taken.heads.get(&log).map_or(Seq::ZERO, |head| head.next_seq);
+        let mut next = from;
+        let mut batches = self.journal.read(log, from);
+        while next < end.next_seq {
+            match batches.next() {
+                Some(Ok(batch)) => {
+                    state.take_batch(&batch, next)?;
+                    next = batch.next_seq();
+                    state.taken.heads.insert(log, batch.head());
+                    progress.advance(batch.header().record_count.into());
+                }
+                Some(Err(error)) => match missing_range(&error) {
+                    Some((first_seq, next_seq)) => {
+                        state.taken.gaps.insert((log, first_seq), next_seq);
+                        next = next_seq;
+                    }
+                    None => return Err(error.into()),
+                },
+                None => break,
+            }
+            if state.fresh.bytes > self.layer_bytes_max && !state.is_index_lost {
+                state = self.wait_flushed(state);
+                state = self.flush(state, self.background);
+            }
+        }
+        if next >= end.next_seq && state.taken.heads.get(&log).is_none_or(|head| head.next_seq < next) {
+            // It ends in a gap.
+            state.taken.heads.insert(log, end);
+        }
+        Ok(state)
+    }
+
+    /// Reads again what could not be read: it may have been mended.
+    fn retry_gaps<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
+        let gaps = mem::take(&mut state.taken.gaps);
+        for ((log, first_seq), end) in gaps {
+            let mut next = first_seq;
+            let mut batches = self.journal.read(log, first_seq);
+            while next < end {
+                match batches.next() {
+                    Some(Ok(batch)) => {
+                        state.take_batch(&batch, next)?;
+                        next = batch.next_seq();
+                    }
+                    Some(Err(error)) => match missing_range(&error) {
+                        Some((missing, after)) => {
+                            state.taken.gaps.insert((log, missing.max(first_seq)), after.min(end));
+                            next = after;
+                        }
+                        None => return Err(error.into()),
+                    },
+                    None => {
+                        state.taken.gaps.insert((log, next), end);
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(state)
+    }
+
+    fn wait_flushed<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while state.flushing.is_some() {
+            state = self.flushed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state
+    }
+
+    /// Has the fresh layer written to the index, by a thread or here. Nothing may be being written.
+    fn flush<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>, by_thread: bool) -> MutexGuard<'a, State> {
+        let Some(index) = &state.index else { return state };
+        let (space, numbers) = (Arc::clone(&index.space), index.snapshot.numbers());
+        let layer = Arc::new(mem::take(&mut state.fresh));
+        let taken = state.taken.clone();
+        state.flushing = Some(Arc::clone(&layer));
+        drop(state);
+        let engine = Arc::clone(self);
+        let write = move || {
+            let states = layer.states.iter().map(|(key, state)| (&key[..], state));
+            let written = space.commit(&numbers, states, &taken);
+            // Whoever closes the store waits for the end, and then nothing here may hold the file.
+            drop((layer, space));
+            engine.flush_ended(written);
+        };
+        if by_thread {
+            let spawned = thread::Builder::new().name("counterfoil-index".to_owned()).spawn(write);
+            if let Err(error) = spawned {
+                self.flush_ended(Err(error.into()));
+            }
+        } else {
+            write();
+        }
+        lock(&self.state)
+    }
+
+    fn flush_ended(&self, written: Result<Snapshot, IndexError>) {
+        let mut state = lock(&self.state);
+        match (written, &mut state.index) {
+            (Ok(snapshot), Some(index)) => {
+                index.snapshot = snapshot;
+                state.flushing = None;
+            }
+            (Ok(_), None) => state.flushing = None,
+            (Err(error), _) => {
+                tracing::warn!(space = %self.space, %error, "the index of collections can't be written: it is kept in memory");
+                IndexFile::remove(&*self.vfs, self.journal.dir());
+                state.is_index_lost = true;
+                // Both layers go on being answered from.
+                if let Some(layer) = state.flushing.take() {
+                    let newer = mem::take(&mut state.fresh);
+                    state.fresh.bytes = layer.bytes + newer.bytes;
+                    state.fresh.states = layer.states.clone();
+                    state.fresh.states.extend(newer.states);
+                }
+            }
+        }
+        drop(state);
+        self.flushed.notify_all();
+    }
+
+    /// The versions of a key that are live, with their values; queued ones of this process included.
+    pub(crate) fn versions(self: &Arc<Self>, collection: &str, key: &[u8]) -> Result<Vec<RawVersion>> {
+        let key = full_key(collection, key);
+        let state = self.caught_up(lock(&self.state))?;
+        let live = state.effective(&key)?;
+        let found: Vec<_> = live.live().iter().map(|live| state.queued_version(&key, live).ok_or(*live)).collect();
+        drop(state);
+        let read = |found: Result<RawVersion, Live>| found.or_else(|live| self.read(&key, live.log, live.seq));
+        found.into_iter().map(read).collect()
+    }
+
+    /// Reads a version from its log.
+    fn read(&self, key: &[u8], log: LogId, seq: Seq) -> Result<RawVersion> {
+        let batch = self.journal.read_batch(log, seq)?.ok_or(ReadError::Hole {
+            log,
+            first_seq: seq,
+            next_seq: Seq(seq.0 + 1),
+        })?;
+        let malformed = || counterfoil_storage::BatchError::Records { log, first_seq: batch.first_seq() };
+        let record = batch.body()?.record(seq).ok_or_else(malformed)?;
+        let writes = record::decode(&record.body).map_err(|_| malformed())?;
+        let is_meant = |write: &&record::Write<'_>| *full_key(write.collection, write.key) == *key;
+        let write = writes.iter().find(is_meant).ok_or_else(malformed)?;
+        Ok(RawVersion::of(&record, log, write))
+    }
+
+    /// The node that writes a log.
+    pub(crate) fn node_of(&self, log: LogId) -> NodeName {
+        // A log that is not durable yet is this node's own.
+        let own = || self.journal.identity().node.clone();
+        self.journal.log(log).map_or_else(own, |info| info.genesis.node.clone())
+    }
+
+    /// All versions of a key that are here, in merged order, and places of those that are not.
+    pub(crate) fn history(self: &Arc<Self>, collection: &str, key: &[u8]) -> Result<RawHistory> {
+        if !self.is_read_only {
+            self.journal.commit()?;
+        }
+        let key = full_key(collection, key);
+        let state = self.caught_up(lock(&self.state))?;
+        let seen = state.durable(&key)?.seen().to_vec();
+        drop(state);
+        let (mut versions, mut missing) = (Vec::new(), Vec::new());
+        for Seen { log, seq, .. } in seen {
+            let mut next = Some(seq);
+            while let Some(seq) = next.take() {
+                match self.read(&key, log, seq) {
+                    Ok(version) => {
+                        // Sequence numbers fall at every step, also in what a faulty writer wrote.
+                        next = version
+                            .supersedes
+                            .iter()
+                            .find(|(named, earlier)| *named == log && *earlier < seq)
+                            .map(|(_, seq)| *seq);
+                        versions.push(version);
+                    }
+                    Err(Error::Read(_) | Error::Batch(_)) => missing.push((log, seq)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        versions.sort_unstable_by_key(|version| (version.time, version.log, version.seq));
+        Ok((versions, missing))
+    }
+
+    /// The next keys of a collection, ascending, up to `limit` of them, with the live versions of each; and whether
+    /// there may be more.
+    pub(crate) fn keys(
+        self: &Arc<Self>,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        limit: usize,
+        only_conflicts: bool,
+    ) -> Result<(Vec<(FullKey, KeyState)>, bool)> {
+        let state = self.caught_up(lock(&self.state))?;
+        let mut keys = match &state.index {
+            Some(index) => index.snapshot.keys(range, limit, only_conflicts)?,
+            None => return Err(counterfoil_storage::AppendError::Closed.into()),
+        };
+        let layers = [state.flushing.as_deref(), Some(&state.fresh)].into_iter().flatten();
+        let is_shown = |state: &KeyState| !only_conflicts || state.is_conflict();
+        for layer in layers {
+            let of_layer = layer.states.range::<[u8], _>(range).filter(|(_, state)| is_shown(state));
+            keys.extend(of_layer.take(limit).map(|(key, _)| key.clone()));
+        }
+        keys.extend(state.queued.range::<[u8], _>(range).take(limit).map(|(key, _)| key.clone()));
+        keys.sort_unstable();
+        keys.dedup();
+        let is_more = keys.len() >= limit;
+        keys.truncate(limit);
+        let with_state = |key: FullKey| state.effective(&key).map(|found| (key, found));
+        Ok((keys.into_iter().map(with_state).collect::<Result<_>>()?, is_more))
+    }
+
+    /// Records that are writes to collections and can't be read.
+    pub(crate) fn unreadable(self: &Arc<Self>) -> Result<UnreadableRecords> {
+        Ok(self.caught_up(lock(&self.state))?.taken.unreadable.clone())
+    }
+
+    /// Makes writes, all of them in one record, on top of all versions known here.
+    ///
+    /// `append` is told the body.
+    pub(crate) fn write(
+        self: &Arc<Self>,
+        own: LogId,
+        writes: &[NewWrite],
+        append: impl FnOnce(&[u8]) -> Result<crate::Receipt>,
+        happened_unix_ms: Option<i64>,
+    ) -> Result<crate::Receipt> {
+        let _writing = lock(&self.writing);
+        let state = self.caught_up(lock(&self.state))?;
+        let keys: Vec<_> = writes.iter().map(|write| full_key(write.collection.as_str(), &write.key)).collect();
+        let mut before = Vec::with_capacity(writes.len());
+        for (write, key) in writes.iter().zip(&keys) {
+            let known = state.effective(key)?;
+            if !write.expected.as_ref().is_none_or(|expected| is_as_expected(&known, expected)) {
+                let key = String::from_utf8_lossy(&write.key).into_owned();
+                return Err(Error::Changed { collection: write.collection.to_string(), key });
+            }
+            before.push(known);
+        }
+        drop(state);
+        let encoded = writes.iter().zip(&before).map(|(write, before)| record::Write {
+            collection: write.collection.as_str(),
+            key: &write.key,
+            own: before.last_in(own).map(|seen| seen.seq),
+            others: before.seen().iter().filter(|seen| seen.log != own).copied().collect(),
+            value: write.value.as_deref(),
+        });
+        let body = Bytes::from(record::encode(encoded));
+        let receipt = append(&body)?;
+        let (seq, time) = (receipt.first_seq(), receipt.stored().last_time());
+        let mut state = lock(&self.state);
+        if state.taken.heads.get(&own).is_some_and(|head| head.next_seq > seq) {
+            // It has become durable and was taken in meanwhile.
+            return Ok(receipt);
+        }
+        for ((write, key), mut known) in writes.iter().zip(keys).zip(before) {
+            let seen: Vec<_> = known.seen().iter().map(|seen| Seen { time, ..*seen }).collect();
+            let supersedes = seen.iter().map(|seen| (seen.log, seen.seq)).collect();
+            known.apply(Seen { log: own, seq, prefix: None, time }, seen, write.value.is_none());
+            let value = write.value.clone().map(Bytes::from);
+            let version = RawVersion { log: own, seq, time, happened_unix_ms, value, supersedes };
+            let queued = state.queued.entry(key).or_default();
+            queued.retain(|queued| queued.receipt.is_durable().is_ok());
+            queued.push(Queued { receipt: receipt.stored().clone(), seq, state: known, version });
+        }
+        Ok(receipt)
+    }
+}
+
+/// Whether the live versions of a key are those that were read; a deletion alone is read as nothing.
+fn is_as_expected(known: &KeyState, expected: &[(LogId, Seq)]) -> bool {
+    match (known.live(), expected) {
+        ([only], []) => only.is_deleted,
+        (live, expected) => {
+            live.len() == expected.len() && live.iter().all(|live| expected.contains(&(live.log, live.seq)))
+        }
+    }
+}
+
+/// Tells how far the taking in of many records has come.
+struct Progress<'a> {
+    engine: &'a Engine,
+    records: u64,
+    records_in_all: u64,
+    told: u64,
+}
+
+impl<'a> Progress<'a> {
+    fn new(engine: &'a Engine, records_in_all: u64) -> Self {
+        Self { engine, records: 0, records_in_all, told: 0 }
+    }
+
+    fn advance(&mut self, records: u64) {
+        self.records += records;
+        let is_due = self.records - self.told >= PROGRESS_RECORDS || self.records >= self.records_in_all;
+        if self.records_in_all < PROGRESS_RECORDS || !is_due {
+            return;
+        }
+        self.told = self.records;
+        let Self { records, records_in_all, .. } = *self;
+        tracing::info!(space = %self.engine.space, records, records_in_all, "indexing collections");
+        if let Some(tell) = &self.engine.on_progress {
+            tell(&IndexProgress { space: self.engine.space.clone(), records, records_in_all });
+        }
+    }
+}
+
+/// A log of which the index has seen what is not here: the store lost its end, or is an older copy.
+fn not_of_this_history(journal: &Journal, taken: &Taken) -> Result<Option<LogId>> {
+    for (log, head) in &taken.heads {
+        let info = journal.log(*log);
+        if info.as_ref().is_some_and(|info| info.durable == *head) || head.next_seq == Seq::ZERO {
+            continue;
+        }
+        if info.is_none_or(|info| info.durable.next_seq < head.next_seq) {
+            return Ok(Some(*log));
+        }
+        match journal.read_batch(*log, Seq(head.next_seq.0 - 1)) {
+            Ok(Some(batch)) if batch.head() == *head => {}
+            Err(error) if missing_range(&error).is_some() => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(Some(*log)),
+        }
+    }
+    Ok(None)
+}
+
+/// The range that an error says can't be had; `None` if trying again may help.
+fn missing_range(error: &ReadError) -> Option<(Seq, Seq)> {
+    match error {
+        ReadError::Damaged { first_seq, next_seq, .. } | ReadError::Hole { first_seq, next_seq, .. } => {
+            Some((*first_seq, *next_seq))
+        }
+        _ => None,
+    }
+}
+
+impl From<IndexError> for Error {
+    fn from(error: IndexError) -> Self {
+        Self::Index { what: error.to_string() }
+    }
+}

@@ -1,0 +1,406 @@
+//! The index of collections on disk: derived data, in one file of the store's folder.
+//!
+//! For each space it holds the [state](KeyState) of every key and, in the same transaction, how far each log is taken
+//! in. It is written from what is durable only, so it is never ahead of the store, unless the store lost its end or was
+//! replaced by an older copy: that is found by comparing digests. A file that is missing, damaged, of another format or of
+//! another store is made anew; nothing is lost but the time to read the logs again.
+//!
+//! # Tables
+//!
+//! Names end in `:` and the space's name. Numbers in keys are big-endian, so that they sort; others as in a row.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | 0 | format (4 bytes) and id of the store (16) |
+//! | `logs` | number (4) | log (16): rows name logs by these numbers |
+//! | `taken` | log (16) | how far: length (8) and digest (32) |
+//! | `gaps` | log (16), first sequence number (8) | sequence number after a range that could not be read (8) |
+//! | `unreadable` | log (16), sequence number (8) | version of the record's format, or 0 if it is malformed (1) |
+//! | `keys` | length and name of the collection, key | the state of the key |
+//! | `conflicts` | the same, of keys with several live versions | nothing |
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{self, IoSlice},
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
+
+use counterfoil_storage::{
+    Digest, Head, LogId, Seq, SpaceName, StoreId,
+    vfs::{OpenMode, Vfs, VfsFile},
+};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
+};
+use thiserror::Error;
+
+use super::state::{KeyState, LogNumbers};
+
+/// Counts the changes to what is written here, and to the records it is made of.
+const FORMAT: u32 = 1;
+
+const FILE: &str = "collections.redb";
+
+type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+const META: Table = TableDefinition::new("meta");
+
+/// The index can't be used, which costs time and no record.
+#[derive(Debug, Error)]
+pub(crate) enum IndexError {
+    #[error("{0}")]
+    Redb(Box<redb::Error>),
+    #[error("the file can't be opened: {0}")]
+    File(#[from] io::Error),
+    #[error("a row is damaged")]
+    Row,
+    #[error("it is of another format, or of another store")]
+    Foreign,
+    /// redb trusts its files further than we do.
+    #[error("reading it failed with a panic")]
+    Panicked,
+}
+
+macro_rules! from_redb {
+    ($($name:ident),*) => {$(
+        impl From<redb::$name> for IndexError {
+            fn from(error: redb::$name) -> Self {
+                Self::Redb(Box::new(error.into()))
+            }
+        }
+    )*};
+}
+
+from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
+
+/// Runs what reads a file that may be damaged.
+fn guarded<T>(read: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(IndexError::Panicked))
+}
+
+/// The file, open.
+#[derive(Debug)]
+pub(crate) struct IndexFile {
+    database: Database,
+}
+
+impl IndexFile {
+    /// Opens the store's index, or makes one if there is none that can be used.
+    pub(crate) fn open(vfs: &dyn Vfs, dir: &Path, store: StoreId, cache_bytes: usize) -> Result<Self, IndexError> {
+        let path = dir.join(FILE);
+        match vfs.open(&path, OpenMode::Write) {
+            Ok(file) => match guarded(|| Self::in_file(file, store, cache_bytes)) {
+                Ok(index) => return Ok(index),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "the index of collections is made anew");
+                    vfs.remove(&path)?;
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        Self::in_file(vfs.open(&path, OpenMode::Create)?, store, cache_bytes)
+    }
+
+    /// Forgets the file: it is made anew when the store is next opened.
+    pub(crate) fn remove(vfs: &dyn Vfs, dir: &Path) {
+        if let Err(error) = vfs.remove(&dir.join(FILE)) {
+            tracing::warn!(%error, "the index of collections can't be removed");
+        }
+    }
+
+    fn in_file(file: Arc<dyn VfsFile>, store: StoreId, cache_bytes: usize) -> Result<Self, IndexError> {
+        let is_new = file.len()? == 0;
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(!is_new);
+        let database = builder.create_with_backend(Backend(file))?;
+        let expected = [&FORMAT.to_le_bytes()[..], store.as_bytes()].concat();
+        if is_new {
+            let transaction = database.begin_write()?;
+            transaction.open_table(META)?.insert(&[0][..], &expected[..])?;
+            transaction.commit()?;
+        } else {
+            let found = database.begin_read()?.open_table(META)?.get(&[0][..])?;
+            if found.is_none_or(|found| found.value() != expected) {
+                return Err(IndexError::Foreign);
+            }
+        }
+        Ok(Self { database })
+    }
+}
+
+/// A file of the store's file system, as redb wants it.
+#[derive(Debug)]
+struct Backend(Arc<dyn VfsFile>);
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+        while !out.is_empty() {
+            match self.0.read_at(out, offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    out = &mut out[count..];
+                    offset += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            match self.0.write_at(&[IoSlice::new(data)], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    data = &data[count..];
+                    offset += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A range of a log that could not be read: first sequence number, and the one after.
+pub(crate) type Gaps = BTreeMap<(LogId, Seq), Seq>;
+
+/// Records that are writes to collections and can't be read, with the version of their format (0: malformed).
+pub(crate) type UnreadableRecords = BTreeMap<(LogId, Seq), u8>;
+
+/// What of a space's logs has been taken into the states of its keys.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Taken {
+    pub(crate) heads: BTreeMap<LogId, Head>,
+    pub(crate) gaps: Gaps,
+    pub(crate) unreadable: UnreadableRecords,
+}
+
+/// The logs of a space and their numbers in rows.
+#[derive(Debug, Clone, Default)]
+struct Numbers {
+    logs: Vec<LogId>,
+    by_log: HashMap<LogId, u32>,
+}
+
+impl LogNumbers for Numbers {
+    fn number(&mut self, log: LogId) -> u32 {
+        *self.by_log.entry(log).or_insert_with(|| {
+            self.logs.push(log);
+            self.logs.len() as u32 - 1
+        })
+    }
+}
+
+/// Key and value.
+type Row = (Vec<u8>, Vec<u8>);
+
+/// The part of the index that is about one space.
+#[derive(Debug)]
+pub(crate) struct SpaceIndex {
+    file: Arc<IndexFile>,
+    space: SpaceName,
+}
+
+/// What one commit of a [`SpaceIndex`] holds: a snapshot.
+pub(crate) struct Snapshot {
+    keys: Option<Rows>,
+    conflicts: Option<Rows>,
+    numbers: Numbers,
+}
+
+impl SpaceIndex {
+    pub(crate) fn new(file: Arc<IndexFile>, space: SpaceName) -> Self {
+        Self { file, space }
+    }
+
+    fn table_name(&self, table: &str) -> String {
+        format!("{table}:{}", self.space)
+    }
+
+    /// All rows of a small table.
+    fn rows(&self, table: &str) -> Result<Vec<Row>, IndexError> {
+        let Some(rows) = self.open(table)? else { return Ok(Vec::new()) };
+        let row = |row: Result<_, redb::StorageError>| {
+            let (key, value): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>) = row?;
+            Ok((key.value().to_vec(), value.value().to_vec()))
+        };
+        rows.iter()?.map(row).collect()
+    }
+
+    fn open(&self, table: &str) -> Result<Option<Rows>, IndexError> {
+        let name = self.table_name(table);
+        match self.file.database.begin_read()?.open_table(TableDefinition::new(&name)) {
+            Ok(rows) => Ok(Some(rows)),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What has been taken in, and the snapshot that holds it.
+    pub(crate) fn load(&self) -> Result<(Taken, Snapshot), IndexError> {
+        guarded(|| {
+            let mut taken = Taken::default();
+            for (key, value) in self.rows("taken")? {
+                let (log, head) = parse_head(&key, &value).ok_or(IndexError::Row)?;
+                taken.heads.insert(log, head);
+            }
+            for (key, value) in self.rows("gaps")? {
+                let next_seq = value.try_into().map(u64::from_be_bytes).map_err(|_| IndexError::Row)?;
+                taken.gaps.insert(parse_place(&key).ok_or(IndexError::Row)?, Seq(next_seq));
+            }
+            for (key, value) in self.rows("unreadable")? {
+                let version = *value.first().ok_or(IndexError::Row)?;
+                taken.unreadable.insert(parse_place(&key).ok_or(IndexError::Row)?, version);
+            }
+            let mut numbers = Numbers::default();
+            for (_, log) in self.rows("logs")? {
+                numbers.number(LogId::from_bytes(log.try_into().map_err(|_| IndexError::Row)?));
+            }
+            Ok((taken, self.snapshot(numbers)?))
+        })
+    }
+
+    fn snapshot(&self, numbers: Numbers) -> Result<Snapshot, IndexError> {
+        Ok(Snapshot { keys: self.open("keys")?, conflicts: self.open("conflicts")?, numbers })
+    }
+
+    /// Forgets all about the space.
+    pub(crate) fn clear(&self) -> Result<(), IndexError> {
+        let transaction = self.file.database.begin_write()?;
+        for table in ["taken", "gaps", "unreadable", "logs", "keys", "conflicts"] {
+            let name = self.table_name(table);
+            transaction.delete_table(TableDefinition::<&[u8], &[u8]>::new(&name))?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Replaces the states of keys that have changed since `before`, and what has been taken in, in one transaction.
+    pub(crate) fn commit<'a>(
+        &self,
+        numbers_before: &NumbersBefore,
+        states: impl Iterator<Item = (&'a [u8], &'a KeyState)>,
+        taken: &Taken,
+    ) -> Result<Snapshot, IndexError> {
+        let mut numbers = numbers_before.0.clone();
+        let mut transaction = self.file.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        {
+            let (keys, conflicts) = (self.table_name("keys"), self.table_name("conflicts"));
+            let mut keys = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&keys))?;
+            let mut conflicts = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&conflicts))?;
+            let mut row = Vec::new();
+            for (key, state) in states {
+                row.clear();
+                state.encode(&mut row, &mut numbers);
+                keys.insert(key, &row[..])?;
+                if state.is_conflict() {
+                    conflicts.insert(key, &[][..])?;
+                } else {
+                    conflicts.remove(key)?;
+                }
+            }
+        }
+        let number = |index: usize| (index as u32).to_be_bytes().to_vec();
+        let logs = numbers.logs.iter().enumerate().map(|(index, log)| (number(index), log.as_bytes().to_vec()));
+        let heads = taken.heads.iter().map(|(log, head)| (log.as_bytes().to_vec(), head_bytes(head)));
+        let gaps = taken.gaps.iter().map(|(place, next)| (place_bytes(place), next.0.to_be_bytes().to_vec()));
+        let unreadable = taken.unreadable.iter().map(|(place, version)| (place_bytes(place), vec![*version]));
+        self.replace(&transaction, "logs", logs)?;
+        self.replace(&transaction, "taken", heads)?;
+        self.replace(&transaction, "gaps", gaps)?;
+        self.replace(&transaction, "unreadable", unreadable)?;
+        transaction.commit()?;
+        self.snapshot(numbers)
+    }
+
+    /// Writes a small table anew.
+    fn replace(
+        &self,
+        transaction: &redb::WriteTransaction,
+        table: &str,
+        rows: impl Iterator<Item = Row>,
+    ) -> Result<(), IndexError> {
+        let name = self.table_name(table);
+        transaction.delete_table(TableDefinition::<&[u8], &[u8]>::new(&name))?;
+        let mut table = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name))?;
+        for (key, value) in rows {
+            table.insert(&key[..], &value[..])?;
+        }
+        Ok(())
+    }
+}
+
+/// The numbers that a snapshot's rows use, to go on with.
+pub(crate) struct NumbersBefore(Numbers);
+
+impl Snapshot {
+    pub(crate) fn numbers(&self) -> NumbersBefore {
+        NumbersBefore(self.numbers.clone())
+    }
+
+    /// The state of a key.
+    pub(crate) fn state(&self, key: &[u8]) -> Result<Option<KeyState>, IndexError> {
+        let Some(keys) = &self.keys else { return Ok(None) };
+        guarded(|| match keys.get(key)? {
+            Some(row) => KeyState::decode(row.value(), &self.numbers.logs).map(Some).ok_or(IndexError::Row),
+            None => Ok(None),
+        })
+    }
+
+    /// Up to `limit` keys in a range, or those of them that are in conflict.
+    pub(crate) fn keys(
+        &self,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        limit: usize,
+        only_conflicts: bool,
+    ) -> Result<Vec<Box<[u8]>>, IndexError> {
+        let Some(keys) = (if only_conflicts { &self.conflicts } else { &self.keys }) else { return Ok(Vec::new()) };
+        guarded(|| {
+            let key = |row: Result<(redb::AccessGuard<'_, &[u8]>, _), redb::StorageError>| {
+                let (key, _): (_, redb::AccessGuard<'_, &[u8]>) = row?;
+                Ok(key.value().into())
+            };
+            keys.range::<&[u8]>(range)?.take(limit).map(key).collect()
+        })
+    }
+}
+
+fn parse_place(bytes: &[u8]) -> Option<(LogId, Seq)> {
+    let (log, seq) = bytes.split_first_chunk()?;
+    Some((LogId::from_bytes(*log), Seq(u64::from_be_bytes(seq.try_into().ok()?))))
+}
+
+fn place_bytes((log, seq): &(LogId, Seq)) -> Vec<u8> {
+    [&log.as_bytes()[..], &seq.0.to_be_bytes()].concat()
+}
+
+fn parse_head(log: &[u8], head: &[u8]) -> Option<(LogId, Head)> {
+    let (next_seq, digest) = head.split_first_chunk()?;
+    let head =
+        Head { next_seq: Seq(u64::from_be_bytes(*next_seq)), digest: Digest::from_bytes(digest.try_into().ok()?) };
+    Some((LogId::from_bytes(log.try_into().ok()?), head))
+}
+
+fn head_bytes(head: &Head) -> Vec<u8> {
+    [&head.next_seq.0.to_be_bytes()[..], head.digest.as_bytes()].concat()
+}

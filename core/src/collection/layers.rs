@@ -1,0 +1,153 @@
+//! What is known of the keys of a space, in layers: what changed of late, what is being written to the index, the index, and
+//! over them what this process has queued.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use counterfoil_storage::{AppendError, Batch, LogId, Receipt, Seq, Watch};
+
+use super::{
+    engine::{FullKey, RawVersion, full_key},
+    index::{Snapshot, SpaceIndex, Taken},
+    record::{self, Prefix, Seen, Unreadable},
+    state::{KeyState, Live},
+};
+use crate::{error::Result, read::COLLECTION};
+
+/// About what an entry of a layer takes besides its key, in bytes.
+const ENTRY_BYTES: usize = 240;
+
+pub(super) struct State {
+    pub(super) watch: Watch,
+    /// `None` once the store is closed.
+    pub(super) index: Option<OpenIndex>,
+    pub(super) taken: Taken,
+    pub(super) fresh: Layer,
+    pub(super) flushing: Option<Arc<Layer>>,
+    pub(super) queued: BTreeMap<FullKey, Vec<Queued>>,
+    /// The log that this life of this node writes, and where it durably ended when logs were last taken in.
+    pub(super) own: Option<(LogId, Seq)>,
+    /// Taking in was begun and did not end.
+    pub(super) is_behind: bool,
+    /// The index could not be written: what has changed since stays in memory.
+    pub(super) is_index_lost: bool,
+}
+
+pub(super) struct OpenIndex {
+    pub(super) snapshot: Snapshot,
+    pub(super) space: Arc<SpaceIndex>,
+}
+
+/// States that have changed.
+#[derive(Default)]
+pub(super) struct Layer {
+    pub(super) states: BTreeMap<FullKey, KeyState>,
+    pub(super) bytes: usize,
+}
+
+/// A write of this process that is not taken in yet.
+pub(super) struct Queued {
+    pub(super) receipt: Receipt,
+    pub(super) seq: Seq,
+    /// Of its key, with the write.
+    pub(super) state: KeyState,
+    pub(super) version: RawVersion,
+}
+
+impl State {
+    /// Takes in the records of a batch from a sequence number on.
+    pub(super) fn take_batch(&mut self, batch: &Batch, from: Seq) -> Result<()> {
+        let Ok(body) = batch.body() else {
+            self.taken.gaps.insert((batch.log(), batch.first_seq()), batch.next_seq());
+            return Ok(());
+        };
+        let prefix = Prefix::of(&batch.digest());
+        for record in body.record_refs() {
+            let Ok(record) = record else {
+                self.taken.unreadable.insert((batch.log(), batch.first_seq()), 0);
+                break;
+            };
+            if record.attributes.kind != COLLECTION || record.seq < from {
+                continue;
+            }
+            let place = Seen { log: batch.log(), seq: record.seq, prefix: Some(prefix), time: record.time };
+            match record::decode(record.body) {
+                Ok(writes) => writes.into_iter().try_for_each(|write| self.take_write(place, &write))?,
+                Err(unreadable) => {
+                    let version = match unreadable {
+                        Unreadable::Version(version) => version,
+                        Unreadable::Malformed => 0,
+                    };
+                    tracing::warn!(log = %place.log, seq = %place.seq, version, "a write to collections can't be read: it is kept");
+                    self.taken.unreadable.insert((place.log, place.seq), version);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_write(&mut self, place: Seen, write: &record::Write<'_>) -> Result<()> {
+        let key = full_key(write.collection, write.key);
+        let mut known = match self.fresh.states.remove(&key) {
+            Some(known) => known,
+            None => {
+                self.fresh.bytes += key.len() + ENTRY_BYTES;
+                self.durable(&key)?
+            }
+        };
+        // A record comes after what it supersedes in its own log.
+        let own = write.own.filter(|seq| *seq < place.seq).map(|seq| Seen { seq, prefix: None, ..place });
+        let others = write.others.iter().filter(|seen| !is_of_other_history(seen, &known, self));
+        let supersedes: Vec<_> =
+            own.into_iter().chain(others.copied()).map(|seen| Seen { time: place.time, ..seen }).collect();
+        known.apply(place, supersedes, write.value.is_none());
+        if let Some(queued) = self.queued.get_mut(&key) {
+            queued.retain(|queued| queued.version.log != place.log || queued.seq > place.seq);
+            if queued.is_empty() {
+                self.queued.remove(&key);
+            }
+        }
+        self.fresh.states.insert(key, known);
+        Ok(())
+    }
+
+    /// The state of a key by what is durable.
+    pub(super) fn durable(&self, key: &[u8]) -> Result<KeyState> {
+        let in_layers = self.fresh.states.get(key).or_else(|| self.flushing.as_ref()?.states.get(key));
+        if let Some(state) = in_layers {
+            return Ok(state.clone());
+        }
+        let index = self.index.as_ref().ok_or(AppendError::Closed)?;
+        Ok(index.snapshot.state(key)?.unwrap_or_default())
+    }
+
+    /// The state of a key with what this process has queued.
+    pub(super) fn effective(&self, key: &[u8]) -> Result<KeyState> {
+        let mut state = self.durable(key)?;
+        if let Some(queued) = self.last_queued(key) {
+            state.join(&queued.state);
+        }
+        Ok(state)
+    }
+
+    /// The last write that is queued and has not failed.
+    pub(super) fn last_queued(&self, key: &[u8]) -> Option<&Queued> {
+        self.queued.get(key)?.iter().rev().find(|queued| queued.receipt.is_durable().is_ok())
+    }
+
+    pub(super) fn queued_version(&self, key: &[u8], live: &Live) -> Option<RawVersion> {
+        let version = &self.last_queued(key)?.version;
+        ((version.log, version.seq) == (live.log, live.seq)).then(|| version.clone())
+    }
+}
+
+/// Whether what a write names is here as far, and is no version of the key: it means another history of the log. This node's own
+/// log is here to its end.
+fn is_of_other_history(seen: &Seen, known: &KeyState, state: &State) -> bool {
+    let (heads, gaps) = (&state.taken.heads, &state.taken.gaps);
+    let is_beyond_own_end = state.own.is_some_and(|(log, end)| log == seen.log && end <= seen.seq);
+    let is_here = heads.get(&seen.log).is_some_and(|head| head.next_seq > seen.seq);
+    let gap = gaps.range(..=(seen.log, seen.seq)).next_back();
+    let is_in_gap = gap.is_some_and(|((log, _), next)| *log == seen.log && *next > seen.seq);
+    let is_version = known.last_in(seen.log).is_some_and(|last| last.seq >= seen.seq);
+    is_beyond_own_end || (is_here && !is_version && !is_in_gap)
+}

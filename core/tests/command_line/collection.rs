@@ -1,0 +1,161 @@
+//! `counterfoil put`, `get`, `delete`, `keys`, `conflicts`, `resolve`, `history`, and `append --collection`.
+
+use std::time::Duration;
+
+use counterfoil::Store;
+use serde_json::Value;
+
+use crate::sandbox::{Ended, Sandbox};
+
+/// With a second store, `other.store`, of the node `other`; both write to the space `shared`.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::with_practice();
+    sandbox.run("init other.store --node other").expect_status(0);
+    sandbox
+}
+
+/// Brings each store what the other wrote.
+fn sync(sandbox: &Sandbox) {
+    let [practice, other] = ["practice.store", "other.store"].map(|name| Store::open(sandbox.path(name)).unwrap());
+    for (from, to) in [(&practice, &other), (&other, &practice)] {
+        let link = from.mirror_in_process(to).spaces(["shared"]).start().unwrap();
+        assert!(link.wait_mirrored(Duration::from_secs(60)));
+        link.stop();
+    }
+    practice.close(Duration::ZERO).unwrap();
+    other.close(Duration::ZERO).unwrap();
+}
+
+fn put(sandbox: &Sandbox, store: &str, key: &str, value: &str) -> String {
+    let words = format!("put {store}.store --space shared --collection c {key}");
+    let ended = sandbox.run_with(&words, value.as_bytes()).expect_status(0);
+    ended.text().trim_end().to_owned()
+}
+
+fn run(sandbox: &Sandbox, command: &str, more: &str) -> Ended {
+    sandbox.run(&format!("{command} practice.store --space shared --collection c {more}"))
+}
+
+fn lines(ended: &Ended) -> Vec<Value> {
+    ended.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_value_is_put_got_and_deleted() {
+    let sandbox = sandbox();
+    let version = put(&sandbox, "practice", "7", "Ann\n");
+    let (log, seq) = version.split_once(':').unwrap();
+    assert_eq!((log.len(), seq), (32, "0"), "LOG:SEQ");
+    let got = run(&sandbox, "get", "7").expect_status(0);
+    assert_eq!((got.text(), got.stderr.as_str()), ("Ann\n", ""), "one LF at the end of the input does not count");
+    let [shown] = &lines(&run(&sandbox, "get", "7 --json").expect_status(0))[..] else { panic!("one line") };
+    assert_eq!(
+        (&shown["log"], &shown["seq"], &shown["node"], &shown["body"]),
+        (&log.into(), &0.into(), &"practice-1".into(), &"Ann".into())
+    );
+    assert!(shown["recorded_at"].as_str().unwrap().ends_with('Z'), "{shown}");
+
+    let nothing = run(&sandbox, "get", "8").expect_status(1);
+    assert_eq!((nothing.text(), nothing.only_error()), ("", "counterfoil: nothing under 8"));
+    assert_eq!(run(&sandbox, "delete", "7").expect_status(0).text(), format!("{log}:1\n"));
+    assert_eq!(run(&sandbox, "get", "7").expect_status(1).text(), "");
+    run(&sandbox, "delete", "7").expect_status(1);
+    let history = lines(&run(&sandbox, "history", "7").expect_status(0));
+    assert_eq!(history.len(), 2);
+    assert_eq!((&history[0]["body"], &history[0]["live"]), (&"Ann".into(), &false.into()));
+    assert_eq!((&history[1]["deleted"], &history[1]["supersedes"]), (&true.into(), &serde_json::json!([version])));
+}
+
+#[test]
+fn keys_are_listed_in_order_from_one_on_up_to_a_number() {
+    let sandbox = sandbox();
+    for key in ["b", "a", "c"] {
+        put(&sandbox, "practice", key, key);
+    }
+    for (words, expected) in [("", "a\nb\nc\n"), ("--from b", "b\nc\n"), ("--limit 2", "a\nb\n"), ("--from d", "")] {
+        assert_eq!(run(&sandbox, "keys", words).expect_status(0).text(), expected, "{words}");
+    }
+}
+
+#[test]
+fn versions_in_conflict_are_shown_and_one_is_taken_or_another_put_in_their_place() {
+    let sandbox = sandbox();
+    assert_eq!(put(&sandbox, "practice", "1", "common").rsplit(':').next(), Some("0"));
+    sync(&sandbox);
+    for key in ["1", "2"] {
+        put(&sandbox, "practice", key, "Ann");
+        put(&sandbox, "other", key, "Bob");
+    }
+    sync(&sandbox);
+    let conflict = run(&sandbox, "get", "1").expect_status(1);
+    let versions = lines(&conflict);
+    let mut bodies: Vec<_> = versions.iter().map(|version| version["body"].as_str().unwrap()).collect();
+    bodies.sort_unstable();
+    assert_eq!(bodies, ["Ann", "Bob"]);
+    assert!(conflict.only_error().contains("2 versions of 1 in conflict"));
+    let listed = lines(&run(&sandbox, "conflicts", "").expect_status(1));
+    assert_eq!(listed.iter().map(|line| &line["key"]).collect::<Vec<_>>(), ["1", "2"]);
+    assert_eq!(listed[0]["versions"], Value::Array(versions.clone()));
+
+    let bob = versions.iter().find(|version| version["body"] == "Bob").unwrap();
+    let id = format!("{}:{}", bob["log"].as_str().unwrap(), bob["seq"]);
+    run(&sandbox, "resolve", &format!("1 --take {id}")).expect_status(0);
+    let words = "resolve practice.store --space shared --collection c 2 --with -";
+    sandbox.run_with(words, b"both\n").expect_status(0);
+    assert_eq!(run(&sandbox, "get", "1").expect_status(0).text(), "Bob\n");
+    assert_eq!(run(&sandbox, "get", "2").expect_status(0).text(), "both\n");
+    assert_eq!(run(&sandbox, "conflicts", "").expect_status(0).text(), "");
+    sync(&sandbox);
+    let there = sandbox.run("get other.store --space shared --collection c 2").expect_status(0);
+    assert_eq!(there.text(), "both\n");
+    let merged = |store: &str| sandbox.cat(&format!("{store} --space shared --merged --json"));
+    assert_eq!(merged("practice.store"), merged("other.store"));
+
+    let error = run(&sandbox, "resolve", &format!("1 --take {id}")).expect_status(2);
+    assert!(error.only_error().contains("does not hold version"), "{}", error.only_error());
+    run(&sandbox, "resolve", "1").expect_status(2);
+    run(&sandbox, "resolve", "1 --take nonsense").expect_status(2);
+}
+
+#[test]
+fn lines_of_json_are_put_under_the_keys_that_they_hold() {
+    let sandbox = sandbox();
+    let words = "append practice.store --space shared --collection c --key-pointer /type --key-pointer /id --ack";
+    let first = "{\"type\":\"Patient\",\"id\":\"7\", \"name\":\"Ann\"}";
+    let input = format!("{first}\n{{\"type\":\"Visit\",\"id\":8}}\n{{\"type\":\"Patient\",\"id\":\"7\"}}\n");
+    let ended = sandbox.run_with(words, input.as_bytes()).expect_status(0);
+    assert_eq!(ended.text(), "ack 0\nack 1\nack 2\n");
+    assert!(ended.stderr.contains("appended 3 records"), "{}", ended.stderr);
+    assert_eq!(run(&sandbox, "keys", "").expect_status(0).text(), "Patient/7\nVisit/8\n");
+    assert_eq!(run(&sandbox, "get", "Patient/7").expect_status(0).text(), "{\"type\":\"Patient\",\"id\":\"7\"}\n");
+    let history = lines(&run(&sandbox, "history", "Patient/7").expect_status(0));
+    assert_eq!(history[0]["body"].as_str(), Some(first), "as it was, byte for byte");
+    let shown = lines(&sandbox.run("cat practice.store --space shared --json --limit 1").expect_status(0));
+    let write = &shown[0]["writes"][0];
+    assert_eq!(
+        (&write["collection"], &write["key"], &write["body"]),
+        (&"c".into(), &"Patient/7".into(), &first.into())
+    );
+    assert_eq!(sandbox.cat("practice.store --space shared"), input.as_bytes());
+
+    let ended =
+        sandbox.run_with(words, b"{\"type\":\"Patient\",\"id\":\"9\"}\n{\"type\":\"Patient\"}\n").expect_status(2);
+    assert!(ended.stderr.contains("line 2 has nothing at /id"), "{}", ended.stderr);
+    assert_eq!(run(&sandbox, "keys", "--from Patient/8 --limit 1").expect_status(0).text(), "Patient/9\n");
+    sandbox.run("append practice.store --collection c").expect_status(2);
+    sandbox.run("append practice.store --collection c --key-pointer id").expect_status(2);
+}
+
+#[test]
+fn what_is_read_beside_a_running_writer_is_what_it_has_made_durable() {
+    let sandbox = sandbox();
+    let mut append = sandbox.start("append practice.store --space shared --collection c --key-pointer /id --ack");
+    for round in 0..3 {
+        append.write(format!("{{\"id\":\"{round}\"}}\n"));
+        assert_eq!(append.read_line(), format!("ack {round}"));
+        let is_there = || (run(&sandbox, "get", &round.to_string()).status == Some(0)).then_some(());
+        crate::sandbox::eventually(is_there).expect("what is proven durable is served");
+    }
+    append.finish().expect_status(0);
+    assert_eq!(run(&sandbox, "keys", "").expect_status(0).text(), "0\n1\n2\n");
+}

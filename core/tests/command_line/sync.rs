@@ -1,0 +1,144 @@
+//! `counterfoil sync`
+
+use crate::sandbox::{Sandbox, eventually};
+
+/// `sync STORE --with …` as the node `name`.
+fn sync(name: &str, address: &str) -> String {
+    format!("sync {name}.store --with hub@{address} --tls tls-{name} --space s")
+}
+
+fn append(sandbox: &Sandbox, name: &str, input: &str) {
+    sandbox.run_with(&format!("append {name}.store --space s"), input.as_bytes()).expect_status(0);
+}
+
+/// All three stores hold the same logs of the space, so many; byte for byte, since a digest stands for a whole history.
+fn assert_equal(sandbox: &Sandbox, logs: usize) {
+    let heads = sandbox.heads("hub.store", "s");
+    assert_eq!(heads.len(), logs);
+    for store in ["a.store", "b.store"] {
+        assert_eq!(sandbox.heads(store, "s"), heads, "{store}");
+    }
+}
+
+#[test]
+fn two_members_that_never_meet_end_equal_through_the_hub() {
+    let sandbox = Sandbox::with_members_and_hub();
+    append(&sandbox, "a", "one\ntwo\n");
+    append(&sandbox, "b", "three\n");
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    for name in ["a", "b", "a"] {
+        let ended = sandbox.run(&format!("{} --once", sync(name, &address))).expect_status(0);
+        assert!(ended.stdout.is_empty());
+    }
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    assert_equal(&sandbox, 2);
+    let lines = String::from_utf8(sandbox.cat("b.store --space s")).unwrap();
+    let mut lines: Vec<_> = lines.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["one", "three", "two"]);
+    for store in ["a.store", "b.store", "hub.store"] {
+        sandbox.run(&format!("verify {store}")).expect_status(0);
+    }
+}
+
+#[test]
+fn a_sync_that_runs_carries_what_comes_both_ways_until_a_signal() {
+    let sandbox = Sandbox::with_members_and_hub();
+    append(&sandbox, "a", "one\n");
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let running = sandbox.start(&sync("a", &address));
+    append(&sandbox, "b", "two\n");
+    sandbox.run(&format!("{} --once", sync("b", &address))).expect_status(0);
+    // Beside the process that writes it, once it is proven durable.
+    eventually(|| (sandbox.heads("a.store", "s").len() == 2).then_some(())).expect("what b gave the hub comes to a");
+    running.signal("TERM");
+    running.finish().expect_status(0);
+    sandbox.run(&format!("{} --once", sync("b", &address))).expect_status(0);
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    assert_equal(&sandbox, 2);
+}
+
+#[test]
+fn a_node_that_was_replaced_by_an_empty_one_gets_its_records_back_and_writes_on() {
+    let sandbox = Sandbox::with_members_and_hub();
+    append(&sandbox, "a", "before\n");
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    sandbox.run(&format!("{} --once", sync("a", &address))).expect_status(0);
+    std::fs::remove_dir_all(sandbox.path("a.store")).unwrap();
+    sandbox.run("init a.store --node a").expect_status(0);
+    sandbox.run(&format!("{} --once", sync("a", &address))).expect_status(0);
+    assert_eq!(sandbox.cat("a.store --space s"), b"before\n");
+    append(&sandbox, "a", "after\n");
+    assert_eq!(sandbox.cat("a.store --space s"), b"before\nafter\n", "the new log continues the old one");
+    for name in ["a", "b"] {
+        sandbox.run(&format!("{} --once", sync(name, &address))).expect_status(0);
+    }
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    assert_equal(&sandbox, 2);
+}
+
+#[test]
+fn sync_once_names_the_right_that_is_missing_and_ends_with_bad_news() {
+    for (rights, what) in [
+        ("\"read\"", "no right to stream this space: grant `write`, or `relay` for logs of others"),
+        (
+            "\"write\"",
+            "not all that hub has of space s is known to be here (hub says: no right to get this space: grant `read`",
+        ),
+    ] {
+        let sandbox = Sandbox::with_members_and_hub();
+        let policy = format!("[[grant]]\nnode = \"a\"\nspace = \"s\"\nrights = [{rights}]\n");
+        sandbox.write("policy.toml", policy);
+        append(&sandbox, "a", "one\n");
+        append(&sandbox, "hub", "two\n");
+        let (_hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+        // Longer than this test waits for a command.
+        let ended = sandbox.run(&format!("{} --once --timeout 1000", sync("a", &address))).expect_status(1);
+        let last = ended.stderr.lines().last().unwrap();
+        assert!(last.contains(what), "{last}");
+    }
+}
+
+#[test]
+fn sync_once_without_the_other_end_says_that_nothing_is_known() {
+    let sandbox = Sandbox::with_members_and_hub();
+    let ended = sandbox.run(&format!("{} --once --timeout 0.5", sync("a", "127.0.0.1:1"))).expect_status(1);
+    let last = ended.stderr.lines().last().unwrap();
+    assert!(last.starts_with("counterfoil: not all that hub has of space s is known to be here (hub@"), "{last}");
+}
+
+#[test]
+fn a_hub_that_serves_syncs_all_that_it_has_and_gets_with_another() {
+    let sandbox = Sandbox::with_members_and_hub();
+    sandbox.run("init far.store --node far").expect_status(0);
+    sandbox.certify("far");
+    sandbox.write("far.toml", "[[grant]]\nnode = \"hub\"\nspace = \"*\"\nrights = [\"read\", \"relay\"]\n");
+    let (far, far_address) = sandbox.serve_as("far", "127.0.0.1:0", "--policy far.toml");
+    let onward = format!("--policy policy.toml --sync-with far@{far_address}");
+    let (hub, address) = sandbox.serve("127.0.0.1:0", &onward);
+    append(&sandbox, "a", "one\n");
+    sandbox.run(&format!("{} --once", sync("a", &address))).expect_status(0);
+    eventually(|| (sandbox.cat_if_there("far.store", "s") == b"one\n").then_some(()))
+        .expect("it goes on to the far hub");
+    for running in [hub, far] {
+        running.signal("TERM");
+        running.finish().expect_status(0);
+    }
+    append(&sandbox, "far", "two\n");
+    let (far, far_address) = sandbox.serve_as("far", "127.0.0.1:0", "--policy far.toml");
+    let onward = format!("--policy policy.toml --sync-with far@{far_address}");
+    let (hub, address) = sandbox.serve("127.0.0.1:0", &onward);
+    // What the far hub has comes the same way back.
+    let synced = || {
+        sandbox.run(&format!("{} --once", sync("a", &address))).expect_status(0);
+        (sandbox.heads("a.store", "s").len() == 2).then_some(())
+    };
+    eventually(synced).expect("it comes from the far hub");
+    for running in [hub, far] {
+        running.signal("TERM");
+        running.finish().expect_status(0);
+    }
+}

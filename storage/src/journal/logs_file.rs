@@ -1,0 +1,138 @@
+//! The logs that were announced in segments which have been freed: a file that stands in for their announcements.
+//!
+//! It is needed where no footer that lists all logs is left, and is read only then. Replaced as a whole before a segment
+//! is freed in which a log was announced that it does not have.
+//!
+//! # Bytes of the file `logs`
+//!
+//! Little-endian, twice, the second copy in the second half of the file:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 4 | magic and version, `CFL1` |
+//! | 4 | number of logs |
+//! | 4 + n each | a genesis: its length, its bytes; ascending by log id |
+//! | 4 | CRC-32 of what is before |
+
+use std::{
+    collections::HashMap,
+    io::{self, IoSlice},
+    path::Path,
+    sync::Arc,
+};
+
+use crate::{
+    field::Fields,
+    genesis::{Genesis, MAX_GENESIS_LEN},
+    ids::LogId,
+    vfs::{OpenMode, Vfs, read_full, write_full},
+};
+
+const LOGS_FILE: &str = "logs";
+const NEW_FILE: &str = "logs.new";
+const MAGIC: [u8; 4] = *b"CFL1";
+
+/// The longest file, in bytes: bounds what is read before a checksum is known to match.
+const FILE_LEN_MAX: u64 = 512 << 20;
+
+/// Replaces the file.
+///
+/// **Durability**: on `Ok` it survives power loss; on `Err` it is as it was or as it should be.
+pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, logs: &HashMap<LogId, Arc<Genesis>>) -> io::Result<()> {
+    let (path, new_path) = (dir.join(LOGS_FILE), dir.join(NEW_FILE));
+    match vfs.remove(&new_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let copy = encode(logs);
+    let file = vfs.open(&new_path, OpenMode::Create)?;
+    write_full(&*file, &mut [IoSlice::new(&copy), IoSlice::new(&copy)], 0)?;
+    file.sync_data()?;
+    vfs.rename(&new_path, &path)?;
+    vfs.sync_dir(dir)
+}
+
+/// Reads the file; `None` if it is missing or both copies are damaged.
+pub(crate) fn read(vfs: &dyn Vfs, dir: &Path) -> io::Result<Option<Vec<Genesis>>> {
+    let file = match vfs.open(&dir.join(LOGS_FILE), OpenMode::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let mut bytes = vec![0; file.len()?.min(FILE_LEN_MAX) as usize];
+    let count = read_full(&*file, &mut bytes, 0)?;
+    bytes.truncate(count);
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    Ok(decode(first).or_else(|| decode(second)))
+}
+
+fn encode(logs: &HashMap<LogId, Arc<Genesis>>) -> Vec<u8> {
+    let mut ordered: Vec<_> = logs.iter().collect();
+    ordered.sort_unstable_by_key(|(log, _)| **log);
+    let mut out = MAGIC.to_vec();
+    out.extend_from_slice(&(ordered.len() as u32).to_le_bytes());
+    for (_, genesis) in ordered {
+        let encoded = genesis.encode();
+        out.extend_from_slice(&(encoded.len() as u32).to_le_bytes());
+        out.extend_from_slice(&encoded);
+    }
+    let crc = crc32fast::hash(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn decode(copy: &[u8]) -> Option<Vec<Genesis>> {
+    let (summed, crc) = copy.split_last_chunk::<4>()?;
+    if crc32fast::hash(summed) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let mut fields = Fields(summed);
+    let magic: [u8; 4] = fields.array()?;
+    let count = fields.u32().filter(|_| magic == MAGIC)?;
+    let mut logs = Vec::new();
+    for _ in 0..count {
+        let len = fields.u32()? as usize;
+        let encoded = fields.bytes(len).filter(|_| len <= MAX_GENESIS_LEN)?;
+        logs.push(Genesis::decode(encoded).ok()?);
+    }
+    fields.0.is_empty().then_some(logs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::{Digest, NodeName, SpaceName},
+        vfs::Memory,
+    };
+
+    fn logs() -> HashMap<LogId, Arc<Genesis>> {
+        let genesis = |nonce| Genesis::new(SpaceName::new("s").unwrap(), NodeName::new("n").unwrap(), [nonce; 16]);
+        (0..3).map(genesis).map(|genesis| (genesis.log_id(), Arc::new(genesis))).collect()
+    }
+
+    #[test]
+    fn the_file_reads_back_and_any_flipped_bit_leaves_the_other_copy() {
+        let (vfs, dir) = (Memory::default(), Path::new("s"));
+        assert_eq!(read(&vfs, dir).unwrap(), None);
+        write(&vfs, dir, &logs()).unwrap();
+        let file = vfs.open(&dir.join(LOGS_FILE), OpenMode::Write).unwrap();
+        let len = file.len().unwrap();
+        for byte in 0..len {
+            let mut old = [0];
+            read_full(&*file, &mut old, byte).unwrap();
+            write_full(&*file, &mut [IoSlice::new(&[old[0] ^ 4])], byte).unwrap();
+            let found = read(&vfs, dir).unwrap().unwrap_or_else(|| panic!("byte {byte}"));
+            let found: HashMap<_, _> = found.into_iter().map(|genesis| (genesis.log_id(), Arc::new(genesis))).collect();
+            assert_eq!(found, logs(), "byte {byte}");
+            write_full(&*file, &mut [IoSlice::new(&old)], byte).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_the_file_are_fixed_for_ever() {
+        assert_eq!(
+            Digest::of(&encode(&logs())).to_string(),
+            "5d77dbd50a1a0656fb9ca8768138abea1fb3c7239161f1b816df74a182d5fb75"
+        );
+    }
+}

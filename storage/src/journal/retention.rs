@@ -1,0 +1,509 @@
+//! Retention: floors of logs, and segments that are freed.
+//!
+//! A log's *floor* is its first record that is kept. It only advances, and always to the beginning of a batch; the digest
+//! that this batch follows is kept with it, so that the chain of what is kept still verifies. Reading below it is
+//! [`ReadError::Trimmed`](super::ReadError::Trimmed). Who advances it, and why, is not this crate's business.
+//!
+//! Space is given back by whole segments, the oldest first. What is left in one above the floors of its logs is copied
+//! forward verbatim, with its arrival numbers (see the module `rewrite`), so that an idle log never pins the journal.
+//!
+//! # The order in which a segment is freed
+//!
+//! 1. What is left in it is written anew, and so are the floors that it alone holds; a later frame proves that flushed.
+//! 2. The genesis of every log that was announced in it goes into the file `logs` (module `logs_file`).
+//! 3. The extent file says which segment is the first one kept. From here on the segment counts as freed.
+//! 4. The file is removed, not used again: who has it open reads on what it was, and nothing else.
+//!
+//! A crash between two steps leaves copies of what is there as well, or a file that opening removes. Nothing is lost by
+//! it, and a batch is served once: where it was rewritten last.
+//!
+//! # What it costs
+//!
+//! A segment is freed when at most half of it has to be copied; or else when the journal holds more bytes that nobody
+//! needs than bytes that are kept. So no more than one byte is copied for each byte given back, in the long run, and the
+//! journal is at most twice as long as what it keeps, and the segments that are not full yet.
+//!
+//! # Bytes of a floor
+//!
+//! Little-endian, an entry of a frame. It is written twice, like an announcement:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | magic and version, `CFT1` |
+//! | 4 | 4 | CRC-32 of bytes 8 to 80 |
+//! | 8 | 16 | log |
+//! | 24 | 8 | first sequence number that is kept |
+//! | 32 | 32 | digest of the batch before it, or of the genesis |
+//! | 64 | 8 | bytes of the batches below it |
+//! | 72 | 8 | time of the last record below it, or a later one in the log |
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::{
+    Journal,
+    commit::Shared,
+    error::{AppendError, DiskError, ReadError},
+    frame::{FrameEntry, FrameKind},
+    identity::Extent,
+    index::{Entry, POSITION_MAX},
+    logs_file,
+    queue::Group,
+    read::{LoadedSegment, Located},
+    rewrite::Rewritten,
+    segment::{self, FRAMES_OFFSET},
+    tail::Tail,
+    view::{LogState, View},
+};
+use crate::{
+    field::Fields,
+    genesis::Genesis,
+    ids::{Digest, Head, LogId, SegmentNumber, Seq},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Hlc,
+};
+
+pub(crate) const FLOOR_MAGIC: [u8; 4] = *b"CFT1";
+const FLOOR_LEN: usize = 80;
+const SUMMED_OFFSET: usize = 8;
+
+/// Bytes copied forward in one frame: few, since appends may have to wait for it.
+const COPIED_AT_ONCE: usize = 256 << 10;
+
+/// Segments are given back at the latest when so many bytes have been copied out of them.
+const COPIED_MAX: u64 = 16 << 20;
+
+/// How many batches are looked up at a time where only their lengths count.
+const COUNTED_AT_ONCE: usize = 4096;
+
+/// Where what is kept of a log begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Floor {
+    pub(crate) head: Head,
+    /// Bytes of all batches below it.
+    pub(crate) bytes: u64,
+}
+
+impl Floor {
+    /// Of a log of which everything is kept.
+    pub(crate) fn of_all(origin: Head) -> Self {
+        Self { head: origin, bytes: 0 }
+    }
+}
+
+/// A floor as an entry of a frame.
+#[derive(Debug, Clone)]
+pub(crate) struct FloorEntry {
+    pub(crate) log: LogId,
+    pub(crate) floor: Floor,
+    /// No record below the floor is younger.
+    pub(crate) time: Hlc,
+    bytes: Bytes,
+}
+
+impl FloorEntry {
+    pub(crate) fn new(log: LogId, floor: Floor, time: Hlc) -> Self {
+        let mut bytes = Vec::with_capacity(FLOOR_LEN);
+        bytes.extend_from_slice(&FLOOR_MAGIC);
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(log.as_bytes());
+        bytes.extend_from_slice(&floor.head.next_seq.0.to_le_bytes());
+        bytes.extend_from_slice(floor.head.digest.as_bytes());
+        bytes.extend_from_slice(&floor.bytes.to_le_bytes());
+        bytes.extend_from_slice(&time.to_bits().to_le_bytes());
+        let crc = crc32fast::hash(&bytes[SUMMED_OFFSET..]);
+        bytes[4..SUMMED_OFFSET].copy_from_slice(&crc.to_le_bytes());
+        Self { log, floor, time, bytes: bytes.into() }
+    }
+
+    /// Its stored bytes.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    pub(crate) fn crc(&self) -> u32 {
+        crc32fast::hash(&self.bytes[SUMMED_OFFSET..])
+    }
+
+    /// Splits an entry off the front of `bytes`, verifying its checksum.
+    pub(crate) fn split(bytes: &mut Bytes) -> Result<Self, &'static str> {
+        let entry = bytes.get(..FLOOR_LEN).and_then(Self::decode).ok_or("a floor is damaged")?;
+        *bytes = bytes.slice(FLOOR_LEN..);
+        Ok(entry)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let magic: [u8; 4] = fields.array()?;
+        if magic != FLOOR_MAGIC || fields.u32()? != crc32fast::hash(fields.0) {
+            return None;
+        }
+        let log = LogId::from_bytes(fields.array()?);
+        let next_seq = Seq(fields.u64().filter(|seq| *seq < POSITION_MAX)?);
+        let digest = Digest::from_bytes(fields.array()?);
+        let below = fields.u64().filter(|bytes| *bytes < POSITION_MAX)?;
+        let time = Hlc::from_bits(fields.u64()?);
+        let floor = Floor { head: Head { next_seq, digest }, bytes: below };
+        Some(Self { log, floor, time, bytes: Bytes::copy_from_slice(bytes) })
+    }
+}
+
+/// What retention and those who read meanwhile share.
+#[derive(Debug, Default)]
+pub(crate) struct Retention {
+    turn: Mutex<()>,
+    changes: AtomicU64,
+}
+
+impl Retention {
+    /// Floors are advanced, and segments freed, by one at a time.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often records have gone from where they were. Who is about to read asks before, and again should something
+    /// not be where it was said to be.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Records have gone from where they were. Called while the view that says so is held.
+    pub(crate) fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// A floor could not be advanced, or segments not be freed. What was done before stands.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum TrimError {
+    /// Nothing can be written; see there.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// What decides where a batch begins, or has to be copied forward, can't be read. It stays where it is, and so does
+    /// all that came later, until it is mended or is below the floor.
+    #[error("space can't be given back: {0}")]
+    Read(#[from] ReadError),
+    /// An operation on the store's files failed.
+    #[error("giving back space failed: {0}")]
+    Disk(#[from] DiskError),
+}
+
+/// What [`Journal::free`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Freed {
+    /// Segments given back.
+    pub segments: u64,
+    /// Bytes of frames in them.
+    pub bytes: u64,
+    /// Bytes of batches that were copied forward out of them.
+    pub copied_bytes: u64,
+}
+
+impl Journal {
+    /// Advances the floors of logs: what comes before the record named of each is kept no more. A batch of which a part
+    /// is kept is kept whole, and a floor never goes back. Where the floors are then, in the same order.
+    ///
+    /// The space is given back by [`free`](Self::free).
+    ///
+    /// **Durability**: on `Ok` the floors survive power loss. On `Err` each is where it was, or where it should be.
+    ///
+    /// # Errors
+    ///
+    /// A log is not known; the batch in which a floor would lie can't be read; nothing can be written.
+    pub fn trim(&self, floors: &[(LogId, Seq)]) -> Result<Vec<Seq>, TrimError> {
+        self.shared.trim(floors)
+    }
+
+    /// Gives back the space of segments, the oldest first, of which little or nothing is kept; that is copied forward.
+    /// Appends and reads go on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Something that is kept and would have to be copied can't be read: it stays where it is. Or nothing can be written.
+    pub fn free(&self) -> Result<Freed, TrimError> {
+        // Nothing is mended in a segment that is given back.
+        let _mending = self.shared.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.free()
+    }
+}
+
+impl Shared {
+    fn trim(self: &Arc<Self>, floors: &[(LogId, Seq)]) -> Result<Vec<Seq>, TrimError> {
+        if self.options.read_only {
+            return Err(AppendError::ReadOnly.into());
+        }
+        let _one_at_a_time = self.retention.turn();
+        let mut entries = Vec::new();
+        let mut reached = Vec::with_capacity(floors.len());
+        for (log, wanted) in floors {
+            let entry = self.floor_at(*log, *wanted)?;
+            reached.push(match &entry {
+                Ok(entry) => entry.floor.head.next_seq,
+                Err(floor) => *floor,
+            });
+            entries.extend(entry);
+        }
+        if !entries.is_empty() {
+            self.write_floors(entries)?;
+            let _view = self.view_mut();
+            self.retention.note_change();
+        }
+        Ok(reached)
+    }
+
+    /// The floor of a log that keeps `wanted`; as the error where it is already, if it would not advance.
+    fn floor_at(self: &Arc<Self>, log: LogId, wanted: Seq) -> Result<Result<FloorEntry, Seq>, TrimError> {
+        let state = self.view().log(log).cloned().ok_or(AppendError::UnknownLog { log })?;
+        let (floor, head) = (state.row.floor, state.row.head);
+        if wanted <= floor.head.next_seq {
+            return Ok(Err(floor.head.next_seq));
+        }
+        let at = if wanted >= head.next_seq {
+            head
+        } else {
+            match self.read_batch(log, wanted)? {
+                Some(batch) => Head { next_seq: batch.first_seq(), digest: batch.header().previous },
+                None => head,
+            }
+        };
+        if at.next_seq <= floor.head.next_seq {
+            return Ok(Err(floor.head.next_seq));
+        }
+        let bytes = floor.bytes + self.bytes_between(log, floor.head.next_seq, at.next_seq)?;
+        let time = if at == head {
+            // Nothing that is kept tells the log's time any more.
+            self.last_time(&state)
+        } else {
+            state.row.last_time
+        };
+        Ok(Ok(FloorEntry::new(log, Floor { head: at, bytes }, time)))
+    }
+
+    /// The time of a log's last record, as far as it can be told.
+    fn last_time(self: &Arc<Self>, state: &LogState) -> Hlc {
+        let last = state.row.head.next_seq.0.checked_sub(1);
+        let batch = last.and_then(|last| self.read_batch(state.id, Seq(last)).ok().flatten());
+        let record = batch.and_then(|batch| batch.records().flatten().last());
+        record.map_or(state.row.last_time, |record| record.time.max(state.row.last_time))
+    }
+
+    /// Bytes of the batches of a log in a range, as far as they can be found.
+    fn bytes_between(&self, log: LogId, from: Seq, to: Seq) -> Result<u64, ReadError> {
+        let (mut next, mut bytes) = (from, 0);
+        while next < to {
+            match self.locate(log, next, COUNTED_AT_ONCE)? {
+                Located::End | Located::Trimmed { .. } => break,
+                Located::Hole { resumes_at } => next = resumes_at,
+                Located::Extract(extract) => {
+                    for listed in extract.entries {
+                        if listed.entry.next_seq() <= to {
+                            bytes += u64::from(listed.entry.len);
+                        }
+                        next = listed.entry.next_seq();
+                    }
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn write_floors(&self, entries: Vec<FloorEntry>) -> Result<(), TrimError> {
+        let entries = entries.into_iter().flat_map(|entry| [entry.clone(), entry]);
+        let entries: Vec<_> = entries.map(|entry| (entry.log, FrameEntry::Floor(Box::new(entry)))).collect();
+        self.write_out_of_order(entries)
+    }
+
+    /// Has entries written that leave the heads of their logs as they are, and waits until they are durable.
+    fn write_out_of_order(&self, entries: Vec<(LogId, FrameEntry)>) -> Result<(), TrimError> {
+        let group: Arc<Group> = self.queue_out_of_order(entries)?;
+        self.wait_for(&group, None).unwrap_or(Ok(()))?;
+        Ok(())
+    }
+
+    fn free(&self) -> Result<Freed, TrimError> {
+        if self.options.read_only {
+            return Err(AppendError::ReadOnly.into());
+        }
+        let _one_at_a_time = self.retention.turn();
+        let mut freed = Freed::default();
+        // What is sealed meanwhile is for the next call.
+        let numbers: Vec<_> = self.view_without_digests().sealed.iter().map(|segment| segment.number).collect();
+        let mut emptied = None;
+        let mut copied_bytes = 0;
+        let mut failure = None;
+        for number in numbers {
+            match self.empty(number, copied_bytes) {
+                Ok(Some(copied)) => copied_bytes += copied,
+                Ok(None) => break,
+                // What is emptied already can be given back all the same.
+                Err(error @ TrimError::Read(_)) => {
+                    failure = Some(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+            emptied = Some(number);
+            if copied_bytes >= COPIED_MAX {
+                self.give_back(emptied.take(), &mut freed)?;
+                freed.copied_bytes += std::mem::take(&mut copied_bytes);
+            }
+        }
+        self.give_back(emptied, &mut freed)?;
+        freed.copied_bytes += copied_bytes;
+        failure.map_or(Ok(freed), Err)
+    }
+
+    /// Copies forward what is kept of a segment, if it is to be freed; how many bytes that were. `copied_before` have been
+    /// copied out of segments that are not given back yet.
+    fn empty(&self, number: SegmentNumber, copied_before: u64) -> Result<Option<u64>, TrimError> {
+        let sealed = self.view_without_digests().sealed_segment(number).cloned();
+        // One that has no footer yet is about to get it.
+        let Some(sealed) = sealed.filter(|sealed| sealed.pinned.is_none()) else { return Ok(None) };
+        let loaded = self.load(&sealed)?;
+        let left = self.view_without_digests().left_in(&loaded);
+        let left_bytes: u64 = left.iter().map(|(_, entry)| u64::from(entry.len)).sum();
+        let is_cheap = left_bytes.saturating_mul(2) <= sealed.end;
+        if !is_cheap && !self.view_without_digests().is_mostly_garbage(copied_before) {
+            return Ok(None);
+        }
+        self.copy_forward(&loaded, &left)?;
+        Ok(Some(left_bytes))
+    }
+
+    fn copy_forward(&self, loaded: &LoadedSegment, left: &[(LogId, Entry)]) -> Result<(), TrimError> {
+        let mut chunk: Vec<(LogId, FrameEntry)> = Vec::new();
+        let mut bytes = 0;
+        for (log, entry) in left {
+            let batch = self.read_one(&*loaded.file, loaded.number, *log, entry)?;
+            bytes += batch.bytes().len();
+            chunk.push((*log, FrameEntry::Rewritten(Box::new(Rewritten::relocated(batch, entry.arrival)))));
+            if bytes >= COPIED_AT_ONCE {
+                self.write_out_of_order(std::mem::take(&mut chunk))?;
+                bytes = 0;
+            }
+        }
+        if chunk.is_empty() { Ok(()) } else { self.write_out_of_order(chunk) }
+    }
+
+    /// Gives back all segments up to `last`, of which nothing is needed any more.
+    fn give_back(&self, last: Option<SegmentNumber>, freed: &mut Freed) -> Result<(), TrimError> {
+        let Some(last) = last else { return Ok(()) };
+        let first_kept = SegmentNumber(last.0 + 1);
+        let floors = self.view_without_digests().floors_before(first_kept);
+        if !floors.is_empty() {
+            self.write_floors(floors)?;
+        }
+        self.cover()?;
+        let vfs = &*self.options.vfs;
+        let (known, active) = {
+            let view = self.view_without_digests();
+            let active = view.active.as_ref().map_or(first_kept, |active| active.number);
+            (view.announced_before(first_kept), active)
+        };
+        if let Some(known) = known {
+            logs_file::write(vfs, &self.dir, &known).map_err(DiskError::from)?;
+        }
+        let extent = Extent { segment: active, end: FRAMES_OFFSET };
+        let Some(raising) = self.with_tail(|tail| tail.raising.clone()) else { return Ok(()) };
+        extent.raise_first(first_kept, &raising, vfs, &self.dir).map_err(DiskError::from)?;
+        let gone = {
+            let mut view = self.view_mut();
+            let gone = view.free(first_kept);
+            self.retention.note_change();
+            gone
+        };
+        self.cache().remove_before(first_kept);
+        for segment in gone {
+            freed.segments += 1;
+            freed.bytes += segment.end;
+            // It counts as freed whether this succeeds or not: opening removes what is left.
+            if let Err(error) = vfs.remove(&segment::path(&self.dir, segment.number)) {
+                tracing::warn!(segment = %segment.number, %error, "removing a freed segment failed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a frame is written after those that are durable now, so that no damage to the last one can undo them.
+    fn cover(&self) -> Result<(), AppendError> {
+        let look = |tail: &Tail| (tail.next_commit, tail.uncovered);
+        let tail = || self.with_tail(look);
+        let Some((reached, _)) = tail() else { return Ok(()) };
+        while let Some((next, uncovered)) = tail() {
+            if !uncovered || next > reached {
+                return Ok(());
+            }
+            let queue = self.queue();
+            if let Some(refusal) = queue.refusal() {
+                return Err(refusal);
+            }
+            // What is being written, or is about to be, will do as well.
+            let group = match &queue.in_flight {
+                Some(in_flight) => Some(Arc::clone(in_flight)),
+                None => (!queue.is_empty()).then(|| Arc::clone(&queue.filling)),
+            };
+            drop(queue);
+            match group {
+                Some(group) => self.wait_for(&group, None).unwrap_or(Ok(()))?,
+                None => {
+                    self.mark(FrameKind::Mark)?;
+                    if tail().is_some_and(|(next, _)| next == reached) && self.queue().in_flight.is_none() {
+                        // It found no space.
+                        return Err(AppendError::StorageFull);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl View {
+    /// The batches of a segment that are kept and read there.
+    fn left_in(&self, loaded: &LoadedSegment) -> Vec<(LogId, Entry)> {
+        let is_left = |(log, entry): &(LogId, Entry), is_rewritten: bool| {
+            let Some(state) = self.log(*log) else { return false };
+            let segment = state.row.rewrites.segment_of(entry.first_seq);
+            let is_here = if is_rewritten { segment == Some(loaded.number) } else { segment.is_none() };
+            is_here && entry.next_seq() > state.row.floor.head.next_seq
+        };
+        let in_order = loaded.index.entries().filter(|entry| is_left(entry, false));
+        let rewritten = loaded.index.rewritten().map(|(log, entry)| (log, *entry));
+        in_order.chain(rewritten.filter(|entry| is_left(entry, true))).collect()
+    }
+
+    /// Whether the journal, without what has been copied and not given back yet, holds more bytes that nobody needs than
+    /// bytes that are kept.
+    fn is_mostly_garbage(&self, copied: u64) -> bool {
+        let sealed: u64 = self.sealed.iter().map(|segment| segment.end).sum();
+        let journal = sealed + self.active.as_ref().map_or(0, |active| active.end);
+        journal.saturating_sub(copied) > self.bytes.saturating_mul(2)
+    }
+
+    /// The floors that are on disk only in segments before `first_kept`.
+    fn floors_before(&self, first_kept: SegmentNumber) -> Vec<FloorEntry> {
+        let is_due = |state: &&LogState| state.row.floor.head.next_seq > Seq::ZERO && state.row.floor_in < first_kept;
+        let entry = |state: &LogState| FloorEntry::new(state.id, state.row.floor, state.row.last_time);
+        self.logs().filter(is_due).map(entry).collect()
+    }
+
+    /// The genesis of each log that was announced before `first_kept`, if the file of those does not have them all.
+    fn announced_before(&self, first_kept: SegmentNumber) -> Option<HashMap<LogId, Arc<Genesis>>> {
+        let is_new = |state: &LogState| (self.first_segment..first_kept).contains(&state.row.announced_in);
+        if self.first_segment > SegmentNumber::ZERO && !self.logs().any(is_new) {
+            return None;
+        }
+        let known = self.logs().filter(|state| state.row.announced_in < first_kept);
+        Some(known.map(|state| (state.id, Arc::clone(&state.row.genesis))).collect())
+    }
+}
