@@ -498,7 +498,10 @@ impl Session {
         };
         let index = log.space;
         if matches!(log.outgoing, Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. }) {
-            self.note_announced(rewind.log);
+            if rewind.head.next_seq > Seq::ZERO {
+                // It has some of it. Of one that it has nothing of it may not know.
+                self.note_announced(rewind.log);
+            }
             self.classify(rewind.log, rewind.head);
             self.check_in_sync(index);
         }

@@ -86,7 +86,10 @@ impl Sealer {
             }
         }
         for slot in &sealed.slots {
-            self.last_entry[*slot] = 0;
+            // One with nothing but entries out of order need not have a place.
+            if let Some(last) = self.last_entry.get_mut(*slot) {
+                *last = 0;
+            }
         }
         // Of a log with several batches sealed here, the last counts.
         sealed.last.reverse();
