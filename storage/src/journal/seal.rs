@@ -185,7 +185,9 @@ fn short_len(item: &Item) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::{
-        ids::{Digest, LogId, Seq},
+        genesis::Genesis,
+        ids::{Digest, LogId, NodeName, Seq, SpaceName},
+        journal::frame::Announcement,
         time::Hlc,
     };
 
@@ -220,5 +222,27 @@ mod tests {
         assert!(sealed.pieces.len() < 10, "{} pieces", sealed.pieces.len());
         assert!(sealed.pieces.iter().all(|piece| piece.len() <= BUNDLE_LEN));
         assert!(sealer.last_entry.iter().all(|last| *last == 0), "it is ready for the next group");
+    }
+
+    fn batch_of(entry: &FrameEntry) -> Option<&crate::batch::Batch> {
+        if let FrameEntry::Batch(batch) = entry { Some(batch) } else { None }
+    }
+
+    #[test]
+    fn a_log_that_is_announced_again_goes_on_where_it_ends() {
+        let genesis = Genesis::new(SpaceName::new("s").unwrap(), NodeName::new("n").unwrap(), [1; 16]);
+        let announcement =
+            || Item::Announcement { slot: 0, announcement: Box::new(Announcement::new(genesis.clone())) };
+        let durable = Head { next_seq: Seq(5), digest: Digest::from_bytes([1; 32]) };
+        for (head, expected) in [(Some(durable), durable), (None, genesis.head())] {
+            let items = vec![announcement(), open(0, &[b"a"]), announcement(), open(0, &[b"b"])];
+            let sealed = Sealer::new(Compression::None).seal(items, &[head; 4]);
+            let batches: Vec<_> = sealed.entries.iter().filter_map(batch_of).collect();
+            assert_eq!(batches[0].header().previous, expected.digest);
+            if head.is_some() {
+                assert_eq!((batches[0].first_seq(), batches[1].first_seq()), (Seq(5), Seq(6)));
+                assert_eq!(batches[1].header().previous, batches[0].digest());
+            }
+        }
     }
 }
