@@ -223,10 +223,11 @@ fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
             let log = LogId::from_bytes([number as u8; 16]);
             let head = Head { next_seq: Seq(u64::MAX), digest: Digest::from_bytes([1; 32]) };
             let wrong = match number / MANNERS.len() % 7 {
-                0 => Message::Equal(Reconciled { space, scope: Scope::All }),
+                0 => Message::Equal(Reconciled { space, scope: Scope::All, told: Scope::All }),
                 1 => Message::Heads(Heads {
                     space,
                     scope: Scope::All,
+                    told: Scope::All,
                     heads: vec![LogHead { log, head }; codec::HEADS_MAX],
                     first: false,
                     last: false,

@@ -443,7 +443,7 @@ impl View {
             state.row.bytes += batch.bytes().len() as u64;
             self.bytes += batch.bytes().len() as u64;
         }
-        state.row.last_time = state.row.last_time.max(header.time);
+        state.row.last_time = state.row.last_time.max(batch.last_time());
         let range = RewriteRange { first_seq: header.first_seq, next_seq: header.next_seq(), segment: active.number };
         self.note_rewritten(header.log, range);
     }
