@@ -12,7 +12,7 @@
 //! held while the disk is waited for, but `writing`, by those who write.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
     ops::Bound,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -387,7 +387,7 @@ impl Engine {
         let batch = self.journal.read_batch(log, seq)?.ok_or(ReadError::Hole {
             log,
             first_seq: seq,
-            next_seq: Seq(seq.0 + 1),
+            next_seq: Seq(seq.0.saturating_add(1)),
         })?;
         let malformed = || counterfoil_storage::BatchError::Records { log, first_seq: batch.first_seq() };
         let record = batch.body()?.record(seq).ok_or_else(malformed)?;
@@ -411,20 +411,18 @@ impl Engine {
         }
         let key = full_key(collection, key);
         let state = self.caught_up(lock(&self.state))?;
-        let seen = state.durable(&key)?.seen().to_vec();
+        let known = state.durable(&key)?;
         drop(state);
-        let (mut versions, mut missing) = (Vec::new(), Vec::new());
-        for Seen { log, seq, .. } in seen {
+        // What a faulty writer did not name as seen may be live all the same.
+        let live = known.live().iter().map(|live| (live.log, live.seq));
+        let starts = known.seen().iter().map(|seen| (seen.log, seen.seq)).chain(live);
+        let (mut versions, mut missing, mut met) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for (log, seq) in starts {
             let mut next = Some(seq);
-            while let Some(seq) = next.take() {
+            while let Some(seq) = next.take().filter(|seq| met.insert((log, *seq))) {
                 match self.read(&key, log, seq) {
                     Ok(version) => {
-                        // Sequence numbers fall at every step, also in what a faulty writer wrote.
-                        next = version
-                            .supersedes
-                            .iter()
-                            .find(|(named, earlier)| *named == log && *earlier < seq)
-                            .map(|(_, seq)| *seq);
+                        next = version.supersedes.iter().find(|(named, _)| *named == log).map(|(_, earlier)| *earlier);
                         versions.push(version);
                     }
                     Err(Error::Read(_) | Error::Batch(_)) => missing.push((log, seq)),

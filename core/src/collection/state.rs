@@ -66,6 +66,12 @@ impl KeyState {
         // The version itself may have been taken in before: it stays what it was then.
         is_old |= self.live.iter().any(|live| (live.log, live.seq) == (place.log, place.seq));
         self.see(place);
+        if let Ok(index) = self.seen.binary_search_by_key(&place.log, |seen| seen.log)
+            && self.seen[index].seq == place.seq
+        {
+            // What is here counts, and not what others say of it.
+            self.seen[index].prefix = place.prefix.or(self.seen[index].prefix);
+        }
         if !is_old {
             let live = Live { log: place.log, seq: place.seq, time: place.time, is_deleted };
             let index = self.live.partition_point(|other| (other.log, other.seq) < (live.log, live.seq));

@@ -504,7 +504,7 @@ impl View {
             state.row.bytes += batch.bytes().len() as u64;
             self.bytes += batch.bytes().len() as u64;
         }
-        state.row.last_time = state.row.last_time.max(header.time);
+        state.row.last_time = state.row.last_time.max(batch.last_time());
         if state.holes.take(header.first_seq, header.next_seq()) {
             self.holes_changed += 1;
         }
