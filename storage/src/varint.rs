@@ -9,7 +9,7 @@ pub fn write(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Reads an integer that [`write_varint`](write) wrote from the front of `bytes`: the value and how many bytes it took.
+/// Reads an integer that [`write_varint`](write()) wrote from the front of `bytes`: the value and how many bytes it took.
 ///
 /// `None` if the bytes end too early, the value exceeds 64 bits, or it is not in its shortest form.
 #[inline]

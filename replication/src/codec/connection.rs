@@ -114,7 +114,7 @@ impl MessageReader {
 
     /// The next message; `None` if more bytes are needed.
     ///
-    /// However small the compressed bytes, no more than [a piece](PIECE_BYTES) is decompressed beyond the longest message.
+    /// However small the compressed bytes, no more than a piece of 64 KiB is decompressed beyond the longest message.
     ///
     /// # Errors
     ///
