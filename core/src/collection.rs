@@ -101,7 +101,7 @@ impl Record {
 ///
 /// Where they are is kept in an index beside the store, which is made anew from the logs whenever it is in doubt. In a
 /// store opened to read only it is made in memory, from all of the space's logs, when the first collection of the space
-/// is opened: that takes about a second for a million writes.
+/// is opened.
 ///
 /// ```
 /// use counterfoil::{Store, Versions};
@@ -111,6 +111,7 @@ impl Record {
 /// let there = b.space("ward")?.collection::<u32, String>("beds")?;
 /// here.put(&7, &"Ann".into())?;
 /// there.put(&7, &"Bob".into())?;
+/// a.commit()?;
 /// a.mirror_in_process(&b).spaces(["ward"]).start()?.wait_mirrored(std::time::Duration::from_secs(5));
 ///
 /// let found = there.get(&7)?;

@@ -1,6 +1,6 @@
 //! `counterfoil append`
 
-use std::{fmt::Write as _, fs::File, process::Command};
+use std::{fmt::Write as _, fs::File, ops::Range, process::Command};
 
 use crate::sandbox::Sandbox;
 
@@ -150,10 +150,10 @@ fn on_a_full_disk_only_what_is_stored_is_summed_up_and_the_line_to_go_on_with_is
     for line in 1..=30_000 {
         writeln!(input, "{line:0>200}").unwrap();
     }
-    let lines: Vec<_> = input.lines().collect();
-    let (mut stored, mut was_cut_short) = (0, false);
+    let mut rest: Vec<_> = input.lines().collect();
+    let (mut stored, mut was_cut_short) = (Vec::new(), false);
     for _ in 0..3 {
-        sandbox.write("rest", lines[stored..].join("\n"));
+        sandbox.write("rest", rest.join("\n"));
         // No file may grow over a mebibyte: to the command it is a full disk.
         let ended = Command::new("sh")
             .args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$0\" append practice.store"])
@@ -172,23 +172,41 @@ fn on_a_full_disk_only_what_is_stored_is_summed_up_and_the_line_to_go_on_with_is
             [log] => (log["digest"].as_str().unwrap().to_owned(), log["next_seq"].as_u64().unwrap() as usize),
             _ => (String::new(), 0),
         };
-        let count = next_seq - stored;
-        let (expected, told) = if count == 0 {
-            ("appended 0 records, 0 bytes".to_owned(), "nothing of the input is in the store".to_owned())
+        let count = next_seq - stored.len();
+        let expected = if count == 0 {
+            "appended 0 records, 0 bytes".to_owned()
         } else {
-            let last = next_seq - 1;
-            let sum = format!("appended {count} records, {} bytes, seq {stored}..{last}, digest {digest}", 200 * count);
-            (sum, format!("{count} lines of the input are in the store (to seq {last})"))
+            let (first, last) = (stored.len(), next_seq - 1);
+            format!("appended {count} records, {} bytes, seq {first}..{last}, digest {digest}", 200 * count)
         };
         assert_eq!(summary, expected);
-        let told = format!(
-            "no space left on the store's disk: {told}; free some space, then append from line {} on",
-            count + 1
-        );
-        assert!(errors.lines().last().unwrap().ends_with(&told), "{errors}");
-        stored = next_seq;
+        let advice = errors.lines().last().unwrap();
+        let (in_order, astray) = advised(advice);
+        assert_eq!(in_order + astray.len(), count, "{advice}");
+        let last_seq = (stored.len() + in_order).saturating_sub(1);
+        let told = if in_order == 0 {
+            "nothing of the input is in the store".to_owned()
+        } else {
+            format!("{in_order} lines of the input are in the store (to seq {last_seq})")
+        };
+        assert!(advice.contains(&format!("no space left on the store's disk: {told}; free some space, ")), "{advice}");
+        stored.extend_from_slice(&rest[..in_order]);
+        stored.extend_from_slice(&rest[astray.clone()]);
+        rest = [&rest[in_order..astray.start.max(in_order)], &rest[astray.end.max(in_order)..]].concat();
     }
     assert!(was_cut_short);
-    sandbox.run_with("append practice.store", lines[stored..].join("\n").as_bytes()).expect_status(0);
-    assert!(sandbox.cat("practice.store") == input.as_bytes(), "each line once, in order");
+    sandbox.run_with("append practice.store", rest.join("\n").as_bytes()).expect_status(0);
+    let expected: String = stored.iter().chain(&rest).map(|line| format!("{line}\n")).collect();
+    assert!(sandbox.cat("practice.store") == expected.as_bytes(), "each line once, as the advice had it");
+}
+
+/// How many lines from the first on the command says are stored, and which of the later ones: those that were on their
+/// way while the disk refused the ones before. Positions from 0.
+#[cfg(unix)]
+fn advised(advice: &str) -> (usize, Range<usize>) {
+    let (_, advice) = advice.split_once("append from line ").expect("it says where to go on");
+    let mut numbers = advice.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse().ok());
+    let next: usize = numbers.next().expect("the number of a line");
+    let astray = numbers.next().zip(numbers.next()).map_or(0..0, |(first, last): (usize, usize)| first - 1..last);
+    (next - 1, astray)
 }
