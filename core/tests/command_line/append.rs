@@ -196,7 +196,7 @@ fn on_a_full_disk_only_what_is_stored_is_summed_up_and_the_line_to_go_on_with_is
     }
     assert!(was_cut_short);
     sandbox.run_with("append practice.store", rest.join("\n").as_bytes()).expect_status(0);
-    let expected: String = stored.iter().chain(&rest).map(|line| format!("{line}\n")).collect();
+    let expected = [stored, rest].concat().join("\n") + "\n";
     assert!(sandbox.cat("practice.store") == expected.as_bytes(), "each line once, as the advice had it");
 }
 
