@@ -99,10 +99,9 @@ impl World {
         if let Some(older) = self.older.remove(&index).filter(|_| is_kill) {
             machine.disk = older;
         }
-        if !self.healed {
-            let delay = self.below(Duration::from_secs(5));
-            self.plan_in(delay, Happening::Start { machine: index });
-        }
+        // After healing, too: a flush that failed just before may be noticed only then.
+        let delay = if self.healed { Duration::ZERO } else { self.below(Duration::from_secs(5)) };
+        self.plan_in(delay, Happening::Start { machine: index });
     }
 
     pub(super) fn start(&mut self, index: usize) -> Outcome {
