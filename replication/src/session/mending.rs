@@ -73,6 +73,8 @@ enum Answering {
     Reading { mend: Mend, space: SpaceName, given: bool },
     /// They are sent.
     Sending { mend: Mend, space: SpaceName },
+    /// There is nothing to send but that, which has not left yet.
+    Ending,
 }
 
 /// Work for the store on its own holes. It may block.
@@ -323,7 +325,7 @@ impl Session {
     }
 
     fn end_answer(&mut self, mend: Mend, outcome: MendOutcome) {
-        self.mending.answering = Answering::Nothing;
+        self.mending.answering = Answering::Ending;
         self.push_end(mend, outcome);
     }
 

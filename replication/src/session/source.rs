@@ -7,7 +7,7 @@ use counterfoil_storage::{Batch, Head, Holes, Incarnation, LogId, NodeName, Seq}
 
 use super::{
     LogState, Session,
-    state::{InFlight, Local, Log, Outflow, Outgoing, Streaming},
+    state::{InFlight, Incoming, Local, Log, Outflow, Outgoing, Streaming},
 };
 use crate::{
     error::PeerMisbehaved,
@@ -331,7 +331,13 @@ impl Session {
         // A log that only the peer has is not known here: then there is nothing to stop.
         match park.flow {
             Flow::Incoming => self.set_outgoing(park.log, Outgoing::Parked(park.reason.clone())),
-            Flow::Outgoing => self.stop_incoming(park.log, park.reason.clone()),
+            Flow::Outgoing => {
+                // This end's own reason stays: the peer's word takes nothing of it back.
+                let has_stopped = |log: &Log| matches!(log.incoming, Incoming::Parked(_));
+                if !self.logs.get(&park.log).is_some_and(has_stopped) {
+                    self.stop_incoming(park.log, park.reason.clone());
+                }
+            }
         }
         self.events.push_back(Event::Parked { log: park.log, reason: park.reason, by: By::Peer });
     }

@@ -225,8 +225,11 @@ impl Session {
             self.queue_ack(id);
         } else if matches!(log.incoming, Incoming::Parked(ParkReason::Gap { .. })) {
             // The source has again what it could not serve.
+            let Some(scope) = self.spaces[index].in_scope() else { return Ok(()) };
             log.told = Some(log.origin);
             self.open_incoming(id, false);
+            self.check_right(id, index, scope);
+            self.note_unwanted(id)?;
             self.queue_ack(id);
         } else if log.flows_in() {
             // So it does if it was told before it had the log itself.

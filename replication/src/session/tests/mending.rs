@@ -301,6 +301,16 @@ fn who_asks_before_it_is_answered_or_for_nothing_breaks_the_protocol() {
         other => panic!("{other}"),
     };
     assert_eq!(misbehaved(hub.handle(start(), mend(0)).unwrap_err()), PeerMisbehaved::Flood { limit: 1 });
+
+    // Also where the answer is only that there is none: it waits until it has left.
+    let (_, mut hub, _) = mirrored();
+    let unknown = Mend { log: LogId::from_bytes([7; 16]), first_seq: Seq(0), end: head, bytes_max: 1 };
+    hub.handle(start(), Message::Mend(unknown)).unwrap();
+    hub.session.handle_lookup(unknown.log, None);
+    assert_eq!(
+        misbehaved(hub.handle(start(), Message::Mend(unknown)).unwrap_err()),
+        PeerMisbehaved::Flood { limit: 1 }
+    );
     let (_, mut hub, _) = mirrored();
     assert!(matches!(misbehaved(hub.handle(start(), mend(12)).unwrap_err()), PeerMisbehaved::OutOfRange { .. }));
     let (_, mut hub, _) = mirrored();

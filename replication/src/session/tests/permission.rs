@@ -70,6 +70,23 @@ fn a_log_of_another_writer_is_parked_when_announced_without_the_right_to_relay()
     assert_eq!(hub.session.target_outstanding(), 0);
 }
 
+#[test]
+fn a_peer_that_parks_what_it_may_not_stream_and_announces_it_again_still_may_not() {
+    let mut hub = Node::new("hub", "p", &[]);
+    let mut honest = Node::new("p", "hub", &[("p", Direction::Send)]);
+    run(start(), &mut honest, &mut hub);
+    let foreign = genesis("p", "q");
+    let log = foreign.log_id();
+    let first = batch(log, foreign.head(), &["x"]);
+    let announce = Message::Announce(crate::message::Announce { head: first.head(), genesis: foreign });
+    hub.handle(start(), announce.clone()).unwrap();
+    let reason = ParkReason::Gap { first_seq: Seq(0), next_seq: Seq(1), cause: crate::message::GapCause::Hole };
+    hub.handle(start(), Message::Park(crate::message::Park { log, flow: Flow::Outgoing, reason })).unwrap();
+    hub.handle(start(), announce).unwrap();
+    hub.handle(start(), Message::Batch(first)).unwrap();
+    assert!(!hub.logs.contains_key(&log));
+}
+
 /// A hub of which the disk is full, and that closes the flow before or after it learns that.
 fn closes_while_full(learns_first: bool) -> (Node, Node) {
     let limits = Limits { space_window_bytes: 200, ..Limits::default() };
