@@ -58,8 +58,8 @@ impl Journal {
 
 /// Where a batch that may be missing belongs.
 enum Standing {
-    /// It is there.
-    Whole,
+    /// It reads as it should.
+    Whole(Place),
     /// It is damaged where it stands.
     Damaged(Place),
     /// Nothing tells where it stood.
@@ -78,7 +78,14 @@ impl Shared {
             let (log, first_seq) = (batch.log(), batch.first_seq());
             let known = rest.take().filter(|(of, hole)| *of == log && hole.end == batch.head()).map(|(_, hole)| hole);
             match self.standing(batch)? {
-                Standing::Whole => self.filled(batch),
+                Standing::Whole(place) => {
+                    // Bytes whose flush failed are read back as if all were well: what was missing is written anew.
+                    let holes = |log| self.view().log(log).map(|state| state.holes.clone());
+                    if holes(log).is_some_and(|holes| holes.meet(first_seq, batch.next_seq())) {
+                        self.write_in_place(place, batch)?;
+                    }
+                    self.filled(batch);
+                }
                 Standing::Damaged(place) => {
                     rest = self.check_missing(batch, known)?.map(|hole| (log, hole));
                     self.write_in_place(place, batch)?;
@@ -104,7 +111,7 @@ impl Shared {
             // What counts is the disk, not what is kept of it in memory.
             let stored = self.read_place(place, batch.bytes().len());
             let stored = stored.map_err(|error| MendError::Disk { place, error: DiskError::from(error) })?;
-            return Ok(if stored[..] == batch.bytes()[..] { Standing::Whole } else { Standing::Damaged(place) });
+            return Ok(if stored[..] == batch.bytes()[..] { Standing::Whole(place) } else { Standing::Damaged(place) });
         }
         match self.read_batch(log, first_seq) {
             Err(ReadError::Damaged { .. } | ReadError::Hole { .. }) => Ok(Standing::Lost),
