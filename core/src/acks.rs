@@ -106,12 +106,12 @@ impl Acks {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what has changed on the board.
-    fn apply(&self, changes: &[AckChange]) {
+    /// Takes over what has changed on the board. The table has been locked since the board was told: changes of two
+    /// sessions are taken over in the order in which the board had them.
+    fn apply(&self, mut table: MutexGuard<'_, Table>, changes: &[AckChange]) {
         if changes.is_empty() {
             return;
         }
-        let mut table = self.table();
         let mut wakers = Vec::new();
         for AckChange { ack, .. } in changes {
             let log = table.logs.entry(ack.log).or_default();
@@ -138,8 +138,9 @@ impl Acks {
     /// Takes in what a session with `peer` tells of acks. Gives back what others may want to hear: the event, and a
     /// withdrawal for each node that turns out to hold less than was known.
     pub(crate) fn hear(&self, peer: &NodeName, event: Event) -> Vec<Event> {
+        let table = self.table();
         let changes = self.board.hear(peer, &event);
-        self.apply(&changes);
+        self.apply(table, &changes);
         // One that lowers nothing has been made up for by what somebody else says.
         let is_told_by_changes = matches!(event, Event::Withdrawn { .. });
         let is_superseded = matches!(event, Event::Stated { .. }) && !changes.is_empty();
