@@ -583,6 +583,7 @@ fn missing_range(error: &ReadError) -> Option<(Seq, Seq)> {
         ReadError::Damaged { first_seq, next_seq, .. } | ReadError::Hole { first_seq, next_seq, .. } => {
             Some((*first_seq, *next_seq))
         }
+        ReadError::Trimmed { first_seq, first_available, .. } => Some((*first_seq, *first_available)),
         _ => None,
     }
 }

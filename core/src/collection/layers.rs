@@ -149,5 +149,7 @@ fn is_of_other_history(seen: &Seen, known: &KeyState, state: &State) -> bool {
     let gap = gaps.range(..=(seen.log, seen.seq)).next_back();
     let is_in_gap = gap.is_some_and(|((log, _), next)| *log == seen.log && *next > seen.seq);
     let is_version = known.last_in(seen.log).is_some_and(|last| last.seq >= seen.seq);
-    is_beyond_own_end || (is_here && !is_version && !is_in_gap)
+    // Of a newer format: it may have been the version that is meant.
+    let is_unreadable = state.taken.unreadable.contains_key(&(seen.log, seen.seq));
+    is_beyond_own_end || (is_here && !is_version && !is_in_gap && !is_unreadable)
 }

@@ -140,7 +140,7 @@ fn lines_of_json_are_put_under_the_keys_that_they_hold() {
 
     let ended =
         sandbox.run_with(words, b"{\"type\":\"Patient\",\"id\":\"9\"}\n{\"type\":\"Patient\"}\n").expect_status(2);
-    assert!(ended.stderr.contains("line 2 has nothing at /id"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("line 2 has nothing at \"/id\""), "{}", ended.stderr);
     assert_eq!(run(&sandbox, "keys", "--from Patient/8 --limit 1").expect_status(0).text(), "Patient/9\n");
     sandbox.run("append practice.store --collection c").expect_status(2);
     sandbox.run("append practice.store --collection c --key-pointer id").expect_status(2);

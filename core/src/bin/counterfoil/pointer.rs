@@ -23,9 +23,14 @@ impl Pointers {
         let value: Value = serde_json::from_slice(line).map_err(|error| refuse(format!("is not JSON: {error}")))?;
         let text = |pointer: &String| match value.pointer(pointer) {
             Some(Value::String(text)) => Ok(text.clone()),
-            Some(number @ (Value::Number(_) | Value::Bool(_))) => Ok(number.to_string()),
-            Some(_) => Err(refuse(format!("has no text at {pointer}"))),
-            None => Err(refuse(format!("has nothing at {pointer}"))),
+            Some(Value::Bool(truth)) => Ok(truth.to_string()),
+            Some(Value::Number(number)) if number.is_u64() || number.is_i64() => Ok(number.to_string()),
+            // Two that differ may be read as one.
+            Some(Value::Number(_)) => {
+                Err(refuse(format!("has a number that is not exact at {pointer:?}: make it a text")))
+            }
+            Some(_) => Err(refuse(format!("has no text at {pointer:?}"))),
+            None => Err(refuse(format!("has nothing at {pointer:?}"))),
         };
         let texts: Vec<_> = self.0.iter().map(text).collect::<Result<_, _>>()?;
         Ok(texts.join("/").into_bytes())
@@ -39,13 +44,15 @@ mod tests {
     #[test]
     fn a_key_is_the_texts_at_the_pointers() {
         let pointers = |pointers: &[&str]| Pointers::new(&pointers.iter().map(ToString::to_string).collect::<Vec<_>>());
-        let line = br#"{"resourceType":"Patient","id":"7","n":5,"a":{"b":["x"]},"none":null}"#;
+        let line =
+            br#"{"resourceType":"Patient","id":"7","n":5,"a":{"b":["x"]},"none":null,"large":12345678901234567890123}"#;
         for (given, expected) in [
             (&["/id"][..], Ok("7")),
             (&["/resourceType", "/id"], Ok("Patient/7")),
             (&["/a/b/0", "/n"], Ok("x/5")),
-            (&["/nil"], Err("line 3 has nothing at /nil")),
-            (&["/none"], Err("line 3 has no text at /none")),
+            (&["/large"], Err("line 3 has a number that is not exact at \"/large\": make it a text")),
+            (&["/nil"], Err("line 3 has nothing at \"/nil\"")),
+            (&["/none"], Err("line 3 has no text at \"/none\"")),
         ] {
             let key = pointers(given).unwrap().key_of(line, 3).map_err(|failure| failure.to_string());
             assert_eq!(key, expected.map(|key| key.as_bytes().to_vec()).map_err(ToOwned::to_owned), "{given:?}");
