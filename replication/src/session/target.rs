@@ -376,6 +376,8 @@ impl Session {
     pub(super) fn tell_windows(&mut self, now: Instant, windows: Option<Windows>) {
         if let Some(Windows { session_bytes, space_bytes }) = windows {
             self.control.push_back(Message::Window(Window { session_bytes, space_bytes }));
+            // What was too little to return may be more than all of a window that has shrunk; nothing else would return it.
+            (0..self.spaces.len()).for_each(|index| self.return_credit(index));
         }
         if let Some(number) = self.window.probe(now) {
             self.control.push_back(Message::Probe(number));
@@ -512,19 +514,24 @@ impl Session {
         self.settle(index, bytes);
     }
 
-    /// Returns credit to the source, a good part of a window at a time.
+    /// Bytes are outstanding no more: their credit is due.
     fn settle(&mut self, index: usize, bytes: u64) {
-        let told = self.window.told();
         let space = &mut self.spaces[index];
         space.outstanding -= bytes;
         space.credit_due += bytes;
         self.target.outstanding -= bytes;
         self.target.credit_due += bytes;
+        self.return_credit(index);
+    }
+
+    /// Returns the credit of a space to the source, a good part of a window at a time.
+    fn return_credit(&mut self, index: usize) {
+        let told = self.window.told();
         if self.target.credit_due >= told.session_bytes.div_ceil(CREDIT_PARTS) {
             for index in 0..self.spaces.len() {
                 self.queue_credit(index);
             }
-        } else if space.credit_due >= told.space_bytes.div_ceil(CREDIT_PARTS) {
+        } else if self.spaces[index].credit_due >= told.space_bytes.div_ceil(CREDIT_PARTS) {
             self.queue_credit(index);
         }
     }

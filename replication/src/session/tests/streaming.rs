@@ -3,7 +3,7 @@
 use counterfoil_storage::{Digest, LogId, Seq};
 
 use super::*;
-use crate::message::{Flow, Heads};
+use crate::message::{Credit, Flow, Heads};
 
 #[test]
 fn a_fresh_mirror_gets_every_record_in_order_and_acknowledges_it() {
@@ -215,6 +215,26 @@ fn a_small_window_is_never_overdrawn_and_all_arrives() {
     }
     run(start(), &mut practice, &mut hub);
     assert_eq!(practice.acked(log.unwrap()), Some(Seq(100)));
+}
+
+#[test]
+fn what_was_too_little_to_return_is_returned_when_the_windows_shrink() {
+    let limits = Limits { space_window_bytes: 2000, space_window_bytes_min: 50, ..Limits::default() };
+    let mut practice = Node::new("p", "hub", &[("p", Direction::Send)]);
+    let mut hub = Node::with("hub", "p", &[], Policy::own_space_only(), limits);
+    for _ in 0..4 {
+        practice.append("p", "p", &["0123456789"]);
+    }
+    run(start(), &mut practice, &mut hub);
+    let is_credit = |message: &Message| matches!(message, Message::Credit(_));
+    assert!(!hub.sent.iter().any(is_credit), "400 bytes are less than a quarter");
+    // A space in which nothing is under way: what it used is more than all that it has from now on.
+    let later = start() + 10 * SECOND;
+    let windows = hub.session.window.received(later, 500).expect("few bytes in a long time");
+    assert!(windows.space_bytes < 400, "{windows:?}");
+    hub.session.tell_windows(later, Some(windows));
+    let told: Vec<Message> = std::iter::from_fn(|| hub.transmit()).collect();
+    assert!(told.contains(&Message::Credit(Credit { space: space("p"), bytes: 400 })), "{told:?}");
 }
 
 #[test]
