@@ -239,3 +239,39 @@ fn what_a_reader_served_is_served_while_a_writer_comes() {
     player.open().unwrap();
     player.step(&Step::ReadBeside).unwrap();
 }
+
+#[test]
+fn a_segment_is_removed_only_once_it_survives_power_loss_that_it_is_freed() {
+    let load = [Step::AppendAll(0, vec![700; 14]), Step::Commit];
+    let load = || std::iter::repeat_n(load.clone(), 12).flatten();
+    let mut steps = vec![Step::CreateLog];
+    steps.extend(load());
+    // From then on the file of logs, which is flushed after it is written, has all of them.
+    steps.extend([Step::Trim(0, 1000), Step::Free]);
+    steps.extend(load());
+    steps.push(Step::Trim(0, 1000));
+    let mut player = Player::new(FaultVfs::new(1), small_options());
+    player.play(&steps).unwrap();
+    let before = player.disk.files();
+    let flushes = player.disk.counts().of(Operation::SyncDir);
+    player.disk.inject(Injection::at(flushes, Fault::NoSpace).of(Operation::SyncDir));
+    player.step(&Step::Free).unwrap();
+    assert_eq!((player.disk.struck(), player.disk.files()), (1, before.clone()), "the extent could not be flushed");
+    // Whoever comes next finds the extent as it should be: another process, that is cut short in its turn,
+    for number in 0..40 {
+        for seed in 0..8 {
+            let mut other = player.on_disk(player.disk.snapshot().kill());
+            other.disk.inject(Injection::at(number, Fault::PowerCut));
+            other.open().unwrap();
+            let disk = other.disk.crash(seed);
+            assert_eq!(other.prove_sound(disk), Ok(()), "opened up to operation {number}, seed {seed}");
+        }
+    }
+    // or this one, when it tries again.
+    player.step(&Step::Free).unwrap();
+    assert!(player.disk.files().len() < before.len(), "nothing was freed");
+    for seed in 0..32 {
+        let disk = player.disk.crash(seed);
+        assert_eq!(player.on_disk(disk.clone()).prove_sound(disk), Ok(()), "seed {seed}");
+    }
+}

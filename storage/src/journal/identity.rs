@@ -167,9 +167,10 @@ fn check_crc(bytes: &[u8], len: usize) -> Option<&[u8]> {
     (crc == crc32fast::hash(summed)).then_some(summed)
 }
 
-/// Held while a journal's extent file is replaced.
+/// Held while a journal's extent file is replaced. Says whether what can be read of it is known to survive power loss:
+/// whoever replaced it last may have been cut short before that was so.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Raising(Arc<Mutex<()>>);
+pub(crate) struct Raising(Arc<Mutex<bool>>);
 
 /// A place that the journal is known to have reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -180,7 +181,7 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Replaces the extent file, unless it records this place or one beyond.
+    /// Replaces the extent file, unless it records this place or one beyond. On `Ok` that survives power loss.
     ///
     /// Committer and filler may both do so: one at a time, or the later of two reads would be followed by
     /// the earlier of two writes.
@@ -196,14 +197,18 @@ impl Extent {
         vfs: &dyn Vfs,
         dir: &Path,
     ) -> io::Result<()> {
-        let _one_at_a_time = raising.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_flushed = raising.0.lock().unwrap_or_else(PoisonError::into_inner);
         let state = Self::read(vfs, dir)?;
         let (recorded, kept) = (state.recorded(), state.first_segment());
-        if recorded.is_some_and(|recorded| recorded >= self) && kept >= first {
-            Ok(())
-        } else {
-            recorded.map_or(self, |recorded| recorded.max(self)).write(kept.max(first), vfs, dir)
+        if recorded.is_none_or(|recorded| recorded < self) || kept < first {
+            *is_flushed = false;
+            recorded.map_or(self, |recorded| recorded.max(self)).replace(kept.max(first), vfs, dir)?;
         }
+        if !*is_flushed {
+            vfs.sync_dir(dir)?;
+            *is_flushed = true;
+        }
+        Ok(())
     }
 
     fn encode(self, first: SegmentNumber) -> Vec<u8> {
@@ -224,7 +229,8 @@ impl Extent {
         (magic == EXTENT_MAGIC && is_bounded).then_some((extent, first))
     }
 
-    fn write(self, first: SegmentNumber, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+    /// Writes the file anew; that the old one is not there again after power loss takes a flush of the folder.
+    fn replace(self, first: SegmentNumber, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
         let (path, new_path) = (dir.join(EXTENT_FILE), dir.join("extent.new"));
         match vfs.remove(&new_path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -236,8 +242,7 @@ impl Extent {
         let file = vfs.open(&new_path, OpenMode::Create)?;
         write_full(&*file, &mut [IoSlice::new(&bytes)], 0)?;
         file.sync_data()?;
-        vfs.rename(&new_path, &path)?;
-        vfs.sync_dir(dir)
+        vfs.rename(&new_path, &path)
     }
 
     /// Reads the extent file.

@@ -52,8 +52,16 @@ impl Opening<'_> {
     }
 
     /// Removes what is left of segments that have been freed: whoever freed them was cut short.
-    fn remove_freed(&self, numbers: impl Iterator<Item = SegmentNumber>) {
-        for number in numbers.filter(|_| !self.options.read_only) {
+    fn remove_freed(&self, numbers: impl ExactSizeIterator<Item = SegmentNumber>) {
+        if self.options.read_only || numbers.len() == 0 {
+            return;
+        }
+        // Perhaps before it was flushed that they are freed.
+        if let Err(error) = self.vfs.sync_dir(self.dir) {
+            tracing::warn!(%error, "freed segments stay: flushing the folder failed");
+            return;
+        }
+        for number in numbers {
             if let Err(error) = self.vfs.remove(&segment::path(self.dir, number)) {
                 tracing::warn!(segment = %number, %error, "removing a freed segment failed");
             }
