@@ -77,6 +77,15 @@ impl Session {
         }
     }
 
+    /// The peer has nothing of what was passed on to it: all of it is to be given anew.
+    pub(super) fn pass_on_anew(&mut self, id: LogId) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.passing.told.clear();
+            log.passing.is_opened = false;
+        }
+        self.note_opened(id);
+    }
+
     /// The flow of a log towards this end has stopped: once it opens again all is to be given anew.
     pub(super) fn note_stopped(&mut self, id: LogId) {
         if let Some(log) = self.logs.get_mut(&id) {

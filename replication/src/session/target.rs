@@ -214,8 +214,8 @@ impl Session {
         }
         let Some(log) = self.logs.get_mut(&id) else { return Ok(()) };
         log.source_next_seq = announce.head.next_seq;
-        if matches!(log.incoming, Incoming::Idle) {
-            // A flow that was refused: what follows is dropped.
+        if matches!(log.incoming, Incoming::Idle | Incoming::Parked(ParkReason::Gap { .. })) {
+            // It begins, or the source has again what it could not serve. If the flow was refused what follows is dropped.
             let Some(scope) = self.spaces[index].in_scope() else { return Ok(()) };
             log.told = Some(log.origin);
             self.open_incoming(id, false);
@@ -223,17 +223,10 @@ impl Session {
             self.note_unwanted(id)?;
             // Also of an own log: the peer believes that this end has nothing of it.
             self.queue_ack(id);
-        } else if matches!(log.incoming, Incoming::Parked(ParkReason::Gap { .. })) {
-            // The source has again what it could not serve.
-            let Some(scope) = self.spaces[index].in_scope() else { return Ok(()) };
-            log.told = Some(log.origin);
-            self.open_incoming(id, false);
-            self.check_right(id, index, scope);
-            self.note_unwanted(id)?;
-            self.queue_ack(id);
         } else if log.flows_in() {
-            // So it does if it was told before it had the log itself.
+            // So it does if it was told before it had the log itself; what was passed on then was dropped as well.
             log.told = Some(log.origin);
+            self.pass_on_anew(id);
             self.queue_ack(id);
         }
         Ok(())

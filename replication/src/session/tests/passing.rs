@@ -103,3 +103,28 @@ fn a_hub_that_names_ever_more_nodes_is_heard_of_sixteen() {
     let far = |event: &Event| matches!(event, Event::Acked { node, .. } if node.as_str() != "hub");
     assert_eq!(practice.events.iter().filter(|event| far(event)).count(), 16);
 }
+
+#[test]
+fn what_was_passed_on_before_the_source_had_the_log_is_passed_on_again() {
+    let policy = Policy::parse("[[grant]]\nnode = \"hub\"\nspace = \"p\"\nrights = [\"relay\"]").unwrap();
+    let mut hub = Node::new("hub", "hub-2", &[("p", Direction::Send)]);
+    let mut second = Node::with("hub-2", "hub", &[], policy, Limits::default());
+    let log = second.append("p", "p", &["a"]);
+    let head = second.logs[&log].head_at(1);
+    let pass_on = |second: &mut Node| {
+        let opened = std::iter::from_fn(|| second.session.poll_opened()).any(|opened| opened == log);
+        if opened {
+            second.session.handle_acked_elsewhere(&ack(log, "hub-3", head));
+        }
+        opened
+    };
+    run(start(), &mut hub, &mut second);
+    assert!(pass_on(&mut second));
+    run(start(), &mut hub, &mut second);
+    assert_eq!(told(&hub, "hub-3"), Vec::<String>::new(), "of a log that the hub does not know");
+    hub.append("p", "p", &["a"]);
+    run(start(), &mut hub, &mut second);
+    assert!(pass_on(&mut second));
+    run(start(), &mut hub, &mut second);
+    assert_eq!(told(&hub, "hub-3"), ["1"]);
+}
