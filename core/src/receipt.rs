@@ -25,8 +25,8 @@ pub enum Durability {
     Buffered,
     /// On this node's disk, flushed: survives power loss.
     Local,
-    /// `Local`, and so many distinct other nodes have said that it is durable on their own disks. The
-    /// nodes at the other ends of this node's links are heard; what those mirror onward is not, yet.
+    /// `Local`, and so many distinct other nodes have said that it is durable on their own disks: those at the other
+    /// ends of this node's links, and those that these mirror onward to, whose acks they pass on. Each counts once.
     Mirrored(usize),
 }
 
