@@ -92,6 +92,24 @@ pub(crate) fn read_full(file: &dyn VfsFile, buffer: &mut [u8], offset: u64) -> i
     Ok(done)
 }
 
+/// Puts a file with these contents in the place of the one that bears `name` in `dir`, if there is one; it is written as
+/// `name.new` first.
+///
+/// **Durability**: on `Ok` it survives power loss; on `Err` the file is as it was or as it should be, and whether that
+/// survives is not known.
+pub(crate) fn replace_file(vfs: &dyn Vfs, dir: &Path, name: &str, contents: &mut [IoSlice<'_>]) -> io::Result<()> {
+    let new_path = dir.join(format!("{name}.new"));
+    match vfs.remove(&new_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = vfs.open(&new_path, OpenMode::Create)?;
+    write_full(&*file, contents, 0)?;
+    file.sync_data()?;
+    vfs.rename(&new_path, &dir.join(name))?;
+    vfs.sync_dir(dir)
+}
+
 /// Writes all of `buffers`. Short writes are continued, interrupted ones retried.
 pub(crate) fn write_full(file: &dyn VfsFile, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
     IoSlice::advance_slices(&mut buffers, 0);

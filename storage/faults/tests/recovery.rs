@@ -84,6 +84,39 @@ fn a_store_whose_torn_tail_can_not_be_kept_aside_does_not_open() {
 }
 
 #[test]
+fn a_torn_tail_is_kept_whole_by_whoever_opens_the_store_if_the_first_to_try_was_cut_short() {
+    let tail = [7; 300];
+    let (disk, end) = with_torn_tail(&tail);
+    let operations = {
+        let disk = disk.snapshot();
+        disk.start_trace();
+        open(&disk).unwrap();
+        disk.trace().len() as u64
+    };
+    let mut cut_short = 0;
+    for (number, fault) in
+        (0..operations).flat_map(|number| [Fault::Eio, Fault::NoSpace, Fault::PowerCut].map(|fault| (number, fault)))
+    {
+        let disk = disk.snapshot();
+        disk.inject(Injection::at(number, fault));
+        if let Ok((journal, _)) = open(&disk) {
+            drop(journal);
+            continue;
+        }
+        cut_short += 1;
+        disk.mend();
+        for seed in 0..8 {
+            let after = if fault == Fault::PowerCut { disk.crash(seed) } else { disk.snapshot() };
+            let opened = open(&after);
+            assert!(opened.is_ok(), "{fault:?} at {number}, seed {seed}: {opened:?}");
+            let kept = after.content(&Path::new(STORE).join(format!("torn-{:016x}-{end:016x}", 0)));
+            assert!(kept.as_deref() == Some(&tail[..]), "{fault:?} at {number}, seed {seed}: {kept:?}");
+        }
+    }
+    assert!(cut_short > 20, "{cut_short}");
+}
+
+#[test]
 fn damage_longer_than_what_is_read_at_a_time_does_not_hide_what_comes_behind_it() {
     for damaged_len in [1 << 20, (5 << 20) / 2, 3 << 20] {
         let mut player = Player::new(FaultVfs::new(1), options(&FaultVfs::new(0)));

@@ -288,7 +288,12 @@ impl Filler {
             self.vfs.remove(&path)?;
             return Err(error);
         }
-        self.vfs.sync_dir(&self.dir)?;
+        if let Err(error) = self.vfs.sync_dir(&self.dir) {
+            // Another flush would prove nothing of this name: whoever needs the segment makes the file anew.
+            drop(file);
+            self.vfs.remove(&path)?;
+            return Err(error);
+        }
         state.spare = Some(Spare { number, file, filled: 0, wanted });
         Ok(())
     }
@@ -363,10 +368,11 @@ mod tests {
         assert_eq!(found, *b"acknowledged");
     }
 
-    /// Files whose flush waits for a word and then fails.
+    /// Files whose flush waits for a word and then fails; and so may that of their folder, at once.
     #[derive(Debug, Clone)]
     struct FailingFlush {
         memory: Memory,
+        fails_folders: bool,
         begun: mpsc::Sender<()>,
         word: Arc<Mutex<mpsc::Receiver<()>>>,
     }
@@ -391,7 +397,7 @@ mod tests {
             self.memory.list(dir)
         }
         fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-            self.memory.sync_dir(dir)
+            if self.fails_folders { Err(io::Error::other("EIO")) } else { self.memory.sync_dir(dir) }
         }
         fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
             self.memory.lock(path)
@@ -428,7 +434,8 @@ mod tests {
     fn a_file_whose_flush_fails_is_not_taken_for_a_segment_while_that_is_not_known_yet() {
         let (begun, has_begun) = mpsc::channel();
         let (say, word) = mpsc::channel();
-        let vfs = FailingFlush { memory: Memory::default(), begun, word: Arc::new(Mutex::new(word)) };
+        let word = Arc::new(Mutex::new(word));
+        let vfs = FailingFlush { memory: Memory::default(), fails_folders: false, begun, word };
         let filler = Filler::new(Arc::new(vfs), DIR.into(), Raising::default());
         filler.begin_spare(NUMBER, 2 * CHUNK_LEN as u64).unwrap();
         thread::scope(|scope| {
@@ -440,5 +447,17 @@ mod tests {
             assert!(filling.join().unwrap().is_err());
             assert!(taking.join().unwrap().is_none(), "the failure was told to the filler only, and is not told again");
         });
+    }
+
+    #[test]
+    fn a_file_whose_name_could_not_be_flushed_is_left_to_nobody() {
+        let ((begun, _), (_, word)) = (mpsc::channel(), mpsc::channel());
+        let memory = Memory::default();
+        let vfs = FailingFlush { memory: memory.clone(), fails_folders: true, begun, word: Arc::new(Mutex::new(word)) };
+        let filler = Filler::new(Arc::new(vfs), DIR.into(), Raising::default());
+        assert!(filler.begin_spare(NUMBER, CHUNK_LEN as u64).is_err());
+        assert!(filler.take_spare(NUMBER).is_none());
+        let found = memory.open(&segment::path(Path::new(DIR), NUMBER), OpenMode::Read);
+        assert_eq!(found.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

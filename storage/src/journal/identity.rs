@@ -32,7 +32,7 @@ use crate::{
     field::Fields,
     ids::{Incarnation, NodeName, SegmentNumber, StoreId},
     sync::Mutex,
-    vfs::{FileIdentity, OpenMode, Vfs, VfsFile, read_full, write_full},
+    vfs::{FileIdentity, OpenMode, Vfs, VfsFile, read_full, replace_file, write_full},
 };
 
 const IDENTITY_MAGIC: [u8; 4] = *b"CFN1";
@@ -168,7 +168,8 @@ fn check_crc(bytes: &[u8], len: usize) -> Option<&[u8]> {
 }
 
 /// Held while a journal's extent file is replaced. Says whether what can be read of it is known to survive power loss:
-/// whoever replaced it last may have been cut short before that was so.
+/// whoever replaced it last may have been cut short before that was so, or its flush have failed. Then it is replaced once
+/// more, since another flush proves nothing of what the first one did not write.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Raising(Arc<Mutex<bool>>);
 
@@ -200,12 +201,9 @@ impl Extent {
         let mut is_flushed = raising.0.lock().unwrap_or_else(PoisonError::into_inner);
         let state = Self::read(vfs, dir)?;
         let (recorded, kept) = (state.recorded(), state.first_segment());
-        if recorded.is_none_or(|recorded| recorded < self) || kept < first {
+        if recorded.is_none_or(|recorded| recorded < self) || kept < first || !*is_flushed {
             *is_flushed = false;
-            recorded.map_or(self, |recorded| recorded.max(self)).replace(kept.max(first), vfs, dir)?;
-        }
-        if !*is_flushed {
-            vfs.sync_dir(dir)?;
+            recorded.map_or(self, |recorded| recorded.max(self)).write(kept.max(first), vfs, dir)?;
             *is_flushed = true;
         }
         Ok(())
@@ -229,20 +227,11 @@ impl Extent {
         (magic == EXTENT_MAGIC && is_bounded).then_some((extent, first))
     }
 
-    /// Writes the file anew; that the old one is not there again after power loss takes a flush of the folder.
-    fn replace(self, first: SegmentNumber, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
-        let (path, new_path) = (dir.join(EXTENT_FILE), dir.join("extent.new"));
-        match vfs.remove(&new_path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    fn write(self, first: SegmentNumber, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
         let mut bytes = self.encode(first);
         bytes.resize(COPY_OFFSET, 0);
         bytes.extend_from_within(..EXTENT_LEN);
-        let file = vfs.open(&new_path, OpenMode::Create)?;
-        write_full(&*file, &mut [IoSlice::new(&bytes)], 0)?;
-        file.sync_data()?;
-        vfs.rename(&new_path, &path)
+        replace_file(vfs, dir, EXTENT_FILE, &mut [IoSlice::new(&bytes)])
     }
 
     /// Reads the extent file.

@@ -25,11 +25,10 @@ use crate::{
     field::Fields,
     genesis::{Genesis, MAX_GENESIS_LEN},
     ids::LogId,
-    vfs::{OpenMode, Vfs, read_full, write_full},
+    vfs::{OpenMode, Vfs, read_full, replace_file},
 };
 
 const LOGS_FILE: &str = "logs";
-const NEW_FILE: &str = "logs.new";
 const MAGIC: [u8; 4] = *b"CFL1";
 
 /// The longest file, in bytes: bounds what is read before a checksum is known to match.
@@ -39,17 +38,8 @@ const FILE_LEN_MAX: u64 = 512 << 20;
 ///
 /// **Durability**: on `Ok` it survives power loss; on `Err` it is as it was or as it should be.
 pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, logs: &HashMap<LogId, Arc<Genesis>>) -> io::Result<()> {
-    let (path, new_path) = (dir.join(LOGS_FILE), dir.join(NEW_FILE));
-    match vfs.remove(&new_path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     let copy = encode(logs);
-    let file = vfs.open(&new_path, OpenMode::Create)?;
-    write_full(&*file, &mut [IoSlice::new(&copy), IoSlice::new(&copy)], 0)?;
-    file.sync_data()?;
-    vfs.rename(&new_path, &path)?;
-    vfs.sync_dir(dir)
+    replace_file(vfs, dir, LOGS_FILE, &mut [IoSlice::new(&copy), IoSlice::new(&copy)])
 }
 
 /// Reads the file; `None` if it is missing or both copies are damaged.
@@ -102,7 +92,7 @@ mod tests {
     use super::*;
     use crate::{
         ids::{Digest, NodeName, SpaceName},
-        vfs::Memory,
+        vfs::{Memory, write_full},
     };
 
     fn logs() -> HashMap<LogId, Arc<Genesis>> {

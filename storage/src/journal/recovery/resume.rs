@@ -16,7 +16,7 @@ use crate::{
         segment::{self, FRAMES_OFFSET, SegmentHeader},
         tail::{NewSegment, TailStart},
     },
-    vfs::{OpenMode, write_full},
+    vfs::{OpenMode, replace_file, write_full},
 };
 
 impl Opening<'_> {
@@ -133,18 +133,17 @@ impl Opening<'_> {
     ) -> Result<String, OpenError> {
         let name = format!("torn-{:016x}-{offset:016x}", number.0);
         let path = self.dir.join(&name);
-        match self.vfs.open(&path, OpenMode::Create) {
-            // A recovery before this one came as far as this; it was not finished.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            opened => {
-                let file = opened.map_err(failed("creating", &path))?;
-                write_full(&*file, &mut [IoSlice::new(bytes)], 0).map_err(failed("writing", &path))?;
-                file.sync_data().map_err(failed("flushing", &path))?;
-                self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))?;
+        match self.vfs.open(&path, OpenMode::Read) {
+            // A recovery before this one came as far as this, and was not finished. Under its name a copy is whole.
+            Ok(_) => self.vfs.sync_dir(self.dir).map_err(failed("flushing", self.dir))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                replace_file(self.vfs, self.dir, &name, &mut [IoSlice::new(bytes)])
+                    .map_err(failed("writing", &path))?;
             }
+            Err(error) => return Err(failed("opening", &path)(error)),
         }
         let mut kept = self.vfs.list(self.dir).map_err(failed("listing", self.dir))?;
-        kept.retain(|name| name.starts_with("torn-"));
+        kept.retain(|name| name.starts_with("torn-") && name.strip_suffix(".new").is_none());
         kept.sort_unstable();
         for old in &kept[..kept.len().saturating_sub(TORN_TAILS_KEPT)] {
             let path = self.dir.join(old);

@@ -7,7 +7,7 @@ use crate::{
     ids::SegmentNumber,
     journal::{
         error::{OpenError, Place},
-        identity::Extent,
+        identity::{Extent, Raising},
         report::Finding,
         segment::{self, HeaderState, SegmentHeader},
     },
@@ -56,9 +56,11 @@ impl Opening<'_> {
         if self.options.read_only || numbers.len() == 0 {
             return;
         }
-        // Perhaps before it was flushed that they are freed.
-        if let Err(error) = self.vfs.sync_dir(self.dir) {
-            tracing::warn!(%error, "freed segments stay: flushing the folder failed");
+        // Perhaps before it was flushed that they are freed: what was read says so, and may be gone after power loss.
+        let first = self.view.first_segment;
+        let freed = Extent { segment: first, end: segment::FRAMES_OFFSET };
+        if let Err(error) = freed.raise_first(first, &Raising::default(), self.vfs, self.dir) {
+            tracing::warn!(%error, "freed segments stay: recording again that they are freed failed");
             return;
         }
         for number in numbers {
