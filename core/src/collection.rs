@@ -3,6 +3,7 @@
 mod changes;
 mod engine;
 mod entries;
+mod gaps;
 mod index;
 mod key;
 mod layers;
@@ -10,6 +11,7 @@ mod opening;
 mod record;
 mod resolver;
 mod state;
+mod taking;
 mod transaction;
 mod versions;
 
@@ -23,6 +25,7 @@ pub use engine::IndexProgress;
 pub(crate) use engine::{Engine, OnProgress};
 use engine::{NewWrite, RawVersion};
 pub use entries::{Entries, Keys};
+pub use gaps::MissingRange;
 pub use key::Key;
 pub(crate) use opening::{CollectionOptions, Collections};
 pub use record::MAX_KEY_LEN;
@@ -34,7 +37,7 @@ pub use versions::{History, ParseVersionError, Version, VersionId, Versions};
 use crate::{
     codec::{CodecError, Envelope},
     cursor::Cursor,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     read::Record,
     receipt::Receipt,
     space::Space,
@@ -240,7 +243,8 @@ impl<K: Key, V> Collection<K, V> {
     ///
     /// # Errors
     ///
-    /// A version can't be read from its log.
+    /// A version can't be read from its log. That other records of the space are missing is no error: see
+    /// [`missing`](Self::missing).
     pub fn get(&self, key: &K) -> Result<Versions<V>> {
         let found = self.engine.versions(self.name(), &encode_key(key)?)?;
         Ok(Versions::of(found.into_iter().map(|version| self.version(version)).collect()))
@@ -248,10 +252,12 @@ impl<K: Key, V> Collection<K, V> {
 
     /// All versions of a key that are here, with what each supersedes. What is queued is committed first.
     pub fn history(&self, key: &K) -> Result<History<V>> {
-        let (versions, missing) = self.engine.history(self.name(), &encode_key(key)?)?;
+        let found = self.engine.history(self.name(), &encode_key(key)?)?;
+        let ids = |places: Vec<_>| places.into_iter().map(|(log, seq)| VersionId { log, seq }).collect();
         Ok(History {
-            versions: versions.into_iter().map(|version| self.version(version)).collect(),
-            missing: missing.into_iter().map(|(log, seq)| VersionId { log, seq }).collect(),
+            versions: found.versions.into_iter().map(|version| self.version(version)).collect(),
+            missing: ids(found.missing),
+            live: ids(found.live),
         })
     }
 
@@ -280,6 +286,9 @@ impl<K: Key, V> Collection<K, V> {
     }
 
     /// The keys that hold several versions, ascending, with them. They are found without looking at the others.
+    ///
+    /// A key of which a version can't be read is an error that names it, here and in [`range`](Self::range); the next item
+    /// is the key that follows.
     pub fn conflicts(&self) -> Result<Entries<K, V>> {
         Ok(Entries { pages: self.pages(.., true)?, collection: self.clone() })
     }
@@ -294,10 +303,22 @@ impl<K: Key, V> Collection<K, V> {
     ///
     /// Two nodes that do this at once write twice, and are in conflict with what they have decided: let one of them do
     /// it, or do it after the links have caught up.
+    ///
+    /// A conflict of which a version is damaged or missing here is not decided: see [`Settled::unread`].
+    ///
+    /// # Errors
+    ///
+    /// The disk or the index refuses, or nothing can be appended: conflicts before that may be decided.
     pub fn settle(&self, rule: &impl Resolver<K, V>) -> Result<Settled> {
         let mut settled = Settled::default();
         for entry in self.conflicts()? {
-            let (key, versions) = entry?;
+            let (key, versions) = match entry {
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    settled.unread.push(error);
+                    continue;
+                }
+                entry => entry?,
+            };
             let outcome = match rule.resolve(&key, versions.all()) {
                 Resolution::KeepBoth => None,
                 Resolution::Take(index) => {
@@ -312,10 +333,38 @@ impl<K: Key, V> Collection<K, V> {
                     settled.receipt = Some(receipt);
                 }
                 Some(Err(Error::Changed { .. })) | None => settled.kept += 1,
+                // It rotted since it was read.
+                Some(Err(error)) if error.kind() == ErrorKind::Damaged => settled.unread.push(error),
                 Some(Err(error)) => return Err(error),
             }
         }
         Ok(settled)
+    }
+
+    /// Records of the space that are missing here or can't be read, as far as that is known; ascending. As long as there are any, all that
+    /// this collection answers is of the rest: a key may hold something else, or nothing, or be in conflict, by what they
+    /// hold. Empty if nothing is known to be missing.
+    ///
+    /// Damage is known once it was met: by making the index, by reading, or by [`Store::repair_from`](crate::Store::repair_from),
+    /// which gets back what another node has. What was mended, by that or by a link, is taken in by the next call of any
+    /// kind. What retention removed is not missing.
+    ///
+    /// ```
+    /// use counterfoil::Store;
+    ///
+    /// let beds = Store::in_memory()?.own_space()?.collection::<u32, String>("beds")?;
+    /// let (found, missing) = (beds.get(&7)?, beds.missing()?);
+    /// if !missing.is_empty() {
+    ///     eprintln!("bed 7 may hold something else than {found:?}: {} are missing", missing.len());
+    /// }
+    /// # Ok::<(), counterfoil::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A log or the index can't be read.
+    pub fn missing(&self) -> Result<Vec<MissingRange>> {
+        self.engine.missing()
     }
 
     /// Writes to collections of this space that this program can't read, because a later version of this library made
@@ -367,6 +416,8 @@ pub struct Settled {
     pub decided: u64,
     /// Conflicts that it kept, or that changed meanwhile.
     pub kept: u64,
+    /// Conflicts that it was not asked about, since not all of their versions can be read here: an error for each.
+    pub unread: Vec<Error>,
     /// Of the last decision: once that is durable, all are.
     pub receipt: Option<Receipt>,
 }

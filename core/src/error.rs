@@ -1,6 +1,6 @@
 //! What can go wrong, by whose fault it is.
 
-use std::{fmt, io, path::PathBuf};
+use std::{collections::HashSet, fmt, io, path::PathBuf};
 
 use counterfoil_storage::{
     AppendError, BatchError, LogId, MendError, NameError, NodeName, OpenError, ParseIdError, ReadError, Seq, SpaceName,
@@ -110,6 +110,17 @@ pub enum Error {
         /// The key, as text.
         key: String,
     },
+    /// A version of a key is damaged or missing here.
+    #[error("what {key:?} of collection {collection} holds can't be read: {error}")]
+    Unread {
+        /// The collection.
+        collection: String,
+        /// The key, as text.
+        key: String,
+        /// What is damaged or missing.
+        #[source]
+        error: Box<Error>,
+    },
     /// Nothing was put or deleted in a transaction.
     #[error("the transaction has no writes")]
     EmptyTransaction,
@@ -213,8 +224,11 @@ pub enum Error {
     },
 }
 
+/// Each once: of a peer that was not reached all logs of a space say the same.
 fn list(unmirrored: &[Unmirrored]) -> String {
-    unmirrored.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let mut told = HashSet::new();
+    let texts = unmirrored.iter().map(ToString::to_string).filter(|text| told.insert(text.clone()));
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 /// What to do about records that are merely on their way; where something else is in the way, that is said.
@@ -308,6 +322,7 @@ impl Error {
             Self::Changed { .. } => ErrorKind::Changed,
             Self::KeyTooLong { .. } => ErrorKind::TooLong,
             Self::NotAKey { .. } => ErrorKind::Codec,
+            Self::Unread { error, .. } => error.kind(),
             Self::Index { .. } => ErrorKind::Disk,
             Self::Encode { .. } | Self::Decode { .. } => ErrorKind::Codec,
             Self::CodecCannotRoundTrip { .. } => ErrorKind::CodecCannotRoundTrip,

@@ -88,8 +88,8 @@ pub use codec::{Bincode, Codec, CodecError, ENVELOPE_LEN, MAX_VALUE_LEN};
 #[cfg(feature = "collections")]
 pub use collection::{
     Change, ChangeStream, Changes, Collection, Entries, History, IndexProgress, KeepBoth, Key, Keys, MAX_KEY_LEN,
-    NewestByClock, ParseVersionError, RecordedWrite, Resolution, Resolver, Settled, Transaction, Version, VersionId,
-    Versions,
+    MissingRange, NewestByClock, ParseVersionError, RecordedWrite, Resolution, Resolver, Settled, Transaction, Version,
+    VersionId, Versions,
 };
 #[cfg(feature = "net")]
 pub use counterfoil_replication::net::{

@@ -8,7 +8,12 @@ use std::{
 use bytes::Bytes;
 use counterfoil_storage::{Arrival, Hlc, LogId, LogInfo, LogReader, NodeName, RecordKind, Records, Seq};
 
-use crate::{error::Result, merge::Merge, store::Inner, time};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    merge::Merge,
+    store::Inner,
+    time,
+};
 
 /// A record: bytes, with a place in a log and a time. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +190,9 @@ impl Iterator for LogRange {
 
 /// Iterator over durable records of a space, or of one of its logs: `Item = Result<Record, Error>`. Owned.
 ///
-/// An error names a range that can't be served; the next item is what follows it.
+/// An error names a range that can't be served, because it is damaged, missing or kept no more; the next item is what follows
+/// it. After an error of another kind, such as a disk that refuses, there is no next item: what is left can be asked for
+/// again, from the place where reading ended.
 #[derive(Debug)]
 pub struct Read(Source);
 
@@ -193,6 +200,13 @@ pub struct Read(Source);
 enum Source {
     One(Box<LogRange>),
     Many(Merge),
+    /// An error was met that nothing follows.
+    Ended,
+}
+
+/// Whether what follows an error can be read, or the same would be met again.
+fn can_be_passed(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Trimmed)
 }
 
 impl Read {
@@ -214,9 +228,14 @@ impl Iterator for Read {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.0 {
+        let item = match &mut self.0 {
             Source::One(records) => records.next(),
             Source::Many(records) => records.next(),
+            Source::Ended => None,
+        };
+        if item.as_ref().is_some_and(|item| item.as_ref().is_err_and(|error| !can_be_passed(error))) {
+            self.0 = Source::Ended;
         }
+        item
     }
 }

@@ -1,109 +1,16 @@
 //! What an application sees when its disk fails or is full.
 
 use std::{
-    io::{self, IoSlice},
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use counterfoil::{
-    Durability, ErrorKind, Store,
-    vfs::{FileIdentity, Memory, OpenMode, Vfs, VfsFile, VfsLock},
-};
+use counterfoil::{Durability, ErrorKind, Store};
 
-/// A disk in memory that can be told to refuse flushes, or to have no space for more files.
-#[derive(Debug, Clone, Default)]
-struct Disk {
-    files: Memory,
-    refuses_flushes: Arc<AtomicBool>,
-    is_full: Arc<AtomicBool>,
-}
+#[path = "disk/mod.rs"]
+mod disk;
 
-#[derive(Debug)]
-struct File {
-    file: Arc<dyn VfsFile>,
-    disk: Disk,
-}
-
-impl Vfs for Disk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        if mode == OpenMode::Create && self.is_full.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(Arc::new(File { file: self.files.open(path, mode)?, disk: self.clone() }))
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.files.create_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.files.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.files.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.files.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.files.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
-        self.files.lock(path)
-    }
-}
-
-impl VfsFile for File {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        let end = offset + buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
-        if self.disk.is_full.load(Ordering::Relaxed) && end > self.file.len()? {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.file.write_at(buffers, offset)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if self.disk.refuses_flushes.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the platter is scratched"));
-        }
-        self.file.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        if self.disk.is_full.load(Ordering::Relaxed) && len > self.file.len()? {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.file.set_len(len)
-    }
-
-    fn reserve(&self, len: u64) -> io::Result<()> {
-        if self.disk.is_full.load(Ordering::Relaxed) && len > self.file.len()? {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.file.reserve(len)
-    }
-
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.file.identity()
-    }
-}
+use disk::Disk;
 
 #[test]
 fn a_flush_that_fails_is_told_and_ends_all_acks_until_the_store_is_opened_again() {
@@ -157,4 +64,36 @@ fn a_full_disk_is_told_reads_go_on_and_appends_succeed_again_once_there_is_space
     let last = space.read(..).unwrap().last().unwrap().unwrap();
     assert_eq!(last.body(), "again");
     store.close(Duration::ZERO).unwrap();
+}
+
+#[test]
+fn a_disk_that_refuses_to_read_is_told_once_and_ends_the_reading_of_one_log_and_of_several() {
+    const RECORDS: usize = 300;
+    for others in [0, 1] {
+        let disk = Disk::default();
+        let builder = Store::builder().node("a").vfs(Arc::new(disk.clone())).segment_bytes(1 << 16, 1 << 16);
+        let store = builder.clone().create("store").unwrap();
+        // So many that they are read from segments that are full.
+        for _ in 0..RECORDS {
+            store.space("ward").unwrap().append([7; 1000]).unwrap();
+            store.commit().unwrap();
+        }
+        for _ in 0..others {
+            let other = Store::builder().node("b").in_memory().unwrap();
+            other.space("ward").unwrap().append("of b").unwrap();
+            other.commit().unwrap();
+            let link = other.mirror_in_process(&store).spaces(["ward"]).start().unwrap();
+            assert!(link.wait_mirrored(Duration::from_secs(60)));
+            link.stop();
+        }
+        store.close(Duration::ZERO).unwrap();
+        drop(store);
+        let space = builder.open_read_only("store").unwrap().space("ward").unwrap();
+        let records = || space.read(..).unwrap().take(2 * RECORDS);
+        disk.refuses_reads.store(true, Ordering::Relaxed);
+        let told: Vec<_> = records().map(|record| record.unwrap_err().kind()).collect();
+        assert_eq!(told, [ErrorKind::Disk], "{others} other logs");
+        disk.refuses_reads.store(false, Ordering::Relaxed);
+        assert_eq!(records().filter_map(Result::ok).count(), RECORDS + others);
+    }
 }

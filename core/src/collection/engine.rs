@@ -21,23 +21,22 @@ use std::{
 
 use bytes::Bytes;
 use counterfoil_storage::{
-    Head, Hlc, Journal, LogId, NodeName, ReadError, Record, Seq, SpaceName,
+    Hlc, Journal, LogId, NodeName, ReadError, Record, Seq, SpaceName,
     vfs::{Memory, Vfs},
 };
 
 use super::{
-    index::{IndexError, IndexFile, Snapshot, SpaceIndex, Taken, UnreadableRecords},
+    gaps::MissingRange,
+    index::{IndexError, IndexFile, Snapshot, SpaceIndex, UnreadableRecords},
     layers::{Layer, OpenIndex, Queued, State},
     record::{self, Seen},
     state::{KeyState, Live},
+    taking::not_of_this_history,
 };
 use crate::{
     error::{Error, Result},
     store::lock,
 };
-
-/// Progress is told after so many records.
-const PROGRESS_RECORDS: u64 = 100_000;
 
 /// Length and name of the collection, and the key: what keys of all collections of a space are sorted by.
 pub(crate) type FullKey = Box<[u8]>;
@@ -70,16 +69,16 @@ pub(crate) struct Engine {
     /// Held from the look at a key until what was made of it is queued.
     writing: Mutex<()>,
     /// Dropped before the journal, whose lock guards the index's file too.
-    state: Mutex<State>,
-    journal: Journal,
-    space: SpaceName,
+    pub(super) state: Mutex<State>,
+    pub(super) journal: Journal,
+    pub(super) space: SpaceName,
     vfs: Arc<dyn Vfs>,
     /// The fresh layer is written to the index once it is as large.
-    layer_bytes_max: usize,
-    is_read_only: bool,
+    pub(super) layer_bytes_max: usize,
+    pub(super) is_read_only: bool,
     /// Whether the fresh layer is written by a thread, or by whoever finds it too large.
-    background: bool,
-    on_progress: Option<OnProgress>,
+    pub(super) background: bool,
+    pub(super) on_progress: Option<OnProgress>,
     /// Told when a layer has been written.
     flushed: Condvar,
 }
@@ -112,8 +111,16 @@ impl RawVersion {
     }
 }
 
-/// Versions that are here, and places of those that are not.
-pub(crate) type RawHistory = (Vec<RawVersion>, Vec<(LogId, Seq)>);
+/// What is known of the versions of a key.
+#[derive(Debug, Default)]
+pub(crate) struct RawHistory {
+    /// Those that are here, in merged order.
+    pub(crate) versions: Vec<RawVersion>,
+    /// Places of those that are not.
+    pub(crate) missing: Vec<(LogId, Seq)>,
+    /// Places of those that no write supersedes.
+    pub(crate) live: Vec<(LogId, Seq)>,
+}
 
 /// A write to be made.
 pub(crate) struct NewWrite {
@@ -190,13 +197,13 @@ impl Engine {
                 flushing: None,
                 queued: BTreeMap::new(),
                 own: None,
+                holes_seen: None,
                 is_behind: false,
                 is_index_lost: false,
             }),
             flushed: Condvar::new(),
         });
-        let state = engine.retry_gaps(lock(&engine.state))?;
-        drop(engine.take_all(state)?);
+        drop(engine.take_all(lock(&engine.state))?);
         Ok(engine)
     }
 
@@ -212,107 +219,7 @@ impl Engine {
         state.index = None;
     }
 
-    /// The state, with all that is durable taken in.
-    fn caught_up<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
-        if !state.watch.take_change() && !state.is_behind {
-            return Ok(state);
-        }
-        state.is_behind = true;
-        let mut state = self.take_all(state)?;
-        state.is_behind = false;
-        Ok(state)
-    }
-
-    fn take_all<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
-        let logs = self.journal.logs(Some(&self.space));
-        let length = |head: Option<&Head>| head.map_or(0, |head| head.next_seq.0);
-        let news = |info: &counterfoil_storage::LogInfo, state: &State| {
-            info.durable.next_seq.0.saturating_sub(length(state.taken.heads.get(&info.id)))
-        };
-        let identity = self.journal.identity();
-        let is_own = |info: &&counterfoil_storage::LogInfo| {
-            info.genesis.node == identity.node && info.genesis.nonce == *identity.incarnation.as_bytes()
-        };
-        state.own = logs.iter().find(is_own).map(|info| (info.id, info.durable.next_seq));
-        let mut progress = Progress::new(self, logs.iter().map(|info| news(info, &state)).sum());
-        for info in &logs {
-            if news(info, &state) > 0 {
-                state = self.take_log(state, info.id, info.durable, &mut progress)?;
-            }
-        }
-        Ok(state)
-    }
-
-    /// Takes in a log up to where it durably ends.
-    fn take_log<'a>(
-        self: &'a Arc<Self>,
-        mut state: MutexGuard<'a, State>,
-        log: LogId,
-        end: Head,
-        progress: &mut Progress<'_>,
-    ) -> Result<MutexGuard<'a, State>> {
-        let from = state.taken.heads.get(&log).map_or(Seq::ZERO, |head| head.next_seq);
-        let mut next = from;
-        let mut batches = self.journal.read(log, from);
-        while next < end.next_seq {
-            match batches.next() {
-                Some(Ok(batch)) => {
-                    state.take_batch(&batch, next)?;
-                    next = batch.next_seq();
-                    state.taken.heads.insert(log, batch.head());
-                    progress.advance(batch.header().record_count.into());
-                }
-                Some(Err(error)) => match missing_range(&error) {
-                    Some((first_seq, next_seq)) => {
-                        state.taken.gaps.insert((log, first_seq), next_seq);
-                        next = next_seq;
-                    }
-                    None => return Err(error.into()),
-                },
-                None => break,
-            }
-            if state.fresh.bytes > self.layer_bytes_max && !state.is_index_lost {
-                state = self.wait_flushed(state);
-                state = self.flush(state, self.background);
-            }
-        }
-        if next >= end.next_seq && state.taken.heads.get(&log).is_none_or(|head| head.next_seq < next) {
-            // It ends in a gap.
-            state.taken.heads.insert(log, end);
-        }
-        Ok(state)
-    }
-
-    /// Reads again what could not be read: it may have been mended.
-    fn retry_gaps<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
-        let gaps = mem::take(&mut state.taken.gaps);
-        for ((log, first_seq), end) in gaps {
-            let mut next = first_seq;
-            let mut batches = self.journal.read(log, first_seq);
-            while next < end {
-                match batches.next() {
-                    Some(Ok(batch)) => {
-                        state.take_batch(&batch, next)?;
-                        next = batch.next_seq();
-                    }
-                    Some(Err(error)) => match missing_range(&error) {
-                        Some((missing, after)) => {
-                            state.taken.gaps.insert((log, missing.max(first_seq)), after.min(end));
-                            next = after;
-                        }
-                        None => return Err(error.into()),
-                    },
-                    None => {
-                        state.taken.gaps.insert((log, next), end);
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(state)
-    }
-
-    fn wait_flushed<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    pub(super) fn wait_flushed<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while state.flushing.is_some() {
             state = self.flushed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -320,7 +227,11 @@ impl Engine {
     }
 
     /// Has the fresh layer written to the index, by a thread or here. Nothing may be being written.
-    fn flush<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>, by_thread: bool) -> MutexGuard<'a, State> {
+    pub(super) fn flush<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        by_thread: bool,
+    ) -> MutexGuard<'a, State> {
         let Some(index) = &state.index else { return state };
         let (space, numbers) = (Arc::clone(&index.space), index.snapshot.numbers());
         let layer = Arc::new(mem::take(&mut state.fresh));
@@ -414,8 +325,8 @@ impl Engine {
         let known = state.durable(&key)?;
         drop(state);
         // What a faulty writer did not name as seen may be live all the same.
-        let live = known.live().iter().map(|live| (live.log, live.seq));
-        let starts = known.seen().iter().map(|seen| (seen.log, seen.seq)).chain(live);
+        let live: Vec<_> = known.live().iter().map(|live| (live.log, live.seq)).collect();
+        let starts = known.seen().iter().map(|seen| (seen.log, seen.seq)).chain(live.iter().copied());
         let (mut versions, mut missing, mut met) = (Vec::new(), Vec::new(), BTreeSet::new());
         for (log, seq) in starts {
             let mut next = Some(seq);
@@ -431,7 +342,7 @@ impl Engine {
             }
         }
         versions.sort_unstable_by_key(|version| (version.time, version.log, version.seq));
-        Ok((versions, missing))
+        Ok(RawHistory { versions, missing, live })
     }
 
     /// The next keys of a collection, ascending, up to `limit` of them, with the live versions of each; and whether
@@ -460,6 +371,12 @@ impl Engine {
         keys.truncate(limit);
         let with_state = |key: FullKey| state.effective(&key).map(|found| (key, found));
         Ok((keys.into_iter().map(with_state).collect::<Result<_>>()?, is_more))
+    }
+
+    /// Records of the space that are missing here, or can't be read.
+    pub(crate) fn missing(self: &Arc<Self>) -> Result<Vec<MissingRange>> {
+        let state = self.caught_up(lock(&self.state))?;
+        Ok(MissingRange::of(&self.journal.logs(Some(&self.space)), &state.taken.gaps))
     }
 
     /// Records that are writes to collections and can't be read.
@@ -526,65 +443,6 @@ fn is_as_expected(known: &KeyState, expected: &[(LogId, Seq)]) -> bool {
         (live, expected) => {
             live.len() == expected.len() && live.iter().all(|live| expected.contains(&(live.log, live.seq)))
         }
-    }
-}
-
-/// Tells how far the taking in of many records has come.
-struct Progress<'a> {
-    engine: &'a Engine,
-    records: u64,
-    records_in_all: u64,
-    told: u64,
-}
-
-impl<'a> Progress<'a> {
-    fn new(engine: &'a Engine, records_in_all: u64) -> Self {
-        Self { engine, records: 0, records_in_all, told: 0 }
-    }
-
-    fn advance(&mut self, records: u64) {
-        self.records += records;
-        let is_due = self.records - self.told >= PROGRESS_RECORDS || self.records >= self.records_in_all;
-        if self.records_in_all < PROGRESS_RECORDS || !is_due {
-            return;
-        }
-        self.told = self.records;
-        let Self { records, records_in_all, .. } = *self;
-        tracing::info!(space = %self.engine.space, records, records_in_all, "indexing collections");
-        if let Some(tell) = &self.engine.on_progress {
-            tell(&IndexProgress { space: self.engine.space.clone(), records, records_in_all });
-        }
-    }
-}
-
-/// A log of which the index has seen what is not here: the store lost its end, or is an older copy.
-fn not_of_this_history(journal: &Journal, taken: &Taken) -> Result<Option<LogId>> {
-    for (log, head) in &taken.heads {
-        let info = journal.log(*log);
-        if info.as_ref().is_some_and(|info| info.durable == *head) || head.next_seq == Seq::ZERO {
-            continue;
-        }
-        if info.is_none_or(|info| info.durable.next_seq < head.next_seq) {
-            return Ok(Some(*log));
-        }
-        match journal.read_batch(*log, Seq(head.next_seq.0 - 1)) {
-            Ok(Some(batch)) if batch.head() == *head => {}
-            Err(error) if missing_range(&error).is_some() => {}
-            Err(error) => return Err(error.into()),
-            Ok(_) => return Ok(Some(*log)),
-        }
-    }
-    Ok(None)
-}
-
-/// The range that an error says can't be had; `None` if trying again may help.
-fn missing_range(error: &ReadError) -> Option<(Seq, Seq)> {
-    match error {
-        ReadError::Damaged { first_seq, next_seq, .. } | ReadError::Hole { first_seq, next_seq, .. } => {
-            Some((*first_seq, *next_seq))
-        }
-        ReadError::Trimmed { first_seq, first_available, .. } => Some((*first_seq, *first_available)),
-        _ => None,
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     state::KeyState,
     versions::Versions,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How many keys are looked up at a time.
 const PAGE_KEYS: usize = 256;
@@ -45,10 +45,26 @@ impl<K: Key, V> Collection<K, V> {
     }
 
     fn decode_key(&self, key: &FullKey) -> Result<K> {
-        let key = &key[1 + self.name().len()..];
-        let not_of_type =
-            || Error::NotAKey { collection: self.name().to_owned(), key: String::from_utf8_lossy(key).into_owned() };
-        K::decode(key).ok_or_else(not_of_type)
+        let not_of_type = || Error::NotAKey { collection: self.name().to_owned(), key: self.shown(key) };
+        K::decode(self.without_prefix(key)).ok_or_else(not_of_type)
+    }
+
+    fn without_prefix<'a>(&self, key: &'a FullKey) -> &'a [u8] {
+        &key[1 + self.name().len()..]
+    }
+
+    fn shown(&self, key: &FullKey) -> String {
+        String::from_utf8_lossy(self.without_prefix(key)).into_owned()
+    }
+
+    /// An error of reading what a key holds, with the key.
+    fn of_key(&self, key: &FullKey, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::Damaged => {
+                Error::Unread { collection: self.name().to_owned(), key: self.shown(key), error: Box::new(error) }
+            }
+            _ => error,
+        }
     }
 }
 
@@ -115,9 +131,9 @@ impl<K: Key, V> Iterator for Entries<K, V> {
     fn next(&mut self) -> Option<Self::Item> {
         let Self { pages, collection } = self;
         let entry = pages.next(&collection.engine)?.and_then(|key| {
-            let key = collection.decode_key(&key)?;
-            let versions = collection.get(&key)?;
-            Ok((key, versions))
+            let found = collection.decode_key(&key)?;
+            let versions = collection.get(&found).map_err(|error| collection.of_key(&key, error))?;
+            Ok((found, versions))
         });
         Some(entry)
     }

@@ -37,7 +37,10 @@ use redb::{
 };
 use thiserror::Error;
 
-use super::state::{KeyState, LogNumbers};
+use super::{
+    gaps::Gaps,
+    state::{KeyState, LogNumbers},
+};
 
 /// Counts the changes to what is written here, and to the records it is made of.
 const FORMAT: u32 = 1;
@@ -181,9 +184,6 @@ impl redb::StorageBackend for Backend {
     }
 }
 
-/// A range of a log that could not be read: first sequence number, and the one after.
-pub(crate) type Gaps = BTreeMap<(LogId, Seq), Seq>;
-
 /// Records that are writes to collections and can't be read, with the version of their format (0: malformed).
 pub(crate) type UnreadableRecords = BTreeMap<(LogId, Seq), u8>;
 
@@ -266,7 +266,8 @@ impl SpaceIndex {
             }
             for (key, value) in self.rows("gaps")? {
                 let next_seq = value.try_into().map(u64::from_be_bytes).map_err(|_| IndexError::Row)?;
-                taken.gaps.insert(parse_place(&key).ok_or(IndexError::Row)?, Seq(next_seq));
+                let (log, first_seq) = parse_place(&key).ok_or(IndexError::Row)?;
+                taken.gaps.add(log, first_seq, Seq(next_seq));
             }
             for (key, value) in self.rows("unreadable")? {
                 let version = *value.first().ok_or(IndexError::Row)?;
@@ -323,7 +324,8 @@ impl SpaceIndex {
         let number = |index: usize| (index as u32).to_be_bytes().to_vec();
         let logs = numbers.logs.iter().enumerate().map(|(index, log)| (number(index), log.as_bytes().to_vec()));
         let heads = taken.heads.iter().map(|(log, head)| (log.as_bytes().to_vec(), head_bytes(head)));
-        let gaps = taken.gaps.iter().map(|(place, next)| (place_bytes(place), next.0.to_be_bytes().to_vec()));
+        let gaps = taken.gaps.iter();
+        let gaps = gaps.map(|(log, first, next)| (place_bytes(&(log, first)), next.0.to_be_bytes().to_vec()));
         let unreadable = taken.unreadable.iter().map(|(place, version)| (place_bytes(place), vec![*version]));
         self.replace(&transaction, "logs", logs)?;
         self.replace(&transaction, "taken", heads)?;

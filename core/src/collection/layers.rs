@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) queued: BTreeMap<FullKey, Vec<Queued>>,
     /// The log that this life of this node writes, and where it durably ended when logs were last taken in.
     pub(super) own: Option<(LogId, Seq)>,
+    /// The journal's count of changes to its holes when gaps were last read again; `None` before that.
+    pub(super) holes_seen: Option<u64>,
     /// Taking in was begun and did not end.
     pub(super) is_behind: bool,
     /// The index could not be written: what has changed since stays in memory.
@@ -54,22 +56,31 @@ pub(super) struct Queued {
 }
 
 impl State {
-    /// Takes in the records of a batch from a sequence number on.
-    pub(super) fn take_batch(&mut self, batch: &Batch, from: Seq) -> Result<()> {
-        let Ok(body) = batch.body() else {
-            self.taken.gaps.insert((batch.log(), batch.first_seq()), batch.next_seq());
-            return Ok(());
+    /// Takes in the records of a batch from a sequence number on, as far as they can be read; the first that can't be,
+    /// and with it all that follow in the batch, or the batch's end.
+    pub(super) fn take_batch(&mut self, batch: &Batch, from: Seq) -> Result<Seq> {
+        let (log, mut next) = (batch.log(), from.max(batch.first_seq()));
+        let body = match batch.body() {
+            Ok(body) => body,
+            Err(error) => {
+                tracing::warn!(%log, first_seq = %next, %error, "records can't be read: collections lack them");
+                return Ok(next);
+            }
         };
         let prefix = Prefix::of(&batch.digest());
         for record in body.record_refs() {
-            let Ok(record) = record else {
-                self.taken.unreadable.insert((batch.log(), batch.first_seq()), 0);
-                break;
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::warn!(%log, first_seq = %next, %error, "records can't be read: collections lack them");
+                    return Ok(next);
+                }
             };
+            next = next.max(Seq(record.seq.0 + 1));
             if record.attributes.kind != COLLECTION || record.seq < from {
                 continue;
             }
-            let place = Seen { log: batch.log(), seq: record.seq, prefix: Some(prefix), time: record.time };
+            let place = Seen { log, seq: record.seq, prefix: Some(prefix), time: record.time };
             match record::decode(record.body) {
                 Ok(writes) => writes.into_iter().try_for_each(|write| self.take_write(place, &write))?,
                 Err(unreadable) => {
@@ -82,7 +93,7 @@ impl State {
                 }
             }
         }
-        Ok(())
+        Ok(batch.next_seq())
     }
 
     fn take_write(&mut self, place: Seen, write: &record::Write<'_>) -> Result<()> {
@@ -146,8 +157,7 @@ fn is_of_other_history(seen: &Seen, known: &KeyState, state: &State) -> bool {
     let (heads, gaps) = (&state.taken.heads, &state.taken.gaps);
     let is_beyond_own_end = state.own.is_some_and(|(log, end)| log == seen.log && end <= seen.seq);
     let is_here = heads.get(&seen.log).is_some_and(|head| head.next_seq > seen.seq);
-    let gap = gaps.range(..=(seen.log, seen.seq)).next_back();
-    let is_in_gap = gap.is_some_and(|((log, _), next)| *log == seen.log && *next > seen.seq);
+    let is_in_gap = gaps.contain(seen.log, seen.seq);
     let is_version = known.last_in(seen.log).is_some_and(|last| last.seq >= seen.seq);
     // Of a newer format: it may have been the version that is meant.
     let is_unreadable = state.taken.unreadable.contains_key(&(seen.log, seen.seq));

@@ -191,6 +191,8 @@ pub struct History<V> {
     pub versions: Vec<Version<V>>,
     /// Versions that others supersede and that are not here: they have not arrived, are no longer kept, or are damaged.
     pub missing: Vec<VersionId>,
+    /// Those that no write supersedes, a deletion among them.
+    pub live: Vec<VersionId>,
 }
 
 #[cfg(test)]

@@ -64,6 +64,70 @@ fn a_value_is_put_got_and_deleted() {
     assert_eq!(history.len(), 2);
     assert_eq!((&history[0]["body"], &history[0]["live"]), (&"Ann".into(), &false.into()));
     assert_eq!((&history[1]["deleted"], &history[1]["supersedes"]), (&true.into(), &serde_json::json!([version])));
+    assert_eq!(history[1]["live"], true, "no write supersedes the deletion");
+}
+
+#[test]
+fn the_only_version_of_a_key_may_be_a_deletion_which_is_live() {
+    let sandbox = sandbox();
+    let store = Store::open(sandbox.path("practice.store")).unwrap();
+    store.space("shared").unwrap().collection_of_bytes::<Vec<u8>>("c").unwrap().delete(&b"7".to_vec()).unwrap();
+    store.close(Duration::ZERO).unwrap();
+    let [only] = &lines(&run(&sandbox, "history", "7").expect_status(0))[..] else { panic!("one version") };
+    assert_eq!(
+        (&only["deleted"], &only["live"], &only["supersedes"]),
+        (&true.into(), &true.into(), &Value::Array(vec![]))
+    );
+    assert!(only.get("body").is_none(), "{only}");
+    assert_eq!(run(&sandbox, "get", "7").expect_status(1).only_error(), "counterfoil: nothing under 7");
+}
+
+#[test]
+fn a_value_is_put_and_got_byte_for_byte_if_asked_and_else_as_a_line() {
+    let sandbox = sandbox();
+    let words = |command: &str, more: &str| format!("{command} practice.store --space shared --collection c 7 {more}");
+    for (value, raw_put, raw_get, printed) in [
+        (&b"a\n\n"[..], "", "", &b"a\n\n"[..]),
+        (b"a\n\n", "", "--raw", b"a\n"),
+        (b"a\n", "--raw", "--raw", b"a\n"),
+        (b"a\n", "--raw", "", b"a\n\n"),
+        (b"\xff\0", "--raw", "--raw", b"\xff\0"),
+        (b"", "--raw", "--raw", b""),
+        (b"\n", "", "--raw", b""),
+    ] {
+        sandbox.run_with(&words("put", raw_put), value).expect_status(0);
+        let got = sandbox.run(&words("get", raw_get)).expect_status(0);
+        assert_eq!(got.stdout, printed, "{value:?} {raw_put} {raw_get}");
+    }
+    sandbox.run_with(&words("resolve", "--with - --raw"), b"b\n").expect_status(0);
+    assert_eq!(sandbox.run(&words("get", "--raw")).expect_status(0).stdout, b"b\n");
+    sandbox.run(&words("get", "--raw --json")).expect_status(2);
+}
+
+#[test]
+fn keys_that_are_no_text_or_hold_nul_are_given_and_shown_in_base64() {
+    let sandbox = sandbox();
+    // 0xff 0x00; "a", NUL, LF.
+    for (base64, value) in [("/wA=", "no text"), ("YQAK", "text")] {
+        let words = format!("put practice.store --space shared --collection c --key-base64 {base64}");
+        sandbox.run_with(&words, value.as_bytes()).expect_status(0);
+        assert_eq!(
+            run(&sandbox, "get", &format!("--key-base64 {base64}")).expect_status(0).text(),
+            format!("{value}\n")
+        );
+        let history = lines(&run(&sandbox, "history", &format!("{base64} --key-base64")).expect_status(0));
+        assert_eq!(history[0]["body"], value);
+    }
+    let shown = lines(&run(&sandbox, "keys", "--json").expect_status(0));
+    assert_eq!(shown, [serde_json::json!({"key": "a\0\n"}), serde_json::json!({"key_base64": "/wA="})]);
+    let from = run(&sandbox, "keys", "--json --from /wA= --key-base64").expect_status(0);
+    assert_eq!(lines(&from).len(), 1);
+    assert_eq!(run(&sandbox, "keys", "--from b").expect_status(0).stdout, b"\xff\0\n", "as they are, without --json");
+    run(&sandbox, "delete", "--key-base64 /wA=").expect_status(0);
+    let nothing = run(&sandbox, "get", "--key-base64 /wA=").expect_status(1);
+    assert_eq!(nothing.only_error(), "counterfoil: nothing under /wA=");
+    let error = run(&sandbox, "get", "--key-base64 %").expect_status(2);
+    assert!(error.only_error().contains("the key \"%\" is not base64"), "{}", error.only_error());
 }
 
 #[test]
@@ -113,7 +177,9 @@ fn versions_in_conflict_are_shown_and_one_is_taken_or_another_put_in_their_place
 
     let error = run(&sandbox, "resolve", &format!("1 --take {id}")).expect_status(2);
     assert!(error.only_error().contains("does not hold version"), "{}", error.only_error());
-    run(&sandbox, "resolve", "1").expect_status(2);
+    let error = run(&sandbox, "resolve", "1").expect_status(2);
+    let line = error.only_error();
+    assert!(line.contains("--take LOG:SEQ") && line.contains("--with -"), "{line}");
     run(&sandbox, "resolve", "1 --take nonsense").expect_status(2);
 }
 

@@ -4,6 +4,7 @@ mod append;
 mod cat;
 mod cert;
 mod collection;
+mod collection_damage;
 mod door;
 mod fhir;
 mod kill;

@@ -111,6 +111,28 @@ fn sync_once_without_the_other_end_says_that_nothing_is_known() {
 }
 
 #[test]
+fn sync_with_another_node_than_meant_says_so_once_however_many_logs_there_are() {
+    let sandbox = Sandbox::with_members_and_hub();
+    append(&sandbox, "a", "one\n");
+    append(&sandbox, "b", "two\n");
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    for name in ["a", "b", "a"] {
+        sandbox.run(&format!("{} --once", sync(name, &address))).expect_status(0);
+    }
+    assert_eq!(sandbox.heads("a.store", "s").len(), 2);
+    let words = format!("sync a.store --with other@{address} --tls tls-a --space s --once");
+    let ended = sandbox.run(&words).expect_status(1);
+    let last = ended.stderr.lines().last().unwrap();
+    assert_eq!(last.matches("it is the node hub, not other").count(), 1, "{last}");
+    assert!(
+        last.contains("other has not been reached (") && last.contains("nothing is known of what it has"),
+        "{last}"
+    );
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+}
+
+#[test]
 fn a_hub_that_serves_syncs_all_that_it_has_and_gets_with_another() {
     let sandbox = Sandbox::with_members_and_hub();
     sandbox.run("init far.store --node far").expect_status(0);

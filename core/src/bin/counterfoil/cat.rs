@@ -8,14 +8,14 @@ use std::{
 };
 
 use clap::Args;
-use counterfoil::{Cursor, Error, LogId, Record, RecordedWrite, Seq, Space, SpaceName};
-use counterfoil_storage::{Damage, ReadError};
+use counterfoil::{BatchError, Cursor, Error, LogId, Record, RecordedWrite, Seq, Space, SpaceName};
+use counterfoil_storage::ReadError;
 use serde::Serialize;
 
 use crate::{
     collection::{Key, Text},
     failure::{Answer, Failure, tell},
-    open::{in_order, open_to_read, space_of, space_there},
+    open::{in_order, lost_end, open_to_read, space_of, space_there},
     output::{self, Output},
     signals, when,
 };
@@ -66,9 +66,9 @@ impl Cat {
         }
         let mut printer =
             Printer { output: Output::new(), space: space.name().clone(), is_json: self.json, left: self.limit };
-        let mut is_whole = true;
+        let (mut is_whole, mut holes) = (true, Vec::new());
         if self.merged {
-            is_whole = print_all(space.read(..)?, &mut printer)?;
+            holes = print_merged(space.read(..)?, &mut printer, &self.store)?;
         } else if self.follow {
             is_whole = self.follow(&space, &logs, &mut printer)?;
         } else {
@@ -80,13 +80,12 @@ impl Cat {
         if !is_whole {
             return Ok(Answer::BadNews(None));
         }
-        // Without this a log whose last commits are damaged would look as if it ended before them.
-        let concerns = |damage: &&Damage| damage.log.is_none_or(|log| logs.contains(&log));
-        Ok(match store.recovery().damage().find(concerns) {
+        Ok(match lost_end(&store, &logs, &holes) {
             Some(damage) => Answer::BadNews(Some(format!(
                 "records may be missing: {damage}; a mirror may have them: `counterfoil cat` there"
             ))),
-            None => Answer::Done,
+            None if holes.is_empty() => Answer::Done,
+            None => Answer::BadNews(None),
         })
     }
 
@@ -130,6 +129,47 @@ impl Cat {
             space = space_of(&open_to_read(&self.store)?, self.space.as_deref())?;
         }
     }
+}
+
+/// Prints the records of all logs, naming those that can't be read and going on behind them; which they are: log, first
+/// record, after the last.
+fn print_merged(
+    records: impl Iterator<Item = Result<Record, Error>>,
+    printer: &mut Printer,
+    store: &Path,
+) -> Result<Vec<(LogId, Seq, Seq)>, Failure> {
+    let mut holes = Vec::new();
+    for record in records {
+        if printer.is_done() {
+            break;
+        }
+        let error = match record {
+            Ok(record) => {
+                printer.print(&record)?;
+                continue;
+            }
+            Err(error) => error,
+        };
+        let (hole, advice) = match &error {
+            Error::Read(
+                ReadError::Damaged { log, first_seq, next_seq, .. } | ReadError::Hole { log, first_seq, next_seq },
+            ) => {
+                let repair =
+                    format!("; `counterfoil repair {} --from NODE@ADDR --tls DIR` gets it back", store.display());
+                ((*log, *first_seq, *next_seq), repair)
+            }
+            Error::Read(ReadError::Trimmed { log, first_seq, first_available }) => {
+                ((*log, *first_seq, *first_available), String::new())
+            }
+            // A faulty writer's: what follows in its batch can't be told either, the batches behind it can.
+            Error::Batch(BatchError::Records { log, first_seq }) => ((*log, *first_seq, *first_seq), String::new()),
+            _ => return Err(error.into()),
+        };
+        printer.output.flush()?;
+        tell(&format!("{error}{advice}"));
+        holes.push(hole);
+    }
+    Ok(holes)
 }
 
 /// Prints records as far as they can be read; whether none is damaged or missing.

@@ -1,6 +1,7 @@
 //! `counterfoil put`, `get`, `delete`, `keys`, `conflicts`, `resolve`, `history`: values under keys.
 
 use std::{
+    fmt,
     io::{self, Read as _},
     path::PathBuf,
     time::Duration,
@@ -9,12 +10,14 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use clap::Args;
-use counterfoil::{Collection, Durability, MAX_VALUE_LEN, Receipt, Store, Version, VersionId, Versions};
+use counterfoil::{
+    Collection, Durability, ErrorKind, MAX_VALUE_LEN, MissingRange, Receipt, Store, Version, VersionId, Versions,
+};
 use serde::Serialize;
 
 use crate::{
     failure::{Answer, Failure},
-    open::{open_to_read, open_to_write, space_of, space_there},
+    open::{lost_end, open_to_read, open_to_write, space_of, space_there},
     output::{Output, count},
     when,
 };
@@ -37,87 +40,186 @@ struct Place {
 
 impl Place {
     /// Beside a process that may be writing. Without the index, which that process has: all of the space is read.
-    fn open_to_read(&self) -> Result<BytesCollection, Failure> {
+    fn open_to_read(&self) -> Result<Opened, Failure> {
         let store = open_to_read(&self.store)?;
         let space = space_there(&store, &self.store, self.space.as_deref())?;
-        Ok(space.collection_of_bytes(&self.collection)?)
+        let collection = space.collection_of_bytes(&self.collection)?;
+        Ok(Opened { path: self.store.clone(), store, collection })
     }
 
     /// As the only process that writes.
-    fn open_to_write(&self) -> Result<(Store, BytesCollection), Failure> {
+    fn open_to_write(&self) -> Result<Opened, Failure> {
         let store = open_to_write(&self.store)?;
         let collection = space_of(&store, self.space.as_deref())?.collection_of_bytes(&self.collection)?;
-        Ok((store, collection))
+        Ok(Opened { path: self.store.clone(), store, collection })
     }
 }
 
-/// Waits until a write is durable, says which version it made, and closes the store.
-fn finish(store: &Store, receipt: &Receipt) -> Result<Answer, Failure> {
-    receipt.wait(Durability::Local)?;
-    store.close(Duration::ZERO)?;
-    let mut output = Output::new();
-    output.line(VersionId { log: receipt.log(), seq: receipt.first_seq() }.to_string())?;
-    output.flush()?;
-    Ok(Answer::Done)
+/// A collection, in a store that is open.
+struct Opened {
+    path: PathBuf,
+    store: Store,
+    collection: BytesCollection,
 }
 
-/// Standard input to its end; one LF there does not count.
-fn value_from_input() -> Result<Bytes, Failure> {
+/// How many missing ranges one line names.
+const RANGES_SHOWN: usize = 5;
+
+impl Opened {
+    /// Waits until a write is durable, says which version it made, and closes the store.
+    fn finish(&self, receipt: &Receipt) -> Result<(), Failure> {
+        receipt.wait(Durability::Local)?;
+        self.store.close(Duration::ZERO)?;
+        let mut output = Output::new();
+        output.line(VersionId { log: receipt.log(), seq: receipt.first_seq() }.to_string())?;
+        output.flush()
+    }
+
+    /// What is missing of the space here, and what to do: where something is, whatever was found may be wrong.
+    fn missing(&self) -> Result<Option<String>, Failure> {
+        let missing = self.collection.missing()?;
+        let shown: Vec<_> = missing.iter().take(RANGES_SHOWN).map(ToString::to_string).collect();
+        let more = missing.len().saturating_sub(RANGES_SHOWN);
+        let more = if more > 0 { format!(" and {} more", count(more as u64, "ranges")) } else { String::new() };
+        let holes = (!missing.is_empty()).then(|| {
+            format!(
+                "missing here, so that this may be wrong: records {}{more}; `counterfoil repair {} --from NODE@ADDR \
+                 --tls DIR` gets back what that node has",
+                shown.join(", "),
+                self.path.display(),
+            )
+        });
+        let told: Vec<_> = holes.into_iter().chain(self.lost_end(&missing)).collect();
+        Ok((!told.is_empty()).then(|| told.join("; ")))
+    }
+
+    /// Damage that left no hole: a log whose last commits are lost looks as if it ended before them.
+    fn lost_end(&self, missing: &[MissingRange]) -> Option<String> {
+        let missing: Vec<_> = missing.iter().map(|range| (range.log, range.first_seq, range.next_seq)).collect();
+        let logs: Vec<_> = self.collection.space().logs().iter().map(|info| info.id).collect();
+        let damage = lost_end(&self.store, &logs, &missing)?;
+        Some(format!(
+            "records may be missing here, so that this may be wrong: {damage}; `counterfoil sync` with a node that has \
+             them brings them back"
+        ))
+    }
+}
+
+/// How a command ends that has told what it found, with what else there is to say.
+fn answer(news: impl IntoIterator<Item = Option<String>>) -> Answer {
+    let news: Vec<_> = news.into_iter().flatten().collect();
+    if news.is_empty() { Answer::Done } else { Answer::BadNews(Some(news.join("; "))) }
+}
+
+/// The key.
+#[derive(Debug, Args)]
+struct KeyWord {
+    /// The key
+    key: String,
+    /// The key is given in base64, as `key_base64` shows it: for one that is not UTF-8, or holds NUL
+    #[arg(long)]
+    key_base64: bool,
+}
+
+impl KeyWord {
+    fn bytes(&self) -> Result<Vec<u8>, Failure> {
+        key_bytes(&self.key, self.key_base64)
+    }
+}
+
+impl fmt::Display for KeyWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)
+    }
+}
+
+fn key_bytes(word: &str, is_base64: bool) -> Result<Vec<u8>, Failure> {
+    if !is_base64 {
+        return Ok(word.as_bytes().to_vec());
+    }
+    BASE64_STANDARD.decode(word).map_err(|error| Failure::Usage(format!("the key {word:?} is not base64: {error}")))
+}
+
+/// Standard input to its end; one LF there does not count, unless it is to stay as it is.
+fn value_from_input(is_raw: bool) -> Result<Bytes, Failure> {
     let mut value = Vec::new();
     let limit = MAX_VALUE_LEN as u64 + 2;
     io::stdin().lock().take(limit).read_to_end(&mut value).map_err(Failure::Input)?;
-    value.pop_if(|last| *last == b'\n');
+    value.pop_if(|last| *last == b'\n' && !is_raw);
     Ok(value.into())
 }
 
-/// Put a value, from standard input, under a key; one LF at its end does not count. Prints the version: LOG:SEQ
+/// Put a value, from standard input, under a key. Prints the version: LOG:SEQ
+///
+/// One LF at the end of the input does not count, and `get` prints one after the value: so a line is put and printed as it
+/// is. With --raw here and there all bytes are the value's.
 #[derive(Debug, Args)]
 pub(crate) struct Put {
     #[command(flatten)]
     place: Place,
-    /// The key
-    key: String,
+    #[command(flatten)]
+    key: KeyWord,
+    /// A LF at the end is a part of the value
+    #[arg(long)]
+    raw: bool,
 }
 
 impl Put {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
-        let value = value_from_input()?;
-        let (store, collection) = self.place.open_to_write()?;
-        let receipt = collection.put(&self.key.into_bytes(), &value)?;
-        finish(&store, &receipt)
+        let key = self.key.bytes()?;
+        let value = value_from_input(self.raw)?;
+        let opened = self.place.open_to_write()?;
+        opened.finish(&opened.collection.put(&key, &value)?)?;
+        Ok(Answer::Done)
     }
 }
 
 /// Print what a key holds: 0 one value; 1 nothing, or several versions in conflict, each as a line of JSON
+///
+/// A LF is printed after the value, unless --raw is given.
 #[derive(Debug, Args)]
 pub(crate) struct Get {
     #[command(flatten)]
     place: Place,
-    /// The key
-    key: String,
+    #[command(flatten)]
+    key: KeyWord,
     /// One JSON object, with the version's place and time
     #[arg(long)]
     json: bool,
+    /// No LF after the value
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
 }
 
 impl Get {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
-        let found = self.place.open_to_read()?.get(&self.key.clone().into_bytes())?;
+        let key = self.key.bytes()?;
+        let opened = self.place.open_to_read()?;
+        let found = match opened.collection.get(&key) {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                return Ok(answer([Some(error.to_string()), opened.missing()?]));
+            }
+            found => found?,
+        };
         let mut output = Output::new();
         match &found {
-            Versions::One(only) if !self.json => output.line(only.value().map_or(&b""[..], |value| value))?,
+            Versions::One(only) if !self.json => {
+                output.bytes(only.value().map_or(&b""[..], |value| value))?;
+                output.bytes(if self.raw { "" } else { "\n" })?;
+            }
             found => found.all().iter().try_for_each(|version| output.json(&VersionLine::of(version)))?,
         }
         output.flush()?;
-        Ok(match &found {
-            Versions::One(_) => Answer::Done,
-            Versions::None => Answer::BadNews(Some(format!("nothing under {}", self.key))),
-            Versions::Conflict(versions) => Answer::BadNews(Some(format!(
+        let news = match &found {
+            Versions::One(_) => None,
+            Versions::None => Some(format!("nothing under {}", self.key)),
+            Versions::Conflict(versions) => Some(format!(
                 "{} of {} in conflict: `counterfoil resolve` decides",
                 count(versions.len() as u64, "versions"),
                 self.key
-            ))),
-        })
+            )),
+        };
+        Ok(answer([news, opened.missing()?]))
     }
 }
 
@@ -126,20 +228,27 @@ impl Get {
 pub(crate) struct Delete {
     #[command(flatten)]
     place: Place,
-    /// The key
-    key: String,
+    #[command(flatten)]
+    key: KeyWord,
 }
 
 impl Delete {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
-        let (store, collection) = self.place.open_to_write()?;
-        let key = self.key.clone().into_bytes();
-        if matches!(collection.get(&key)?, Versions::None) {
-            store.close(Duration::ZERO)?;
-            return Ok(Answer::BadNews(Some(format!("nothing under {}", self.key))));
+        let key = self.key.bytes()?;
+        let opened = self.place.open_to_write()?;
+        let collection = &opened.collection;
+        let missing = opened.missing()?;
+        let is_there = match collection.get(&key) {
+            // Something is, though it can't be read.
+            Err(error) if error.kind() == ErrorKind::Damaged => true,
+            found => !matches!(found?, Versions::None),
+        };
+        if !is_there {
+            opened.store.close(Duration::ZERO)?;
+            return Ok(answer([Some(format!("nothing under {}", self.key)), missing]));
         }
-        let receipt = collection.delete(&key)?;
-        finish(&store, &receipt)
+        opened.finish(&collection.delete(&key)?)?;
+        Ok(answer([missing]))
     }
 }
 
@@ -151,20 +260,28 @@ pub(crate) struct Keys {
     /// Begin at this key
     #[arg(long, value_name = "K")]
     from: Option<String>,
+    /// The key of --from is given in base64, as `key_base64` shows it
+    #[arg(long, requires = "from")]
+    key_base64: bool,
     /// End after so many keys
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// One JSON object a line: for keys that are not UTF-8, or hold LF
+    #[arg(long)]
+    json: bool,
 }
 
 impl Keys {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
-        let from = self.from.clone().unwrap_or_default().into_bytes();
+        let from = key_bytes(self.from.as_deref().unwrap_or_default(), self.key_base64)?;
+        let opened = self.place.open_to_read()?;
         let mut output = Output::new();
-        for key in self.place.open_to_read()?.keys(from..)?.take(self.limit.unwrap_or(usize::MAX)) {
-            output.line(key?)?;
+        for key in opened.collection.keys(from..)?.take(self.limit.unwrap_or(usize::MAX)) {
+            let key = key?;
+            if self.json { output.json(&Text::of(&key).into_key()) } else { output.line(key) }?;
         }
         output.flush()?;
-        Ok(Answer::Done)
+        Ok(answer([opened.missing()?]))
     }
 }
 
@@ -177,19 +294,27 @@ pub(crate) struct Conflicts {
 
 impl Conflicts {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
+        let opened = self.place.open_to_read()?;
         let mut output = Output::new();
-        let mut found = 0;
-        for entry in self.place.open_to_read()?.conflicts()? {
-            let (key, versions) = entry?;
+        let (mut found, mut unread, mut first_unread) = (0, 0, None);
+        for entry in opened.collection.conflicts()? {
+            let (key, versions) = match entry {
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    unread += 1;
+                    first_unread.get_or_insert(error);
+                    continue;
+                }
+                entry => entry?,
+            };
             let versions = versions.all().iter().map(VersionLine::of).collect();
             output.json(&ConflictLine { key: Text::of(&key).into_key(), versions })?;
             found += 1;
         }
         output.flush()?;
-        Ok(match found {
-            0 => Answer::Done,
-            _ => Answer::BadNews(Some(format!("{} in conflict: `counterfoil resolve` decides", count(found, "keys")))),
-        })
+        let decides =
+            (found > 0).then(|| format!("{} in conflict: `counterfoil resolve` decides", count(found, "keys")));
+        let unread = first_unread.map(|first| format!("{} more can't be read: {first}", count(unread, "keys")));
+        Ok(answer([decides, unread, opened.missing()?]))
     }
 }
 
@@ -198,28 +323,36 @@ impl Conflicts {
 pub(crate) struct Resolve {
     #[command(flatten)]
     place: Place,
-    /// The key
-    key: String,
+    #[command(flatten)]
+    key: KeyWord,
     /// Take this one of the versions, as `get` and `conflicts` show them
-    #[arg(long, value_name = "LOG:SEQ", required_unless_present = "with")]
+    #[arg(long, value_name = "LOG:SEQ")]
     take: Option<VersionId>,
     /// Put this value instead: - reads it from standard input
     #[arg(long, value_name = "-", conflicts_with = "take", value_parser = ["-"], allow_hyphen_values = true)]
     with: Option<String>,
+    /// With --with: a LF at the end is a part of the value
+    #[arg(long, requires = "with")]
+    raw: bool,
 }
 
 impl Resolve {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
-        let value = if self.with.is_some() { Some(value_from_input()?) } else { None };
-        let (store, collection) = self.place.open_to_write()?;
-        let key = self.key.clone().into_bytes();
-        let found = collection.get(&key)?;
-        let receipt = match (value, self.take) {
-            (Some(value), _) => collection.resolve(&key, &found, Some(&value))?,
-            (None, Some(chosen)) => collection.take(&key, &found, chosen)?,
-            (None, None) => return Err(Failure::Usage("say --take LOG:SEQ, or --with -".to_owned())),
+        if self.with.is_none() && self.take.is_none() {
+            let choice =
+                "say what is to stay: --take LOG:SEQ one of the versions, or --with - a value on standard input";
+            return Err(Failure::Usage(choice.to_owned()));
+        }
+        let key = self.key.bytes()?;
+        let value = if self.with.is_some() { Some(value_from_input(self.raw)?) } else { None };
+        let opened = self.place.open_to_write()?;
+        let found = opened.collection.get(&key)?;
+        let receipt = match self.take {
+            Some(chosen) => opened.collection.take(&key, &found, chosen)?,
+            None => opened.collection.resolve(&key, &found, value.as_ref())?,
         };
-        finish(&store, &receipt)
+        opened.finish(&receipt)?;
+        Ok(Answer::Done)
     }
 }
 
@@ -228,29 +361,29 @@ impl Resolve {
 pub(crate) struct History {
     #[command(flatten)]
     place: Place,
-    /// The key
-    key: String,
+    #[command(flatten)]
+    key: KeyWord,
 }
 
 impl History {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
-        let collection = self.place.open_to_read()?;
-        let key = self.key.clone().into_bytes();
-        let live: Vec<_> = collection.get(&key)?.all().iter().map(Version::id).collect();
-        let history = collection.history(&key)?;
+        let key = self.key.bytes()?;
+        let opened = self.place.open_to_read()?;
+        let history = opened.collection.history(&key)?;
         let mut output = Output::new();
         for version in &history.versions {
             let supersedes = version.supersedes().iter().map(ToString::to_string).collect();
-            let is_live = live.contains(&version.id());
+            let is_live = history.live.contains(&version.id());
             output.json(&HistoryLine { version: VersionLine::of(version), supersedes, live: is_live })?;
         }
         output.flush()?;
-        let missing: Vec<_> = history.missing.iter().map(ToString::to_string).collect();
-        Ok(match (&history.versions[..], &missing[..]) {
-            ([], []) => Answer::BadNews(Some(format!("nothing was ever under {}", self.key))),
-            (_, []) => Answer::Done,
-            (_, missing) => Answer::BadNews(Some(format!("superseded, and not here: {}", missing.join(", ")))),
-        })
+        let not_here: Vec<_> = history.missing.iter().map(ToString::to_string).collect();
+        let news = match (&history.versions[..], &not_here[..]) {
+            ([], []) => Some(format!("nothing was ever under {}", self.key)),
+            (_, []) => None,
+            (_, not_here) => Some(format!("versions of {} that are not here: {}", self.key, not_here.join(", "))),
+        };
+        Ok(answer([news, opened.missing()?]))
     }
 }
 

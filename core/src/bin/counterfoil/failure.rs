@@ -56,7 +56,12 @@ impl Failure {
     pub(crate) fn is_bad_news(&self) -> bool {
         use ReadError::{Damaged, Hole};
 
-        matches!(self, Self::Counterfoil(Error::Read(Damaged { .. } | Hole { .. }) | Error::Batch(_)))
+        let is_damage = |error: &Error| matches!(error, Error::Read(Damaged { .. } | Hole { .. }) | Error::Batch(_));
+        match self {
+            Self::Counterfoil(Error::Unread { error, .. }) => is_damage(error),
+            Self::Counterfoil(error) => is_damage(error),
+            _ => false,
+        }
     }
 }
 

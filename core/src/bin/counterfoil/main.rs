@@ -107,7 +107,14 @@ impl Command {
     fn log_level(&self) -> LevelFilter {
         match self {
             Self::Serve(_) | Self::Mirror(_) | Self::Sync(_) => LevelFilter::INFO,
-            Self::Cat(_) | Self::Status(_) | Self::Verify(_) | Self::Repair(_) => LevelFilter::ERROR,
+            Self::Cat(_)
+            | Self::Get(_)
+            | Self::Keys(_)
+            | Self::Conflicts(_)
+            | Self::History(_)
+            | Self::Status(_)
+            | Self::Verify(_)
+            | Self::Repair(_) => LevelFilter::ERROR,
             _ => LevelFilter::WARN,
         }
     }

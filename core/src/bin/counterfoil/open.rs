@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use counterfoil::{Builder, LogInfo, Space, Store};
+use counterfoil::{Builder, Damage, LogId, LogInfo, Seq, Space, Store};
 use counterfoil_storage::Finding;
 
 use crate::failure::Failure;
@@ -57,6 +57,20 @@ pub(crate) fn space_there(store: &Store, path: &Path, name: Option<&str>) -> Res
 
 /// How many spaces one line names.
 const SPACES_SHOWN: usize = 10;
+
+/// Damage that opening found in some of the logs and that is not among the holes told (log, first record, after the last):
+/// without it a log whose last commits are damaged would look as if it ended before them.
+pub(crate) fn lost_end<'a>(store: &'a Store, logs: &[LogId], holes: &[(LogId, Seq, Seq)]) -> Option<&'a Damage> {
+    let is_hole = |log: LogId, first: Seq, last: Seq| {
+        holes.iter().any(|(of, first_seq, next_seq)| *of == log && *first_seq <= first && last < *next_seq)
+    };
+    store.recovery().damage().find(|damage| match (damage.log, damage.first_seq, damage.last_seq) {
+        (Some(log), Some(first), Some(last)) => logs.contains(&log) && !is_hole(log, first, last),
+        (Some(log), ..) => logs.contains(&log),
+        // It may be what the holes tell of already.
+        (None, ..) => holes.is_empty(),
+    })
+}
 
 /// A space's logs in an order that is the same at every node: a log after the one that it continues,
 /// else by id.

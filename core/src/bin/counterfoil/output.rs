@@ -18,7 +18,12 @@ impl Output {
 
     /// Writes a line of any bytes.
     pub(crate) fn line(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
-        self.0.write_all(bytes.as_ref()).and_then(|()| self.0.write_all(b"\n")).map_err(Failure::Output)
+        self.bytes(bytes).and_then(|()| self.bytes(b"\n"))
+    }
+
+    /// Writes bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+        self.0.write_all(bytes.as_ref()).map_err(Failure::Output)
     }
 
     /// Writes a line of JSON.

@@ -48,9 +48,15 @@ impl Sync {
         let signals = signals::receive(false)?;
         let link = target.sync(&store, &space)?;
         mirror::run(&link, &signals, self.once.then(|| Duration::from_secs_f64(self.timeout)));
-        let not_here = self.once.then(|| not_here(&link.status())).flatten();
+        let mut not_here = self.once.then(|| not_here(&link.status())).flatten();
         let not_there = match store.close(Duration::ZERO) {
-            Err(error @ Error::NotMirrored { .. }) => Some(error.to_string()),
+            Err(Error::NotMirrored { unmirrored }) => {
+                if unmirrored.iter().any(|missing| !missing.was_reached) {
+                    // That it was not reached says all.
+                    not_here = None;
+                }
+                Some(Error::NotMirrored { unmirrored }.to_string())
+            }
             closed => closed.map(|()| None)?,
         };
         let news: Vec<String> = not_there.into_iter().chain(not_here).collect();

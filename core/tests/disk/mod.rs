@@ -1,0 +1,121 @@
+//! A disk that can be told to fail.
+
+use std::{
+    io::{self, IoSlice},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use counterfoil::vfs::{FileIdentity, Memory, OpenMode, Vfs, VfsFile, VfsLock};
+
+/// A disk that can be told to refuse reads or flushes, or to have no space for more files.
+#[derive(Debug, Clone)]
+pub(crate) struct Disk {
+    files: Arc<dyn Vfs>,
+    pub(crate) refuses_reads: Arc<AtomicBool>,
+    pub(crate) refuses_flushes: Arc<AtomicBool>,
+    pub(crate) is_full: Arc<AtomicBool>,
+}
+
+impl Disk {
+    /// Over another one.
+    pub(crate) fn over(files: impl Vfs + 'static) -> Self {
+        let files = Arc::new(files);
+        Self { files, refuses_reads: Arc::default(), refuses_flushes: Arc::default(), is_full: Arc::default() }
+    }
+}
+
+impl Default for Disk {
+    /// In memory.
+    fn default() -> Self {
+        Self::over(Memory::default())
+    }
+}
+
+#[derive(Debug)]
+struct File {
+    file: Arc<dyn VfsFile>,
+    disk: Disk,
+}
+
+impl Vfs for Disk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
+        if mode == OpenMode::Create && self.is_full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(Arc::new(File { file: self.files.open(path, mode)?, disk: self.clone() }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.files.create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.files.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.files.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.files.list(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.files.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+        self.files.lock(path)
+    }
+}
+
+impl VfsFile for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.disk.refuses_reads.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the head has crashed"));
+        }
+        self.file.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let end = offset + buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
+        if self.disk.is_full.load(Ordering::Relaxed) && end > self.file.len()? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.write_at(buffers, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.disk.refuses_flushes.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the platter is scratched"));
+        }
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.disk.is_full.load(Ordering::Relaxed) && len > self.file.len()? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.set_len(len)
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        if self.disk.is_full.load(Ordering::Relaxed) && len > self.file.len()? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.reserve(len)
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.file.identity()
+    }
+}
