@@ -6,8 +6,8 @@ use std::{
 };
 
 use counterfoil_storage::{
-    Arrival, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, Options, ReadError, Seq, SpaceName,
-    StoreError, verify,
+    Arrival, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, MendError, NodeName, Options, ReadError, Seq,
+    SpaceName, StoreError, verify,
     vfs::{Memory, OpenMode, Vfs as _},
 };
 
@@ -349,9 +349,8 @@ fn what_would_have_to_be_copied_and_is_damaged_stays_where_it_is() {
     let error = journal.free().unwrap_err();
     assert!(error.to_string().contains("can't be read from 0 to before 1"), "{error}");
     assert!(vfs.list(Path::new(DIR)).unwrap().contains(&"0000000000000000.seg".to_owned()));
-    // Once it has been restored, the space is given back.
-    journal.restore(batch.clone()).unwrap();
-    journal.commit().unwrap();
+    // Once it has been mended, the space is given back.
+    journal.mend(std::slice::from_ref(&batch)).unwrap();
     assert!(journal.free().unwrap().segments > 0);
     assert_eq!(journal.read_batch(quiet, Seq(0)).unwrap(), Some(batch));
     assert_sound(&vfs, &reopen(&vfs, journal));
@@ -400,7 +399,7 @@ fn a_reader_beside_a_writer_that_frees_is_told_so_and_finds_everything_after_a_r
 }
 
 #[test]
-fn a_batch_that_comes_again_below_the_floor_is_not_stored_and_none_is_restored_there() {
+fn a_batch_that_comes_again_below_the_floor_is_not_stored_and_none_is_mended_there() {
     let vfs = Memory::default();
     let journal = create(&vfs);
     let genesis = Genesis::new(SpaceName::new("s").unwrap(), NodeName::new("p").unwrap(), [1; 16]);
@@ -419,6 +418,6 @@ fn a_batch_that_comes_again_below_the_floor_is_not_stored_and_none_is_restored_t
     journal.trim(&[(log, Seq(3))]).unwrap();
     let again = journal.store(batches[1].clone());
     assert!(matches!(again, Err(StoreError::Read(ReadError::Trimmed { .. }))), "{again:?}");
-    let again = journal.restore(batches[1].clone());
-    assert!(matches!(again, Err(StoreError::Read(ReadError::Trimmed { .. }))), "{again:?}");
+    let again = journal.mend(&batches[1..2]);
+    assert!(matches!(again, Err(MendError::Read(ReadError::Trimmed { .. }))), "{again:?}");
 }

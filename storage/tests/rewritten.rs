@@ -1,4 +1,4 @@
-//! Batches written a second time, where the place that they had can't be read.
+//! Batches written a second time, where nothing tells any more what place they had.
 
 use std::{
     io::IoSlice,
@@ -7,8 +7,8 @@ use std::{
 };
 
 use counterfoil_storage::{
-    Arrival, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, Options, ReadError, Seq, SpaceName,
-    StoreError, Stored, verify,
+    Arrival, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, MendError, NodeName, Options, ReadError, Seq,
+    SpaceName, VerifyReport, verify,
     vfs::{Memory, OpenMode, Vfs as _},
 };
 
@@ -35,60 +35,88 @@ fn batch(log: LogId, head: Head, body: &[u8]) -> Batch {
     builder.seal(log, head)
 }
 
-/// A store with two logs of other nodes, a batch of each in every commit, and the batches of the first.
-fn store(vfs: &Memory) -> (Journal, LogId, Vec<Batch>) {
+/// A store with two logs of other nodes, a batch of each in every commit, and their batches.
+fn store(vfs: &Memory) -> (Journal, [Vec<Batch>; 2]) {
     let journal = Journal::create(Path::new(DIR), NodeName::new("hub").unwrap(), options(vfs)).unwrap();
-    let logs = ["a", "b"].map(|node| (genesis(node).log_id(), genesis(node).head()));
-    for node in ["a", "b"] {
-        journal.create_log(genesis(node)).unwrap();
+    let logs = ["a", "b"].map(|node| journal.create_log(genesis(node)).unwrap());
+    let mut batches = ["a", "b"].map(|node| vec![batch(genesis(node).log_id(), genesis(node).head(), &[0; 900])]);
+    assert_eq!(logs, [0, 1].map(|index: usize| batches[index][0].log()));
+    batches.iter().for_each(|of_log| drop(journal.store(of_log[0].clone()).unwrap()));
+    journal.commit().unwrap();
+    (1..BATCHES).for_each(|_| grow(&journal, &mut batches));
+    (journal, batches)
+}
+
+/// A commit more.
+fn grow(journal: &Journal, batches: &mut [Vec<Batch>; 2]) {
+    for of_log in batches {
+        let last = of_log.last().unwrap();
+        let next = batch(last.log(), last.head(), &[of_log.len() as u8; 900]);
+        journal.store(next.clone()).unwrap();
+        of_log.push(next);
     }
-    let mut heads = logs.map(|(_, head)| head);
-    let mut batches = Vec::new();
-    for number in 0..BATCHES as u8 {
-        for (index, (log, _)) in logs.iter().enumerate() {
-            let batch = batch(*log, heads[index], &[number; 900]);
-            heads[index] = batch.head();
-            journal.store(batch.clone()).unwrap();
-            if index == 0 {
-                batches.push(batch);
-            }
-        }
-        journal.commit().unwrap();
-    }
-    (journal, logs[0].0, batches)
+    journal.commit().unwrap();
+}
+
+fn open(vfs: &Memory) -> Journal {
+    Journal::open(Path::new(DIR), options(vfs)).unwrap().0
 }
 
 fn reopen(vfs: &Memory, journal: Journal) -> Journal {
     journal.close().unwrap();
     drop(journal);
-    Journal::open(Path::new(DIR), options(vfs)).unwrap().0
+    open(vfs)
 }
 
-/// Flips a bit of the body wherever these bytes stand in the store's segments.
-fn damage(vfs: &Memory, batch: &Batch) {
+fn verified(vfs: &Memory) -> VerifyReport {
+    verify(Path::new(DIR), &options(vfs), |_, _| {}).unwrap()
+}
+
+fn segments(vfs: &Memory) -> Vec<PathBuf> {
+    let mut names = vfs.list(Path::new(DIR)).unwrap();
+    names.retain(|name| name.strip_suffix(".seg").is_some());
+    names.sort();
+    names.iter().map(|name| PathBuf::from(DIR).join(name)).collect()
+}
+
+/// Changes the bytes around a batch wherever it stands in the store's segments: `change` is told all of a file, where the
+/// batch begins and where it ends.
+fn edit(vfs: &Memory, batch: &Batch, change: impl Fn(&mut [u8], usize, usize)) {
     let mut hits = 0;
-    for name in vfs.list(Path::new(DIR)).unwrap().iter().filter(|name| name.strip_suffix(".seg").is_some()) {
-        let file = vfs.open(&PathBuf::from(DIR).join(name), OpenMode::Write).unwrap();
+    for path in segments(vfs) {
+        let file = vfs.open(&path, OpenMode::Write).unwrap();
         let mut content = vec![0; file.len().unwrap() as usize];
         file.read_at(&mut content, 0).unwrap();
-        let at = content.windows(batch.bytes().len()).position(|bytes| bytes == &batch.bytes()[..]);
-        if let Some(at) = at.map(|at| at + batch.bytes().len() - 1) {
-            file.write_at(&[IoSlice::new(&[content[at] ^ 1])], at as u64).unwrap();
+        if let Some(at) = content.windows(batch.bytes().len()).position(|bytes| bytes == &batch.bytes()[..]) {
+            change(&mut content, at, at + batch.bytes().len());
+            file.write_at(&[IoSlice::new(&content)], 0).unwrap();
             hits += 1;
         }
     }
     assert!(hits > 0, "the batch is on disk");
 }
 
-fn restore(journal: &Journal, batch: &Batch) {
-    match journal.restore(batch.clone()) {
-        Ok(Stored::Queued(receipt)) => receipt.wait().unwrap(),
-        other => panic!("{other:?}"),
+/// Flips a bit of the body.
+fn damage(vfs: &Memory, batch: &Batch) {
+    edit(vfs, batch, |content, _, end| content[end - 1] ^= 1);
+}
+
+/// Fills all holes of the logs with these batches, from their ends on.
+fn mend(journal: &Journal, batches: &[Vec<Batch>; 2]) {
+    for of_log in batches {
+        let log = of_log[0].log();
+        while let Some(hole) = journal.holes(log).unwrap().first() {
+            let missing = of_log.iter().rev().skip_while(|batch| batch.head() != hole.end);
+            let missing: Vec<_> = missing.take_while(|batch| batch.next_seq() > hole.first_seq).cloned().collect();
+            assert!(!missing.is_empty(), "{hole:?}");
+            journal.mend(&missing).unwrap();
+        }
     }
 }
 
-/// All of the log is read, in order; each batch by itself; and by arrival each once.
-fn assert_whole(journal: &Journal, log: LogId, batches: &[Batch]) {
+/// All of a log is read, in order; each batch by itself; and by arrival each once.
+fn assert_whole(journal: &Journal, batches: &[Batch]) {
+    let log = batches[0].log();
     let read: Vec<_> = journal.read(log, Seq(0)).collect::<Result<_, _>>().unwrap();
     assert_eq!(read, batches);
     for batch in batches {
@@ -108,94 +136,116 @@ fn assert_whole(journal: &Journal, log: LogId, batches: &[Batch]) {
 }
 
 #[test]
-fn what_is_damaged_is_served_again_once_it_is_restored_also_after_opening_again_and_when_segments_roll_over() {
-    for hit in [0, 1, 17, BATCHES - 2, BATCHES - 1] {
+fn what_a_lost_segment_held_is_served_once_it_is_stored_anew_also_when_segments_roll_over_and_the_copy_rots() {
+    let count = {
         let vfs = Memory::default();
-        let (journal, log, mut batches) = store(&vfs);
-        damage(&vfs, &batches[hit]);
-        let error = journal.read_batch(log, batches[hit].first_seq()).unwrap_err();
-        assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
-        restore(&journal, &batches[hit]);
-        assert_whole(&journal, log, &batches);
-        let Ok(Stored::Duplicate) = journal.restore(batches[hit].clone()) else { panic!("it is there already") };
+        store(&vfs).0.close().unwrap();
+        segments(&vfs).len()
+    };
+    assert!(count > 4);
+    for lost in [0, 1, count / 2, count - 2] {
+        let vfs = Memory::default();
+        let (journal, mut batches) = store(&vfs);
+        journal.close().unwrap();
+        drop(journal);
+        vfs.remove(&segments(&vfs)[lost]).unwrap();
+        let journal = open(&vfs);
+        let first = journal.holes(batches[0][0].log()).unwrap()[0].first_seq;
+        mend(&journal, &batches);
+        batches.iter().for_each(|of_log| assert_whole(&journal, of_log));
         // A kill: the last frames are read one by one.
         drop(journal);
-        let (journal, _) = Journal::open(Path::new(DIR), options(&vfs)).unwrap();
-        assert_whole(&journal, log, &batches);
-        // More, so that the segment with the rewritten batch gets its footer.
-        for _ in 0..40 {
-            let next = batch(log, batches.last().unwrap().head(), &[7; 900]);
-            journal.store(next.clone()).unwrap();
-            journal.commit().unwrap();
-            batches.push(next);
-        }
-        assert_whole(&journal, log, &batches);
+        let journal = open(&vfs);
+        batches.iter().for_each(|of_log| assert_whole(&journal, of_log));
+        // More, so that the segment with the rewritten batches gets its footer.
+        (0..40).for_each(|_| grow(&journal, &mut batches));
+        batches.iter().for_each(|of_log| assert_whole(&journal, of_log));
         let journal = reopen(&vfs, journal);
-        assert_whole(&journal, log, &batches);
-        // The copy is damaged in its turn. What was read of late is in memory: hence another life.
-        damage(&vfs, &batches[hit]);
+        batches.iter().for_each(|of_log| assert_whole(&journal, of_log));
+        // The copy rots in its turn. What was read of late is in memory: hence another life.
+        let hit = &batches[0][first.0 as usize];
+        damage(&vfs, hit);
         let journal = reopen(&vfs, journal);
-        let error = journal.read_batch(log, batches[hit].first_seq()).unwrap_err();
+        let error = journal.read_batch(hit.log(), hit.first_seq()).unwrap_err();
         assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
-        restore(&journal, &batches[hit]);
-        assert_whole(&journal, log, &batches);
+        let found = verified(&vfs).damage;
+        assert!(found.iter().any(|damage| damage.first_seq == Some(hit.first_seq())), "{lost}: {found:?}");
+        mend(&journal, &batches);
         let journal = reopen(&vfs, journal);
-        assert_whole(&journal, log, &batches);
+        batches.iter().for_each(|of_log| assert_whole(&journal, of_log));
+        journal.close().unwrap();
+        assert_eq!(verified(&vfs).damage, [], "{lost}");
     }
 }
 
 #[test]
-fn several_batches_are_restored_from_an_end_of_the_hole_and_nothing_that_its_neighbours_don_t_vouch_for() {
-    for (missing, order) in [(10..20, false), (10..20, true), (0..9, true), (30..BATCHES, true)] {
-        let vfs = Memory::default();
-        let (journal, log, batches) = store(&vfs);
-        missing.clone().for_each(|hit| damage(&vfs, &batches[hit]));
-        let middle = missing.start + 4;
-        let refused = journal.restore(batches[middle].clone());
-        assert!(matches!(refused, Err(StoreError::Unproven { .. })), "{refused:?}");
-        let (first, last) = (missing.start, missing.end - 1);
-        let before = Head { next_seq: batches[first].first_seq(), digest: batches[first].header().previous };
-        let forged = batch(log, before, b"forged");
-        // What comes behind can't be read, and what stands before vouches for many batches: but of the first that can be
-        // read behind it nothing forged is the predecessor.
-        let alone = Memory::default();
-        let (other, ..) = store(&alone);
-        damage(&alone, &batches[first]);
-        let refused = other.restore(forged);
-        assert!(matches!(refused, Err(StoreError::Diverged { .. })), "{refused:?}");
-        let mut hits: Vec<_> = (first..=last).collect();
-        if order {
-            hits.reverse();
-        }
-        hits.iter().for_each(|hit| restore(&journal, &batches[*hit]));
-        assert_whole(&journal, log, &batches);
-        let journal = reopen(&vfs, journal);
-        assert_whole(&journal, log, &batches);
-    }
-}
-
-#[test]
-fn what_lies_beyond_the_end_of_its_log_or_belongs_to_no_known_log_is_not_restored() {
+fn what_lies_beyond_the_end_of_its_log_or_belongs_to_no_known_log_fills_no_hole() {
     let vfs = Memory::default();
-    let (journal, log, batches) = store(&vfs);
-    let next = batch(log, batches.last().unwrap().head(), b"next");
-    assert!(matches!(journal.restore(next), Err(StoreError::Gap { .. })));
+    let (journal, batches) = store(&vfs);
+    let last = batches[0].last().unwrap();
+    let next = batch(last.log(), last.head(), b"next");
+    assert!(matches!(journal.mend(&[next]), Err(MendError::NotMissing { .. })));
     let unknown = batch(genesis("c").log_id(), genesis("c").head(), b"unknown");
-    assert!(matches!(journal.restore(unknown), Err(StoreError::Append(_))));
+    assert!(matches!(journal.mend(&[unknown]), Err(MendError::Read(ReadError::UnknownLog { .. }))));
+}
+
+/// A store that was killed, in whose last segment a commit's header and table and both of its batches are damaged: nothing
+/// tells where these stood. The number of the commit.
+fn with_a_commit_lost(vfs: &Memory) -> (Journal, [Vec<Batch>; 2], usize) {
+    let (journal, mut batches) = store(vfs);
+    let count = segments(vfs).len();
+    while segments(vfs).len() == count {
+        grow(&journal, &mut batches);
+    }
+    grow(&journal, &mut batches);
+    let hit = batches[0].len() - 1;
+    grow(&journal, &mut batches);
+    drop(journal);
+    edit(vfs, &batches[0][hit], |content, at, end| {
+        let frame = content[..at].windows(4).rposition(|bytes| bytes == b"CFF1").unwrap();
+        content[frame..at].fill(0xff);
+        content[end - 1] ^= 1;
+    });
+    damage(vfs, &batches[1][hit]);
+    (open(vfs), batches, hit)
 }
 
 #[test]
-fn verification_reads_rewritten_batches_and_finds_the_chain_whole() {
+fn verification_tells_of_no_damage_any_more_once_what_it_names_is_stored_elsewhere() {
     let vfs = Memory::default();
-    let (journal, log, batches) = store(&vfs);
-    damage(&vfs, &batches[5]);
-    let found = || verify(Path::new(DIR), &options(&vfs), |_, _| {}).unwrap();
-    let before = found();
-    assert_eq!(before.damage.len(), 1, "{before:?}");
-    restore(&journal, &batches[5]);
+    let (journal, batches, hit) = with_a_commit_lost(&vfs);
+    journal.commit().unwrap();
+    let before = verified(&vfs);
+    let first_seq = batches[0][hit].first_seq();
+    // By their places; and in either log something is missing.
+    let places = &before.damage[..2];
+    let named: Vec<_> = places.iter().map(|damage| (damage.log, damage.first_seq, damage.last_seq)).collect();
+    assert_eq!(named, [0, 1].map(|log| (Some(batches[log][0].log()), Some(first_seq), Some(first_seq))));
+    assert_eq!((before.damage.len(), &before.mended), (4, &Vec::new()));
+    mend(&journal, &batches);
+    batches.iter().for_each(|of_log| assert_whole(&journal, of_log));
     journal.close().unwrap();
-    let after = found();
-    assert_eq!(after.damage, before.damage, "the damaged bytes are still there, and nothing else is wrong");
-    assert_eq!(after.batches, before.batches + 1);
-    assert_eq!(after.damage[0].log, Some(log));
+    let after = verified(&vfs);
+    assert_eq!((&after.damage[..], &after.mended[..]), (&[][..], places));
+    assert_eq!(after.batches, before.batches + 2);
+    // A copy that rots is damage: it is the one that is served.
+    damage(&vfs, &batches[1][hit]);
+    let rotten = verified(&vfs);
+    let named: Vec<_> = rotten.damage.iter().map(|damage| (damage.log, damage.first_seq)).collect();
+    assert_eq!(named, [(Some(batches[1][0].log()), Some(first_seq))].repeat(2), "where it was and where it is");
+    assert_eq!(rotten.mended, places[..1]);
+}
+
+#[test]
+fn verification_tells_of_no_damage_below_a_floor() {
+    let vfs = Memory::default();
+    let (journal, batches) = store(&vfs);
+    damage(&vfs, &batches[0][5]);
+    let before = verified(&vfs).damage;
+    assert_eq!(before.len(), 1);
+    journal.trim(&[(batches[0][0].log(), Seq(4))]).unwrap();
+    assert_eq!(verified(&vfs).damage, before);
+    journal.trim(&[(batches[0][0].log(), Seq(6))]).unwrap();
+    let after = verified(&vfs);
+    assert_eq!((after.damage, after.mended), (Vec::new(), before));
 }

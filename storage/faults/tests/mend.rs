@@ -316,6 +316,68 @@ fn a_segment_that_is_gone_is_told_of_until_all_that_it_held_is_stored_anew() {
     }
 }
 
+#[test]
+fn a_gap_that_was_closed_is_not_closed_again_and_what_was_kept_aside_stays_as_it_was() {
+    let (sound, ledger) = store();
+    let (copy, _) = open(&sound.snapshot());
+    let files = segments(&sound);
+    let disk = sound.snapshot();
+    // Neither copy of its header can be read: the file is kept aside once nothing of it is missing.
+    disk.edit(&files[2], |content| content[..8192].fill(0xee));
+    let unreadable = disk.content(&files[2]).unwrap();
+    let (journal, _) = open(&disk);
+    assert!(mend(&journal, &copy).unwrap() > 0);
+    let kept = || disk.files().into_iter().filter(|path| path.to_string_lossy().contains("torn-")).collect::<Vec<_>>();
+    let aside = kept();
+    assert_eq!(aside.len(), 1);
+    assert_eq!(disk.content(&aside[0]).as_ref(), Some(&unreadable));
+    let empty = disk.content(&files[2]).unwrap();
+    // As it stands, after another hole was mended, and when nothing is known of the first attempt.
+    assert_eq!(journal.close_gaps().unwrap(), 0);
+    disk.flip_bit(&files[3], 20_000 * 8);
+    journal.find_holes(|_, _| {}).unwrap();
+    mend(&journal, &copy).unwrap();
+    assert_eq!(journal.close_gaps().unwrap(), 0);
+    journal.close().unwrap();
+    drop(journal);
+    let (journal, recovery) = open(&disk);
+    assert_eq!((recovery.damage().count(), journal.close_gaps().unwrap()), (0, 0));
+    assert_eq!((kept(), disk.content(&aside[0])), (aside.clone(), Some(unreadable)));
+    assert_eq!(disk.content(&files[2]), Some(empty));
+    assert!(judge(&journal, &ledger, "").is_empty());
+    journal.close().unwrap();
+    assert_eq!(verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap().damage, []);
+}
+
+#[test]
+fn lost_segments_are_told_of_no_more_once_they_are_mended_where_earlier_ones_were_given_back_too() {
+    let (sound, _) = store();
+    let disk = sound.snapshot();
+    let files = segments(&disk);
+    // All but one log are trimmed, so that the first segments are given back; what is left of that one is copied forward.
+    let (journal, _) = open(&disk);
+    let mut logs = journal.logs(None);
+    logs.sort_by_key(|log| log.bytes);
+    let floor = |log: &counterfoil_storage::LogInfo| (log.id, Seq(log.durable.next_seq.0 / 6));
+    journal.trim(&logs[1..].iter().map(floor).collect::<Vec<_>>()).unwrap();
+    assert!(journal.free().unwrap().copied_bytes > 0);
+    journal.close().unwrap();
+    drop(journal);
+    let disk = disk.kill();
+    let whole = disk.snapshot();
+    let left: Vec<_> = files.iter().filter(|path| disk.content(path).is_some()).collect();
+    assert!(left.len() < files.len() && left.len() > 3, "{} of {}", left.len(), files.len());
+    disk.lose(left[2]);
+    let (copy, _) = open(&whole);
+    let (journal, recovery) = open(&disk);
+    assert_eq!(recovery.damage().count(), 1);
+    assert!(mend(&journal, &copy).unwrap() > 0);
+    journal.close().unwrap();
+    drop(journal);
+    assert_eq!(open(&disk).1.damage().count(), 0);
+    assert_eq!(verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap().damage, []);
+}
+
 /// A crash at any operation of the mending and of what follows it leaves a store in which what was mended is there, and
 /// that can be mended to the end.
 fn crash_while_gaps_are_closed(disk: &FaultVfs, copy: &Journal, ledger: &Ledger) {

@@ -19,14 +19,19 @@ use super::{
     Journal,
     commit::Shared,
     error::{DiskError, MendError, Place},
-    index::SegmentIndex,
+    fill::SealJob,
+    index::{Footer, SegmentIndex},
     recovery::missing_ranges,
     segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader},
+    view::SealedSegment,
 };
 use crate::{
     ids::{Arrival, LogId, SegmentNumber, Seq, random_bytes},
     vfs::{OpenMode, VfsFile, write_full},
 };
+
+/// No file of an empty segment is longer than its header and an empty footer, in bytes.
+const EMPTY_LEN_MAX: u64 = FRAMES_OFFSET + 64;
 
 /// Counts what is there and what is not.
 #[derive(Debug, Default)]
@@ -35,14 +40,15 @@ struct Census {
     ends: HashMap<LogId, Seq>,
     /// Records that no run has.
     gaps: Vec<(LogId, Range<Seq>)>,
-    /// Batches that have been rewritten.
+    /// Batches that have been rewritten, apart from those that were copied forward out of segments given back since.
     rewritten: BTreeSet<(LogId, Seq)>,
     /// Arrival numbers that a batch bears.
     arrivals: u64,
 }
 
 impl Census {
-    fn count(&mut self, index: &SegmentIndex, first_arrival: Arrival) {
+    /// Counts what a segment holds that begins with `first_arrival`; before `first_kept` all has been given back.
+    fn count(&mut self, index: &SegmentIndex, first_arrival: Arrival, first_kept: Arrival) {
         for (log, entry) in index.arrivals_from(Arrival::ZERO, usize::MAX) {
             let end = self.ends.entry(log).or_default();
             if *end < entry.first_seq {
@@ -52,7 +58,9 @@ impl Census {
             self.arrivals += 1;
         }
         for (log, entry) in index.rewritten() {
-            self.rewritten.insert((log, entry.first_seq));
+            if entry.arrival >= first_kept {
+                self.rewritten.insert((log, entry.first_seq));
+            }
             // One that keeps its number bears that of a batch which is damaged where it stood, or gone.
             self.arrivals += u64::from(entry.arrival >= first_arrival);
         }
@@ -72,6 +80,15 @@ struct Gap {
     /// Where the frames of the segment before end; 0 before the first.
     previous_end: u64,
     next: SegmentNumber,
+    next_arrival: Arrival,
+}
+
+impl Gap {
+    /// The first arrival number of an empty segment in its place: before the first that is there nothing was given back.
+    fn first_arrival(&self, number: SegmentNumber) -> Arrival {
+        let is_first = self.previous_end == 0 && number.0 == self.missing.start;
+        if is_first { Arrival::ZERO } else { self.next_arrival }
+    }
 }
 
 impl Journal {
@@ -102,6 +119,7 @@ impl Shared {
         for gap in gaps {
             let place = Place { segment: SegmentNumber(gap.missing.start), offset: 0 };
             self.close_gap(&gap).map_err(|error| MendError::Disk { place, error: DiskError::from(error) })?;
+            self.show_closed(&gap);
             tracing::info!(dir = %self.dir.display(), segments = ?gap.missing, "nothing of lost segments is missing");
             closed += gap.missing.end - gap.missing.start;
         }
@@ -123,7 +141,7 @@ impl Shared {
             let before = behind.checked_sub(1).map(|before| there[before]);
             let first_arrival = before.map_or(Arrival::ZERO, |(_, first_arrival, _)| first_arrival);
             let previous_end = before.map_or(0, |(.., end)| end);
-            (first_arrival < next_arrival).then_some(Gap { missing, previous_end, next })
+            (first_arrival < next_arrival).then_some(Gap { missing, previous_end, next, next_arrival })
         };
         missing_ranges(&numbers, wanted).into_iter().filter_map(gap).collect()
     }
@@ -146,12 +164,12 @@ impl Shared {
             (view.sealed.clone(), heads, first_arrival, view.next_arrival)
         };
         for segment in &sealed {
-            census.count(&*self.index_of(segment)?, segment.first_arrival);
+            census.count(&*self.index_of(segment)?, segment.first_arrival, first_arrival);
         }
         {
             let view = self.view_without_digests();
             if let Some(active) = &view.active {
-                census.count(&active.index, active.first_arrival);
+                census.count(&active.index, active.first_arrival, first_arrival);
             }
             if view.next_arrival != next_arrival || view.sealed.len() != sealed.len() {
                 // Others write meanwhile: next time.
@@ -180,17 +198,46 @@ impl Shared {
             let number = SegmentNumber(number);
             let path = segment::path(&self.dir, number);
             let file = match vfs.open(&path, OpenMode::Create) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    // What can't be read any more is kept aside.
-                    vfs.rename(&path, &self.dir.join(format!("torn-{:016x}-{:016x}", number.0, 0)))?;
-                    vfs.open(&path, OpenMode::Create)?
-                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.take_place(number)?,
                 opened => opened?,
             };
-            write_header(&*file, &SegmentHeader { number, salt: random_bytes()?, previous_end, ..header })?;
+            let first_arrival = gap.first_arrival(number);
+            let header = SegmentHeader { number, salt: random_bytes()?, previous_end, first_arrival, ..header };
+            write_header(&*file, &header)?;
+            write_footer(number, gap.next, &file)?;
             vfs.sync_dir(&self.dir)?;
         }
         Ok(())
+    }
+
+    /// A file for an empty segment where there is one of that name. One whose header can be read was made by an attempt
+    /// that was cut short: else it would not count as missing. Any other is kept aside.
+    fn take_place(&self, number: SegmentNumber) -> io::Result<Arc<dyn VfsFile>> {
+        let vfs = &*self.options.vfs;
+        let path = segment::path(&self.dir, number);
+        let file = vfs.open(&path, OpenMode::Write)?;
+        let state = SegmentHeader::read(&*file, self.identity.store, number)?;
+        if matches!(state, HeaderState::Whole(_) | HeaderState::OneCopy(_)) && file.len()? <= EMPTY_LEN_MAX {
+            return Ok(file);
+        }
+        let kept = vfs.list(&self.dir)?;
+        let name = |copy: u64| format!("torn-{:016x}-{copy:016x}", number.0);
+        // Another one may be kept under that name already.
+        let free = (0..=kept.len() as u64).map(name).find(|name| !kept.contains(name));
+        let free = free.unwrap_or_else(|| name(u64::MAX));
+        vfs.rename(&path, &self.dir.join(free))?;
+        vfs.open(&path, OpenMode::Create)
+    }
+
+    /// What was missing is there from now on: it is not closed a second time.
+    fn show_closed(&self, gap: &Gap) {
+        let mut view = self.view_mut();
+        for number in gap.missing.clone().map(SegmentNumber) {
+            let segment =
+                SealedSegment { number, first_arrival: gap.first_arrival(number), end: FRAMES_OFFSET, pinned: None };
+            let place = view.sealed.partition_point(|sealed| sealed.number < number);
+            view.sealed.insert(place, segment);
+        }
     }
 }
 
@@ -202,4 +249,10 @@ fn write_header(file: &dyn VfsFile, header: &SegmentHeader) -> io::Result<()> {
     file.sync_data()?;
     write_full(file, &mut [IoSlice::new(second)], FRAMES_OFFSET / 2)?;
     file.sync_data()
+}
+
+/// Gives an empty segment its footer, so that nobody looks for frames in it.
+fn write_footer(number: SegmentNumber, next: SegmentNumber, file: &Arc<dyn VfsFile>) -> io::Result<()> {
+    let footer = Footer { all_logs: false, rows: Vec::new(), index: Arc::default() };
+    SealJob { number, next, end: FRAMES_OFFSET, file: Arc::clone(file), footer }.write_footer()
 }

@@ -181,16 +181,6 @@ pub enum StoreError {
         /// Where the batch begins.
         first_seq: Seq,
     },
-    /// The batch belongs where nothing that can be read vouches for it.
-    #[error(
-        "log {log} can't be read around {first_seq}: nothing tells that the batch was there; mend what is beside it first"
-    )]
-    Unproven {
-        /// The log.
-        log: LogId,
-        /// Where the batch begins.
-        first_seq: Seq,
-    },
     /// At this place the log holds other bytes, or the batch follows another history.
     #[error("log {log} has two histories: at {first_seq} the batch does not continue what is stored here")]
     Diverged {

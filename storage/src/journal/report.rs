@@ -179,4 +179,6 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// All damage found.
     pub damage: Vec<Damage>,
+    /// Bytes that are damaged and that nobody needs: what they held is stored anew elsewhere, or kept no more.
+    pub mended: Vec<Damage>,
 }

@@ -41,19 +41,11 @@ use bytes::Bytes;
 
 #[cfg(doc)]
 use super::index::SegmentIndex;
-use super::{
-    Journal, Stored,
-    commit::Shared,
-    error::{AppendError, ReadError, StoreError},
-    frame::FrameEntry,
-    index::POSITION_MAX,
-    queue::Group,
-    receipt::Receipt,
-};
+use super::{commit::Shared, error::AppendError, frame::FrameEntry, index::POSITION_MAX, queue::Group};
 use crate::{
     batch::{Batch, BatchHeader},
     field::Fields,
-    ids::{Arrival, Head, LogId, SegmentNumber, Seq},
+    ids::{Arrival, LogId, SegmentNumber, Seq},
 };
 
 pub(crate) const REWRITTEN_MAGIC: [u8; 4] = *b"CFR1";
@@ -253,59 +245,6 @@ impl Shared {
             queue.push_out_of_order(slot, entry);
         }
         self.queued(queue)
-    }
-}
-
-impl Journal {
-    /// Stores anew a batch of any log, own or another's, that belongs below the log's durable head, where it is missing
-    /// or damaged: from then on it is read from where it stands now. It arrives again, with a new arrival number.
-    ///
-    /// It must be the batch that was there: the batch before it, the one behind it or the log's head has to vouch for it
-    /// by its digest. So a range of several batches is mended from one of its ends, batch by batch.
-    ///
-    /// **Durability**: none until the receipt says so.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Diverged`] if a neighbour says that another batch was there, [`StoreError::Unproven`] if none can be
-    /// read, [`StoreError::Gap`] if the batch lies beyond the log's durable head.
-    pub fn restore(&self, batch: Batch) -> Result<Stored, StoreError> {
-        let (log, first_seq, end) = (batch.log(), batch.first_seq(), batch.next_seq());
-        if self.shared.options.read_only {
-            return Err(AppendError::ReadOnly.into());
-        }
-        let info = self.log(log).ok_or(AppendError::UnknownLog { log })?;
-        if end > info.durable.next_seq {
-            return Err(StoreError::Gap { log, next_seq: info.durable.next_seq, first_seq });
-        }
-        match self.read_batch(log, first_seq) {
-            Ok(Some(stored)) if stored == batch => return Ok(Stored::Duplicate),
-            Ok(Some(_)) => return Err(self.diverged(log, first_seq)),
-            Err(error @ ReadError::Trimmed { .. }) => return Err(error.into()),
-            Ok(None) | Err(_) => {}
-        }
-        let before = match first_seq.0.checked_sub(1) {
-            _ if first_seq == info.first_seq => Some(Head { next_seq: first_seq, digest: info.first_digest }),
-            None => None,
-            Some(last) => self.read_batch(log, Seq(last)).ok().flatten().map(|batch| batch.head()),
-        };
-        let behind = if end == info.durable.next_seq {
-            Some(info.durable)
-        } else {
-            let next = self.read_batch(log, end).ok().flatten();
-            next.map(|next| Head { next_seq: next.first_seq(), digest: next.header().previous })
-        };
-        let follows = before.map(|head| head == Head { next_seq: first_seq, digest: batch.header().previous });
-        let is_followed = behind.map(|head| head == batch.head());
-        match (follows, is_followed) {
-            (None, None) => Err(StoreError::Unproven { log, first_seq }),
-            (Some(false), _) | (_, Some(false)) => Err(self.diverged(log, first_seq)),
-            _ => {
-                let last_time = batch.last_time();
-                let group = self.shared.rewrite(vec![Rewritten::restored(batch)])?;
-                Ok(Stored::Queued(Receipt::new(Arc::clone(&self.shared), group, log, first_seq, end, last_time)))
-            }
-        }
     }
 }
 

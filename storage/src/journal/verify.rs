@@ -53,6 +53,8 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         logs: BTreeMap::new(),
         first_segment: SegmentNumber::ZERO,
         lost: HashSet::new(),
+        unmended: BTreeMap::new(),
+        mended: HashSet::new(),
         report,
         progress,
         bytes_total: 0,
@@ -70,6 +72,11 @@ struct Verification<'a, P> {
     first_segment: SegmentNumber,
     /// Logs with the ends of their batches that are lost.
     lost: HashSet<(LogId, Seq)>,
+    /// Batches that are damaged where they stand, and of which no sound copy has been met behind that: which damages of
+    /// the report tell of them.
+    unmended: BTreeMap<(LogId, Seq), Vec<usize>>,
+    /// Damages of the report of which nothing is missing.
+    mended: HashSet<usize>,
     report: VerifyReport,
     progress: P,
     bytes_total: u64,
@@ -129,6 +136,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                 error,
             })?;
         }
+        self.set_aside_mended();
         for (log, check) in std::mem::take(&mut self.logs) {
             self.report.damage.extend(check.finish(log, &self.lost));
         }
@@ -158,6 +166,35 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
 
     fn damage(&mut self, segment: SegmentNumber, offset: u64, what: impl Into<String>) {
         self.report.damage.push(Damage::new(Place { segment, offset }, what));
+    }
+
+    /// Takes down damage that is none any more once what it names is met elsewhere.
+    fn damaged(&mut self, damage: Damage) {
+        if let (Some(log), Some(first_seq)) = (damage.log, damage.first_seq) {
+            self.unmended.entry((log, first_seq)).or_default().push(self.report.damage.len());
+        }
+        self.report.damage.push(damage);
+    }
+
+    /// A sound copy of a batch was met: it is the one that is served, and what stood before it is not missed.
+    fn met_copy(&mut self, batch: &Batch) {
+        let batches = (batch.log(), batch.first_seq())..(batch.log(), batch.next_seq());
+        let here: Vec<_> = self.unmended.range(batches).map(|(place, _)| *place).collect();
+        let damages = here.iter().filter_map(|place| self.unmended.remove(place)).flatten();
+        self.mended.extend(damages);
+    }
+
+    /// Tells apart the damage of which nothing is missing: a copy was met, or the batch lies below its log's floor.
+    fn set_aside_mended(&mut self) {
+        for ((log, _), damages) in std::mem::take(&mut self.unmended) {
+            let floor = self.logs.get(&log).map_or(Seq::ZERO, LogCheck::floor);
+            let is_below = |index: &usize| self.report.damage[*index].last_seq.is_some_and(|last_seq| last_seq < floor);
+            self.mended.extend(damages.into_iter().filter(is_below));
+        }
+        let all = std::mem::take(&mut self.report.damage).into_iter().enumerate();
+        let (mended, damage): (Vec<_>, Vec<_>) = all.partition(|(index, _)| self.mended.contains(index));
+        self.report.damage = damage.into_iter().map(|(_, damage)| damage).collect();
+        self.report.mended = mended.into_iter().map(|(_, damage)| damage).collect();
     }
 
     fn segments(&mut self) -> io::Result<Vec<Segment>> {
@@ -210,7 +247,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                     match (salvaged, &next) {
                         (Some(frame), _) => {
                             let place = Place { segment: number, offset };
-                            self.report.damage.extend(frame.damage(place, what));
+                            frame.damage(place, what).into_iter().for_each(|damage| self.damaged(damage));
                             self.frame(number, offset, &frame);
                         }
                         (None, Some((_, resumed))) => self.bad_frame(number, offset, *resumed, what, &*segment.file)?,
@@ -269,8 +306,14 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                     let genesis = &announcement.genesis;
                     self.logs.entry(genesis.log_id()).or_default().announce(genesis.head());
                 }
-                FrameEntry::Batch(batch) => self.batch(number, offset, batch),
-                FrameEntry::Rewritten(rewritten) => self.batch(number, offset, rewritten.batch()),
+                FrameEntry::Batch(batch) => {
+                    self.batch(number, offset, batch);
+                }
+                FrameEntry::Rewritten(rewritten) => {
+                    if self.batch(number, offset, rewritten.batch()) {
+                        self.met_copy(rewritten.batch());
+                    }
+                }
                 FrameEntry::Floor(entry) => self.logs.entry(entry.log).or_default().trim(entry.floor.head),
                 FrameEntry::Lost(lost) => {
                     // That what follows does not continue the log here is no further damage.
@@ -281,15 +324,18 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         }
     }
 
-    fn batch(&mut self, segment: SegmentNumber, offset: u64, batch: &Batch) {
+    /// Takes in a batch whose checksum matches; whether it is sound otherwise, too.
+    fn batch(&mut self, segment: SegmentNumber, offset: u64, batch: &Batch) -> bool {
         self.report.batches += 1;
         self.report.records += u64::from(batch.header().record_count);
         let place = Place { segment, offset };
         let (log, first, next) = (batch.log(), batch.first_seq(), batch.next_seq());
         let misplaced = self.logs.entry(log).or_default().add(batch, place).map(str::to_owned);
-        if let Some(what) = misplaced.or_else(|| batch.check_records().err().map(|error| error.to_string())) {
-            self.report.damage.push(Damage::of_records(place, log, first, next, what));
-        }
+        let wrong = misplaced.or_else(|| batch.check_records().err().map(|error| error.to_string()));
+        let is_sound = wrong.is_none();
+        let damage = wrong.map(|what| Damage::of_records(place, log, first, next, what));
+        self.report.damage.extend(damage);
+        is_sound
     }
 
     /// A bad frame: names the batches in it whose own checksums tell which is damaged, where they can be told.
@@ -316,7 +362,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
             if let Err(error) = Batch::parse(bytes.slice(at..stop)) {
                 let place = Place { segment, offset: offset + at as u64 };
                 let (first, next) = (header.first_seq, header.next_seq());
-                self.report.damage.push(Damage::of_records(place, header.log, first, next, error.to_string()));
+                self.damaged(Damage::of_records(place, header.log, first, next, error.to_string()));
             }
             at = stop;
         }

@@ -89,8 +89,12 @@ impl Verify {
             }
         }
         output.flush()?;
+        let mended = match report.mended.len() as u64 {
+            0 => String::new(),
+            mended => format!(" (not counting {}, of which nothing is missing)", count(mended, "mended places")),
+        };
         let sum = format!(
-            "verified {}, {}, {}, {}: {}",
+            "verified {}, {}, {}, {}: {}{mended}",
             count(report.segments, "segments"),
             count(report.batches, "batches"),
             count(report.records, "records"),

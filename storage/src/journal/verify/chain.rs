@@ -47,6 +47,11 @@ impl LogCheck {
         }
     }
 
+    /// Its first record that is kept, as far as a floor has been met.
+    pub(super) fn floor(&self) -> Seq {
+        self.floor.map_or(Seq::ZERO, |floor| floor.next_seq)
+    }
+
     /// Takes a batch; what is wrong with where it is, if that can be told already.
     pub(super) fn add(&mut self, batch: &Batch, place: Place) -> Option<&'static str> {
         let begin = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
