@@ -9,6 +9,7 @@ mod error;
 mod fill;
 mod frame;
 mod holes;
+mod holes_file;
 mod identity;
 mod index;
 mod info;
@@ -219,6 +220,7 @@ impl Journal {
             seals: Mutex::new(Vec::new()),
             lock: Mutex::new(lock),
             mending: Mutex::new(()),
+            recorded_holes: Mutex::new(opened.recorded_holes),
             identity: opened.identity,
             options,
         });
@@ -236,6 +238,8 @@ impl Journal {
         {
             tracing::warn!(dir = %dir.display(), %error, "what is missing of each log could not be looked for");
         }
+        // Those that opening has found are in no file yet.
+        shared.record_holes();
         let frontier = Mutex::new(opened.frontier);
         let guard = Guard { shared: Arc::clone(&shared), committer: Mutex::new(committer), frontier };
         Ok((Self { shared, guard: Arc::new(guard) }, opened.recovery))

@@ -7,7 +7,9 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use counterfoil_faults::{Fault, FaultVfs, Injection, Ledger, Missing, Player, Rng, STORE, Step, small_options};
-use counterfoil_storage::{Arrival, Batch, Head, Hole, Journal, LogId, MendError, Options, Recovery, Seq, verify};
+use counterfoil_storage::{
+    Arrival, Batch, Head, Hole, Journal, LogId, MendError, Options, ReadError, Recovery, Seq, verify,
+};
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -285,6 +287,135 @@ fn a_hole_is_known_once_a_read_meets_it_and_is_told_to_whoever_watches() {
     assert_eq!(disk.content(&path), sound.content(&path));
 }
 
+/// Where a batch stands: the file, and the offset of its last byte.
+fn place_of(disk: &FaultVfs, batch: &Batch) -> (std::path::PathBuf, u64) {
+    let bytes = &batch.bytes()[..];
+    let place = segments(disk).into_iter().find_map(|path| {
+        let content = disk.content(&path)?;
+        let at = content.windows(bytes.len()).position(|window| window == bytes)?;
+        Some((path, (at + bytes.len() - 1) as u64))
+    });
+    place.expect("the batch is on disk")
+}
+
+/// A store in which a batch of a sealed segment has rotted, and that batch.
+fn rotten() -> (FaultVfs, Batch) {
+    let disk = store().0;
+    let (journal, _) = open(&disk);
+    let log = journal.logs(None).into_iter().max_by_key(|log| log.durable.next_seq).unwrap();
+    let batch = journal.read_batch(log.id, Seq(50)).unwrap().unwrap();
+    journal.close().unwrap();
+    drop(journal);
+    let disk = disk.kill();
+    let (path, last) = place_of(&disk, &batch);
+    disk.flip_bit(&path, last * 8);
+    (disk, batch)
+}
+
+/// What is known to be missing of the log of a batch.
+fn holes_of(journal: &Journal, batch: &Batch) -> Vec<(Seq, Seq)> {
+    journal.log(batch.log()).unwrap().holes.iter().collect()
+}
+
+#[test]
+fn a_hole_that_was_known_is_known_in_later_lives_before_anything_is_read_and_until_it_is_mended() {
+    let (disk, batch) = rotten();
+    let (journal, recovery) = open(&disk);
+    let hole = (batch.first_seq(), batch.next_seq());
+    assert_eq!((recovery.damage().count(), holes_of(&journal, &batch)), (0, vec![]), "nobody has read it");
+    assert!(journal.read_batch(batch.log(), batch.first_seq()).is_err());
+    drop(journal);
+    // After a kill, after power was cut, after it was closed, and for one who only reads.
+    for disk in [disk.kill(), disk.crash(1)] {
+        let (journal, _) = open(&disk);
+        assert_eq!(holes_of(&journal, &batch), [hole]);
+        journal.close().unwrap();
+        drop(journal);
+        let mut options = options(&disk);
+        options.read_only = true;
+        let beside = Journal::open(Path::new(STORE), options).unwrap().0;
+        assert_eq!(holes_of(&beside, &batch), [hole]);
+        let (journal, _) = open(&disk);
+        assert_eq!(journal.holes(batch.log()).unwrap(), [Hole { first_seq: hole.0, end: batch.head() }]);
+        journal.mend(std::slice::from_ref(&batch)).unwrap();
+        drop(journal);
+        let (journal, _) = open(&disk.crash(2));
+        assert_eq!(holes_of(&journal, &batch), []);
+    }
+}
+
+#[test]
+fn a_hole_found_while_opening_is_known_once_the_segment_has_a_footer_and_below_the_floor_it_is_none() {
+    let mut player = Player::new(FaultVfs::new(1), small_options());
+    let steps = [Step::CreateLog].into_iter().chain((0..9).flat_map(|_| [Step::Append(0, 500), Step::Commit]));
+    assert_eq!(player.play(&steps.collect::<Vec<_>>()), Ok(()));
+    let journal = player.journal.take().expect("open");
+    let log = journal.logs(None)[0].id;
+    let batch = journal.read_batch(log, Seq(4)).unwrap().unwrap();
+    drop(journal);
+    let disk = player.disk.kill();
+    let (path, last) = place_of(&disk, &batch);
+    disk.flip_bit(&path, last * 8);
+    let (journal, recovery) = open(&disk);
+    assert_eq!((recovery.damage().count(), holes_of(&journal, &batch)), (1, vec![(Seq(4), Seq(5))]));
+    journal.close().unwrap();
+    drop(journal);
+    let (journal, recovery) = open(&disk);
+    assert_eq!((recovery.damage().count(), holes_of(&journal, &batch)), (0, vec![(Seq(4), Seq(5))]));
+    journal.trim(&[(log, Seq(5))]).unwrap();
+    assert_eq!(holes_of(&journal, &batch), []);
+    journal.close().unwrap();
+    drop(journal);
+    assert_eq!(holes_of(&open(&disk).0, &batch), []);
+}
+
+#[test]
+fn whatever_happens_while_a_hole_is_recorded_it_is_known_and_a_file_that_can_t_be_read_is_told() {
+    let (rotten, batch) = rotten();
+    let hole = (batch.first_seq(), batch.next_seq());
+    let mut operations = 0;
+    for fault in [Fault::PowerCut, Fault::Eio, Fault::NoSpace] {
+        for number in 0.. {
+            let disk = rotten.snapshot();
+            let (journal, _) = open(&disk);
+            disk.inject(Injection::at(disk.counts().total() + number, fault));
+            let error = journal.read_batch(batch.log(), batch.first_seq()).unwrap_err();
+            let is_known = matches!(error, ReadError::Damaged { .. });
+            assert_eq!(holes_of(&journal, &batch), if is_known { vec![hole] } else { vec![] });
+            let was_struck = disk.struck() > 0;
+            if fault != Fault::PowerCut {
+                disk.mend();
+                journal.close().unwrap();
+            }
+            drop(journal);
+            let disk = disk.crash(number);
+            let (journal, recovery) = open(&disk);
+            assert_eq!(recovery.damage().count(), 0, "{fault:?} at operation {number}");
+            // Without power it could not be recorded; whoever was told of it has heard nothing since.
+            let is_recorded = holes_of(&journal, &batch) == [hole];
+            assert!(is_recorded || !is_known || (fault == Fault::PowerCut && was_struck), "{fault:?} at {number}");
+            operations = operations.max(number);
+            if !was_struck {
+                break;
+            }
+        }
+    }
+    assert!(operations > 4, "{operations}");
+    let (journal, _) = open(&rotten);
+    journal.find_holes(|_, _| {}).unwrap();
+    journal.close().unwrap();
+    drop(journal);
+    let file = Path::new(STORE).join("holes");
+    rotten.edit(&file, |content| content.fill(0x55));
+    let told = |damage: &counterfoil_storage::Damage| damage.to_string().contains("the file of holes is damaged");
+    let found = verify(Path::new(STORE), &options(&rotten), |_, _| {}).unwrap();
+    assert_eq!((found.damage.len(), found.damage.iter().filter(|damage| told(damage)).count()), (2, 1));
+    let (journal, recovery) = open(&rotten);
+    assert_eq!(recovery.damage().filter(|damage| told(damage)).count(), 1);
+    drop(journal);
+    assert_eq!(open(&rotten).1.damage().count(), 0, "it is written anew");
+}
+
 #[test]
 fn a_segment_that_is_gone_is_told_of_until_all_that_it_held_is_stored_anew() {
     let (sound, ledger) = store();
@@ -381,7 +512,7 @@ fn lost_segments_are_told_of_no_more_once_they_are_mended_where_earlier_ones_wer
 /// A crash at any operation of the mending and of what follows it leaves a store in which what was mended is there, and
 /// that can be mended to the end.
 fn crash_while_gaps_are_closed(disk: &FaultVfs, copy: &Journal, ledger: &Ledger) {
-    for number in (0..3000).step_by(3) {
+    for number in 0..3000 {
         let crashed = disk.snapshot().kill();
         crashed.inject(Injection::at(number, Fault::PowerCut));
         if let Ok((journal, _)) = Journal::open(Path::new(STORE), options(&crashed)) {

@@ -203,21 +203,22 @@ impl Shared {
             };
             let first_arrival = gap.first_arrival(number);
             let header = SegmentHeader { number, salt: random_bytes()?, previous_end, first_arrival, ..header };
-            write_header(&*file, &header)?;
+            // The header last: with it the segment is there.
             write_footer(number, gap.next, &file)?;
+            write_header(&*file, &header)?;
             vfs.sync_dir(&self.dir)?;
         }
         Ok(())
     }
 
-    /// A file for an empty segment where there is one of that name. One whose header can be read was made by an attempt
-    /// that was cut short: else it would not count as missing. Any other is kept aside.
+    /// A file for an empty segment where there is one of that name. One without a header, or whose header can be read, was
+    /// made by an attempt that was cut short: else it would not count as missing. Any other is kept aside.
     fn take_place(&self, number: SegmentNumber) -> io::Result<Arc<dyn VfsFile>> {
         let vfs = &*self.options.vfs;
         let path = segment::path(&self.dir, number);
         let file = vfs.open(&path, OpenMode::Write)?;
         let state = SegmentHeader::read(&*file, self.identity.store, number)?;
-        if matches!(state, HeaderState::Whole(_) | HeaderState::OneCopy(_)) && file.len()? <= EMPTY_LEN_MAX {
+        if !matches!(state, HeaderState::Unreadable) && file.len()? <= EMPTY_LEN_MAX {
             return Ok(file);
         }
         let kept = vfs.list(&self.dir)?;

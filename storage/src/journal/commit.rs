@@ -17,6 +17,7 @@ use super::{
     error::AppendError,
     fill::{Filler, SealJob},
     frame::FrameKind,
+    holes_file::RecordedHoles,
     identity::{Extent, Identity},
     queue::{self, Group, Queue, QueueState, SealedHead},
     read::{BatchCache, IndexCache},
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     /// Held while damaged batches are written anew where they stand: no segment may be given up meanwhile. Taken
     /// before any other lock.
     pub(crate) mending: Mutex<()>,
+    /// What the file of holes says; none if it can't be read. Taken after `lock`.
+    pub(crate) recorded_holes: Mutex<Option<RecordedHoles>>,
 }
 
 /// Takes a lock whatever became of a thread that held it: what it guards is consistent at every point
@@ -392,6 +395,8 @@ impl Shared {
 
     /// Commits what is queued and writes the closing mark; after [`begin_closing`](Self::begin_closing).
     pub(crate) fn finish_closing(&self) {
+        // What the disk did not take when it was found.
+        self.record_holes();
         let mut queue = self.queue();
         while !queue.is_empty() || queue.in_flight.is_some() {
             let group = Arc::clone(queue.in_flight.as_ref().unwrap_or(&queue.filling));

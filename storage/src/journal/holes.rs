@@ -2,11 +2,15 @@
 //!
 //! A hole is known once it was met: while opening (frames that can't be read, segment files that are missing), by a
 //! read whose checksum does not match, or by [`Journal::find_holes`], which reads everything. What has rotted and was
-//! not looked at since is not known.
+//! not looked at since is not known. What is known stays so in later lives of the store: see the module `holes_file`.
 
-use std::{collections::HashMap, sync::Arc, task::Waker};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+    task::Waker,
+};
 
-use super::{Journal, commit::Shared, error::ReadError, index::Entry};
+use super::{Journal, commit::Shared, error::ReadError, holes_file, index::Entry};
 use crate::{
     holes::{Hole, Holes},
     ids::{Arrival, Head, LogId, SegmentNumber, Seq},
@@ -64,12 +68,37 @@ impl Shared {
         }
     }
 
-    /// Changes what is known to be missing of a log, and tells it to whoever watches; whether it was news.
+    /// Changes what is known to be missing of a log, records it, and tells it to whoever watches; whether it was news.
     pub(crate) fn change_holes(&self, log: LogId, change: impl FnOnce(&mut Holes) -> bool) -> bool {
         let mut wakers = Vec::new();
         let is_news = self.view_mut().change_holes(log, &mut wakers, change);
+        if is_news {
+            self.record_holes();
+        }
         wakers.into_iter().for_each(Waker::wake);
         is_news
+    }
+
+    /// Has the file of holes say what is known now, so that the next life of the store knows it too. What the disk does not
+    /// take is tried again with the next change, and when the journal is closed.
+    pub(crate) fn record_holes(&self) {
+        // Who has not, or no longer, the store to itself changes nothing.
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            return;
+        }
+        let mut recorded = self.recorded_holes.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.view_without_digests().known_holes();
+        if recorded.as_ref() == Some(&known) {
+            return;
+        }
+        match holes_file::write(&*self.options.vfs, &self.dir, &known) {
+            Ok(()) => *recorded = Some(known),
+            Err(error) => {
+                *recorded = None;
+                tracing::warn!(dir = %self.dir.display(), %error, "what is missing can't be recorded: it is known until the store is closed");
+            }
+        }
     }
 
     pub(crate) fn holes(self: &Arc<Self>, log: LogId) -> Result<Vec<Hole>, ReadError> {

@@ -34,9 +34,6 @@ pub struct LogInfo {
 impl LogInfo {
     pub(super) fn of(state: &LogState) -> Self {
         let row = &state.row;
-        let mut holes = state.holes.clone();
-        // What is below the floor is not missing.
-        holes.take(Seq::ZERO, row.floor.head.next_seq);
         Self {
             id: state.id,
             genesis: Arc::clone(&row.genesis),
@@ -45,7 +42,7 @@ impl LogInfo {
             durable: row.head,
             bytes: row.bytes,
             last_time: row.last_time,
-            holes,
+            holes: state.holes_kept(),
         }
     }
 }

@@ -46,7 +46,9 @@ impl Journal {
         let _mending = self.shared.mending.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lost = Vec::new();
         let mended = self.shared.mend(batches, &mut lost);
-        self.shared.rewrite_lost(lost)?;
+        let rewritten = self.shared.rewrite_lost(lost);
+        self.shared.record_holes();
+        rewritten?;
         mended?;
         if let Err(error) = self.shared.close_gaps() {
             // Nothing is missing for that; it is tried again with the next mending.

@@ -60,6 +60,7 @@ use super::{
     error::{OpenError, Place},
     fill::SealJob,
     frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameHeader, FrameKind},
+    holes_file::{self, HolesState, RecordedHoles},
     identity::{BoundIdentity, Extent, ExtentState, IDENTITY_FILE, Identity, IdentityState, Raising},
     index::Footer,
     read::read_footer,
@@ -128,6 +129,8 @@ pub(crate) struct Opened {
     pub(crate) frontier: Option<Frontier>,
     /// Whole segments are missing: what they held of each log is to be looked for.
     pub(crate) segments_lost: bool,
+    /// What the file of holes says; none if it can't be read.
+    pub(crate) recorded_holes: Option<RecordedHoles>,
 }
 
 /// An operation on files under a store's folder, with its name for the error.
@@ -190,14 +193,28 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
         tracing::warn!(dir = %dir.display(), %damage, "damage found while opening");
         opening.recovery.findings.push(Finding::Damage(damage));
     }
-    let Some((last, sealed)) = found.split_last() else { return opening.finish_empty() };
-    for half in sealed.iter().filter(|found| found.has_one_copy) {
-        opening.damage(half.header.number, 0, "one of two copies of the segment's header is damaged");
-        opening.mend_header(half)?;
+    let mut opened = opening.restore(&found, extent)?;
+    opened.restore_holes(dir, options)?;
+    Ok(opened)
+}
+
+impl Opened {
+    /// Takes in what an earlier life of the store knew to be missing.
+    fn restore_holes(&mut self, dir: &Path, options: &Options) -> Result<(), OpenError> {
+        let state = holes_file::read(&*options.vfs, dir).map_err(failed("reading the file of holes in", dir))?;
+        if let Some(what) = state.damage() {
+            let damage = Damage::of_store(what);
+            tracing::warn!(dir = %dir.display(), %damage, "damage found while opening");
+            self.recovery.findings.push(Finding::Damage(damage));
+        }
+        self.recorded_holes = match state {
+            HolesState::Missing => Some(Vec::new()),
+            HolesState::Known(holes) => Some(holes),
+            HolesState::Damaged => None,
+        };
+        self.recorded_holes.iter().flatten().for_each(|(log, holes)| self.view.restore_holes(*log, holes));
+        Ok(())
     }
-    opening.restore_sealed(sealed, last)?;
-    let known_end = extent.filter(|extent| extent.segment == last.header.number).map(|extent| extent.end);
-    opening.finish(last, known_end)
 }
 
 /// An opening under way.
@@ -256,6 +273,18 @@ impl<'a> Opening<'a> {
             frames_lost,
             next_segment,
         })
+    }
+
+    /// Makes of the segments found what they hold.
+    fn restore(mut self, found: &[Found], extent: Option<Extent>) -> Result<Opened, OpenError> {
+        let Some((last, sealed)) = found.split_last() else { return self.finish_empty() };
+        for half in sealed.iter().filter(|found| found.has_one_copy) {
+            self.damage(half.header.number, 0, "one of two copies of the segment's header is damaged");
+            self.mend_header(half)?;
+        }
+        self.restore_sealed(sealed, last)?;
+        let known_end = extent.filter(|extent| extent.segment == last.header.number).map(|extent| extent.end);
+        self.finish(last, known_end)
     }
 
     fn damage(&mut self, segment: SegmentNumber, offset: u64, what: impl Into<String>) {
@@ -480,7 +509,8 @@ impl<'a> Opening<'a> {
     fn opened(self, tail: Option<TailStart>, frontier: Option<Frontier>) -> Opened {
         let Self { view, recovery, bound, seals, lost, .. } = self;
         let segments_lost = !lost.is_empty();
-        Opened { view, recovery, identity: bound.identity, seals, tail, frontier, segments_lost }
+        let identity = bound.identity;
+        Opened { view, recovery, identity, seals, tail, frontier, segments_lost, recorded_holes: None }
     }
 }
 

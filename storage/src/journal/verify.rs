@@ -14,6 +14,7 @@ use super::{
     Options,
     error::{OpenError, Place},
     frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameKind, align},
+    holes_file,
     identity::{Extent, IDENTITY_FILE, IdentityState},
     logs_file,
     read::read_footer,
@@ -140,9 +141,9 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         for (log, check) in std::mem::take(&mut self.logs) {
             self.report.damage.extend(check.finish(log, &self.lost));
         }
-        if let Some(what) = extent_state.damage(last, self.was_closed) {
-            self.report.damage.push(Damage::of_store(what));
-        }
+        let of_holes = holes_file::read(self.vfs, self.dir).map_err(disk)?.damage();
+        let of_files = extent_state.damage(last, self.was_closed).into_iter().chain(of_holes);
+        self.report.damage.extend(of_files.map(Damage::of_store));
         Ok(self.report)
     }
 

@@ -12,6 +12,7 @@ use super::{
     digests::Digests,
     error::Place,
     frame::{EntryKind, Frame, FrameEntry},
+    holes_file::RecordedHoles,
     index::{Footer, LogRow, RunLinks, SegmentIndex},
     retention::{Floor, FloorEntry},
     rewrite::{RewriteRange, Rewrites, Rewritten, segments_of},
@@ -48,6 +49,15 @@ pub(crate) struct LogState {
     run: Option<(SegmentNumber, u32)>,
     /// What is known to be missing of it.
     pub(crate) holes: Holes,
+}
+
+impl LogState {
+    /// What is known to be missing of what is kept: what is below the floor is not missing.
+    pub(crate) fn holes_kept(&self) -> Holes {
+        let mut holes = self.holes.clone();
+        holes.take(Seq::ZERO, self.row.floor.head.next_seq);
+        holes
+    }
 }
 
 /// The logs of one space.
@@ -467,6 +477,25 @@ impl View {
     /// digest of the one before it.
     pub(crate) fn slot_of(&self, batch: &Batch) -> Option<Slot> {
         self.slots_lost.get(&(batch.log(), batch.first_seq())).filter(|slot| slot.header == *batch.header()).copied()
+    }
+
+    /// Takes in what was known to be missing of a log, as far as it reaches.
+    pub(crate) fn restore_holes(&mut self, log: LogId, holes: &Holes) {
+        let state = self.slots.get(&log).and_then(|slot| self.logs.get_mut(*slot)?.as_mut());
+        if let Some(state) = state {
+            for (first_seq, next_seq) in holes.iter() {
+                state.holes.add(first_seq, next_seq.min(state.row.head.next_seq));
+            }
+        }
+    }
+
+    /// All that is known to be missing, ascending by log.
+    pub(crate) fn known_holes(&self) -> RecordedHoles {
+        let holed = self.logs().filter(|state| !state.holes.is_empty());
+        let mut known: Vec<_> = holed.map(|state| (state.id, state.holes_kept())).collect();
+        known.retain(|(_, holes)| !holes.is_empty());
+        known.sort_unstable_by_key(|(log, _)| *log);
+        known
     }
 
     /// Adds records that can't be served to what is known to be missing of a log, or takes out what is there again;
