@@ -58,6 +58,10 @@ fn patch_footer(bytes: &mut [u8], patch: impl FnOnce(&mut [u8], usize)) {
     let crc = crc32fast::hash(footer);
     footer[28..32].copy_from_slice(&crc.to_le_bytes());
 }
+fn mend_extent(bytes: &mut [u8]) {
+    let crc = crc32fast::hash(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&crc.to_le_bytes());
+}
 fn use_store(dir: &Path, log: LogId) -> String {
     let what = catch_unwind(AssertUnwindSafe(|| {
         let mut o = Options::default();
@@ -200,15 +204,19 @@ fn hostile_files_do_not_panic_or_allocate_without_bound() {
     case("extent end max", &|dir| {
         edit(dir, "extent", &|b| {
             b[12..20].fill(0xff);
-            let crc = crc32fast::hash(&b[..20]);
-            b[20..24].copy_from_slice(&crc.to_le_bytes());
+            mend_extent(b);
         })
     });
     case("extent segment max", &|dir| {
         edit(dir, "extent", &|b| {
             b[4..12].fill(0xff);
-            let crc = crc32fast::hash(&b[..20]);
-            b[20..24].copy_from_slice(&crc.to_le_bytes());
+            mend_extent(b);
+        })
+    });
+    case("extent first kept max", &|dir| {
+        edit(dir, "extent", &|b| {
+            b[20..28].fill(0xff);
+            mend_extent(b);
         })
     });
     assert!(panics.is_empty(), "panics: {panics:?}");
@@ -436,8 +444,8 @@ fn a_hostile_extent_neither_fills_the_memory_nor_has_a_segment_written_over() {
         let mut bytes = b"CFE1".to_vec();
         bytes.extend_from_slice(&segment.to_le_bytes());
         bytes.extend_from_slice(&8192_u64.to_le_bytes());
-        let crc = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(&[0; 12]);
+        mend_extent(&mut bytes);
         fs::write(dir.join("extent"), &bytes).unwrap();
         let v = catch_unwind(AssertUnwindSafe(|| verify(&dir, &Options::default(), |_, _| {}).map(|r| r.damage.len())));
         assert!(matches!(v, Ok(Ok(1..10))), "extent says segment {segment}: verify says {v:?}");
@@ -451,5 +459,49 @@ fn a_hostile_extent_neither_fills_the_memory_nor_has_a_segment_written_over() {
         }
         let now = fs::read(dir.join("0000000000000000.seg")).unwrap();
         assert!(now == first, "extent says segment {segment}: segment 0 was written over");
+    }
+}
+
+/// Twice what stands before a checksum, and the checksum.
+fn two_copies(mut copy: Vec<u8>) -> Vec<u8> {
+    copy.extend_from_slice(&crc32fast::hash(&copy).to_le_bytes());
+    copy.repeat(2)
+}
+
+#[test]
+fn hostile_files_of_holes_and_logs_neither_panic_nor_keep_anything_from_being_served() {
+    let holes = |log: LogId, count: u32, ranges: &[(u64, u64)]| {
+        let mut copy = b"CFH1\x01\0\0\0".to_vec();
+        copy.extend_from_slice(log.as_bytes());
+        copy.extend_from_slice(&count.to_le_bytes());
+        for (first, next) in ranges {
+            copy.extend_from_slice(&first.to_le_bytes());
+            copy.extend_from_slice(&next.to_le_bytes());
+        }
+        two_copies(copy)
+    };
+    let many: Vec<_> = (0..17).map(|n| (3 * n, 3 * n + 1)).collect();
+    let unknown = LogId::from_bytes([9; 16]);
+    let cases: [(&str, &dyn Fn(LogId) -> Vec<u8>, bool); 9] = [
+        ("holes", &|_| two_copies(b"CFH1\xff\xff\xff\xff".to_vec()), true),
+        ("holes", &|log| holes(log, u32::MAX, &[(1, 2)]), true),
+        ("holes", &|log| holes(log, 2, &[(5, 9), (3, 4)]), true),
+        ("holes", &|log| holes(log, 1, &[(0, u64::MAX)]), true),
+        ("holes", &|log| holes(log, 17, &many), true),
+        ("holes", &|log| holes(log, 1, &[(38, 1 << 59)]), false),
+        ("holes", &|_| holes(unknown, 1, &[(0, 1)]), false),
+        ("logs", &|_| two_copies(b"CFL1\xff\xff\xff\xff".to_vec()), false),
+        ("logs", &|_| two_copies(b"CFL1\x01\0\0\0\xff\xff\xff\x7f".to_vec()), false),
+    ];
+    for (index, (name, content, is_damage)) in cases.into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("store");
+        let log = store(&dir);
+        fs::write(dir.join(name), content(log)).unwrap();
+        let found = verify(&dir, &Options::default(), |_, _| {}).unwrap().damage.len();
+        assert_eq!(found, usize::from(is_damage), "{index}: {name}");
+        let said = use_store(&dir, log);
+        let all = (0..40).map(|seq| seq.to_string()).collect::<Vec<_>>().join(" ");
+        assert!(said.contains(&all) && said.contains("append Ok"), "{index}: {name}: {said}");
     }
 }

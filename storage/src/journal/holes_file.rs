@@ -26,11 +26,10 @@ use crate::{
     field::Fields,
     holes::Holes,
     ids::{LogId, Seq},
-    vfs::{OpenMode, Vfs, read_full, write_full},
+    vfs::{OpenMode, Vfs, read_full, replace_file},
 };
 
 const HOLES_FILE: &str = "holes";
-const NEW_FILE: &str = "holes.new";
 const MAGIC: [u8; 4] = *b"CFH1";
 
 /// The longest file, in bytes: bounds what is read before a checksum is known to match.
@@ -62,17 +61,8 @@ impl HolesState {
 ///
 /// **Durability**: on `Ok` it survives power loss; on `Err` it is as it was or as it should be.
 pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, holes: &[(LogId, Holes)]) -> io::Result<()> {
-    let (path, new_path) = (dir.join(HOLES_FILE), dir.join(NEW_FILE));
-    match vfs.remove(&new_path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     let copy = encode(holes);
-    let file = vfs.open(&new_path, OpenMode::Create)?;
-    write_full(&*file, &mut [IoSlice::new(&copy), IoSlice::new(&copy)], 0)?;
-    file.sync_data()?;
-    vfs.rename(&new_path, &path)?;
-    vfs.sync_dir(dir)
+    replace_file(vfs, dir, HOLES_FILE, &mut [IoSlice::new(&copy), IoSlice::new(&copy)])
 }
 
 /// Reads the file.
@@ -129,7 +119,10 @@ fn decode(copy: &[u8]) -> Option<Vec<(LogId, Holes)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ids::Digest, vfs::Memory};
+    use crate::{
+        ids::Digest,
+        vfs::{Memory, write_full},
+    };
 
     fn holes() -> Vec<(LogId, Holes)> {
         let ranges = |ranges: &[(u64, u64)]| {
