@@ -62,6 +62,9 @@ pub enum CertificateError {
         /// The node to be certified.
         node: NodeName,
     },
+    /// The folder that was to get a node's files is an authority's, whose key no node needs.
+    #[error("{} holds an authority's key, which stays at home: choose another folder for the node's files", .0.display())]
+    AuthoritysFolder(PathBuf),
     /// The validity asked for is not possible.
     #[error("a certificate can't be valid for {0} days; choose 1 to {DAYS_MAX}")]
     Days(u32),
@@ -99,6 +102,10 @@ pub enum CertificateError {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Errors
+///
+/// [`CertificateError`]: there is an authority in the folder, or a file can't be written.
 pub fn create_ca(folder: &Path) -> Result<(), CertificateError> {
     for name in [CA_KEY_FILE, CA_FILE] {
         let path = folder.join(name);
@@ -123,6 +130,10 @@ pub fn create_ca(folder: &Path) -> Result<(), CertificateError> {
 /// never replaced; one that can't be read is.
 ///
 /// **Durability**: on `Ok` the files survive power loss. On an error some may be new and others old; issue again.
+///
+/// # Errors
+///
+/// [`CertificateError`]: which names each way that this can fail.
 pub fn issue(ca_folder: &Path, node: &NodeName, out_folder: &Path, days: u32) -> Result<(), CertificateError> {
     if days == 0 || days > DAYS_MAX {
         return Err(CertificateError::Days(days));
@@ -132,6 +143,10 @@ pub fn issue(ca_folder: &Path, node: &NodeName, out_folder: &Path, days: u32) ->
 }
 
 /// Like [`issue`], valid for a given time, past or future: to test what becomes of certificates that are not valid.
+///
+/// # Errors
+///
+/// As of [`issue`].
 pub fn issue_for(
     ca_folder: &Path,
     node: &NodeName,
@@ -142,6 +157,9 @@ pub fn issue_for(
         && found != *node
     {
         return Err(CertificateError::OtherNode { folder: out_folder.into(), found, node: node.clone() });
+    }
+    if out_folder.join(CA_KEY_FILE).symlink_metadata().is_ok() {
+        return Err(CertificateError::AuthoritysFolder(out_folder.into()));
     }
     let ca_pem = read(ca_folder, CA_FILE)?;
     let ca_key = read(ca_folder, CA_KEY_FILE)?;

@@ -66,9 +66,17 @@ pub trait Codec: Clone + Send + Sync + 'static {
     const NAME: &'static str;
 
     /// Appends the encoded value to `out`.
+    ///
+    /// # Errors
+    ///
+    /// The value is of a kind that the codec can't encode, or too long.
     fn encode<T: Serialize>(&self, value: &T, out: &mut Vec<u8>) -> Result<(), CodecError>;
 
     /// Reads a value; every byte must belong to it.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are no such value.
     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError>;
 }
 

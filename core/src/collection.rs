@@ -178,13 +178,21 @@ impl<K: Key, V> Collection<K, V> {
     }
 
     /// Puts the value of something that happened at another time; see [`Space::append_at`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`put`](Self::put).
     pub fn put_at(&self, key: &K, value: &V, happened_at: SystemTime) -> Result<Receipt> {
         self.write(key, Some(value), None, Some(happened_at))
     }
 
     /// Deletes a key: a write like any other, which may be in conflict with others.
     ///
-    /// **Durability** and errors: as of [`put`](Self::put).
+    /// **Durability**: as of [`put`](Self::put).
+    ///
+    /// # Errors
+    ///
+    /// As of [`put`](Self::put).
     pub fn delete(&self, key: &K) -> Result<Receipt> {
         self.write(key, None, None, None)
     }
@@ -251,6 +259,11 @@ impl<K: Key, V> Collection<K, V> {
     }
 
     /// All versions of a key that are here, with what each supersedes. What is queued is committed first.
+    ///
+    /// # Errors
+    ///
+    /// The commit of what is queued fails, or the index can't be read. Versions that can't be read are in
+    /// [`History::missing`].
     pub fn history(&self, key: &K) -> Result<History<V>> {
         let found = self.engine.history(self.name(), &encode_key(key)?)?;
         let ids = |places: Vec<_>| places.into_iter().map(|(log, seq)| VersionId { log, seq }).collect();
@@ -276,11 +289,20 @@ impl<K: Key, V> Collection<K, V> {
     /// assert_eq!(keys, [2, 3]);
     /// # Ok::<(), counterfoil::Error>(())
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// A bound is too long for a key, or the index can't be read. While iterating: as of
+    /// [`conflicts`](Self::conflicts).
     pub fn range(&self, range: impl RangeBounds<K>) -> Result<Entries<K, V>> {
         Ok(Entries { pages: self.pages(range, false)?, collection: self.clone() })
     }
 
     /// The keys in a range that hold something, ascending; values are not read.
+    ///
+    /// # Errors
+    ///
+    /// As of [`range`](Self::range).
     pub fn keys(&self, range: impl RangeBounds<K>) -> Result<Keys<K, V>> {
         Ok(Keys { pages: self.pages(range, false)?, collection: self.clone() })
     }
@@ -289,6 +311,10 @@ impl<K: Key, V> Collection<K, V> {
     ///
     /// A key of which a version can't be read is an error that names it, here and in [`range`](Self::range); the next item
     /// is the key that follows.
+    ///
+    /// # Errors
+    ///
+    /// A log or the index can't be read.
     pub fn conflicts(&self) -> Result<Entries<K, V>> {
         Ok(Entries { pages: self.pages(.., true)?, collection: self.clone() })
     }
@@ -369,6 +395,10 @@ impl<K: Key, V> Collection<K, V> {
 
     /// Writes to collections of this space that this program can't read, because a later version of this library made
     /// them (or a faulty one): their places. They are kept and replicated, and are taken in by a program that can.
+    ///
+    /// # Errors
+    ///
+    /// A log or the index can't be read.
     pub fn unreadable(&self) -> Result<Vec<VersionId>> {
         Ok(self.engine.unreadable()?.into_keys().map(|(log, seq)| VersionId { log, seq }).collect())
     }

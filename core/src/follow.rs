@@ -117,6 +117,10 @@ impl Follow {
 
     /// Waits for the next record, but no longer than `timeout`: `None` if none came, or the store
     /// is closed.
+    ///
+    /// # Errors
+    ///
+    /// Records are missing, damaged or trimmed, or the disk refuses a read.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Record>> {
         self.next_timeout_of(timeout, |_| true)
     }

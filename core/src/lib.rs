@@ -49,6 +49,7 @@
 //! - `net` (default): links and servers over TCP and TLS 1.3.
 //! - `json`: the codec [`Json`], for types that bincode can't read back.
 //! - `cli`: the command `counterfoil`.
+#![warn(clippy::missing_errors_doc)]
 
 mod acks;
 #[cfg(feature = "net")]

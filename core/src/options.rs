@@ -176,6 +176,10 @@ impl Builder {
     }
 
     /// Opens the store in the folder `path`, or makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open) and [`create`](Self::create).
     pub fn open_or_create(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         match self.clone().open(path) {
@@ -186,6 +190,10 @@ impl Builder {
 
     /// Opens the store in the folder `path` without changing a byte: beside the process that
     /// writes it, or on media that can't be written. What is proven durable is served.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Store::open_read_only`].
     pub fn open_read_only(mut self, path: impl AsRef<Path>) -> Result<Store> {
         self.options.read_only = true;
         self.open(path)
@@ -193,6 +201,10 @@ impl Builder {
 
     /// Makes a store in memory that ends with its last handle: for tests of applications.
     /// The node is called `local` unless named.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Store::in_memory`].
     pub fn in_memory(mut self) -> Result<Store> {
         self.options.vfs = Arc::new(vfs::Memory::default());
         self.node.get_or_insert_with(|| "local".to_owned());

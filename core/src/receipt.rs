@@ -106,6 +106,10 @@ impl Receipt {
     }
 
     /// The level reached by now; never waits.
+    ///
+    /// # Errors
+    ///
+    /// The commit failed: whether the records are found when the store is next opened is not known.
     pub fn reached(&self) -> Result<Durability> {
         if !self.stored.is_durable()? {
             return Ok(Durability::Buffered);
@@ -145,6 +149,10 @@ impl Receipt {
     /// # assert!(reached < asked && Durability::Mirrored(1) < asked);
     /// # Ok::<(), counterfoil::Error>(())
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// As of [`reached`](Self::reached). That the time is over is no error.
     pub fn wait_timeout(&self, level: Durability, timeout: Duration) -> Result<Durability> {
         let deadline = now().checked_add(timeout);
         if level == Durability::Buffered || !self.stored.wait_timeout(timeout)? {

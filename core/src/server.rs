@@ -189,6 +189,10 @@ impl Server {
     }
 
     /// Reads certificates and key again from the folder they came from: see [`set_tls`](Self::set_tls).
+    ///
+    /// # Errors
+    ///
+    /// A file can't be read or used: all stays as it was. Else as of [`set_tls`](Self::set_tls).
     pub fn reload_tls(&self) -> Result<()> {
         let tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner).reload()?;
         self.set_tls(tls)

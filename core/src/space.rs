@@ -103,6 +103,10 @@ impl Space {
     /// Appends records that are committed together: after a crash all are there, or none.
     ///
     /// **Durability**: as of [`append`](Self::append).
+    ///
+    /// # Errors
+    ///
+    /// Nothing was queued: as of [`append`](Self::append), or they are too long together.
     pub fn append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt> {
         let stored = self.writer()?.append_all(bodies)?;
         self.count(bodies);
@@ -111,12 +115,20 @@ impl Space {
 
     /// Like [`append`](Self::append), but fails with
     /// [`WouldBlock`](crate::ErrorKind::WouldBlock) instead of waiting for room in the queue.
+    ///
+    /// # Errors
+    ///
+    /// As of [`append`](Self::append), or the queue is full ([`WouldBlock`](crate::ErrorKind)).
     pub fn try_append(&self, body: impl AsRef<[u8]>) -> Result<Receipt> {
         self.try_append_all(&[body])
     }
 
     /// Like [`append_all`](Self::append_all), but fails with
     /// [`WouldBlock`](crate::ErrorKind::WouldBlock) instead of waiting for room in the queue.
+    ///
+    /// # Errors
+    ///
+    /// As of [`try_append`](Self::try_append).
     pub fn try_append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt> {
         let stored = self.writer()?.try_append_all(bodies)?;
         self.count(bodies);
@@ -141,6 +153,10 @@ impl Space {
     /// assert!(record.recorded_at() > yesterday);
     /// # Ok::<(), counterfoil::Error>(())
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// As of [`append`](Self::append).
     pub fn append_at(&self, body: impl AsRef<[u8]>, happened_at: SystemTime) -> Result<Receipt> {
         self.append_as(RecordKind::PLAIN, Some(happened_at), body.as_ref())
     }

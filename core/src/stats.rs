@@ -46,7 +46,7 @@ pub struct SpaceStats {
     pub space: SpaceName,
     /// How many logs it has here.
     pub logs: u64,
-    /// Durable records kept.
+    /// Durable records kept, without those that are [known to be missing](counterfoil_storage::LogInfo::missing_records).
     pub records: u64,
     /// Bytes of their batches on disk.
     pub bytes: u64,
@@ -60,7 +60,7 @@ impl Stats {
             let space = info.genesis.space.clone();
             let sum = spaces.entry(space.clone()).or_insert(SpaceStats { space, logs: 0, records: 0, bytes: 0 });
             sum.logs += 1;
-            sum.records += info.durable.next_seq.0 - info.first_seq.0;
+            sum.records += (info.durable.next_seq.0 - info.first_seq.0).saturating_sub(info.missing_records());
             sum.bytes += info.bytes;
         }
         let journal = inner.journal.stats();

@@ -124,11 +124,20 @@ impl Store {
 
     /// Opens the store in the folder `path` without changing a byte, beside the process that writes
     /// it: what is proven durable is served.
+    ///
+    /// # Errors
+    ///
+    /// There is no store, or it can't be told whose it is, or a file can't be read. Damage is not an error: see
+    /// [`recovery`](Self::recovery).
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
         Self::builder().open_read_only(path)
     }
 
     /// A store in memory, whose node is called `local`: for tests of applications. It ends with its last handle.
+    ///
+    /// # Errors
+    ///
+    /// None is known; what could go wrong on a disk has the same type.
     pub fn in_memory() -> Result<Self> {
         Self::builder().in_memory()
     }
@@ -202,6 +211,10 @@ impl Store {
     }
 
     /// The space that bears the node's own name.
+    ///
+    /// # Errors
+    ///
+    /// None: a node's name can be that of a space.
     pub fn own_space(&self) -> Result<Space> {
         self.space(self.node().as_str())
     }
@@ -228,12 +241,21 @@ impl Store {
     }
 
     /// Makes durable all that has been appended so far.
+    ///
+    /// # Errors
+    ///
+    /// The commit failed, or an earlier one did: what was appended may or may not be found when the store is next
+    /// opened. Or the store is closed, or open to read only.
     pub fn commit(&self) -> Result<()> {
         Ok(self.inner.journal.commit()?)
     }
 
     /// When opened to read only: takes notice of what the writer beside has made durable since;
     /// whether there was anything. Iterators that follow do this by themselves.
+    ///
+    /// # Errors
+    ///
+    /// A file can't be read.
     pub fn refresh(&self) -> Result<bool> {
         Ok(self.inner.journal.refresh()?)
     }

@@ -169,16 +169,28 @@ impl<T: Serialize + DeserializeOwned, C: Codec> Typed<T, C> {
 
     /// Like [`append`](Self::append), but fails with
     /// [`WouldBlock`](crate::ErrorKind::WouldBlock) instead of waiting for room in the queue.
+    ///
+    /// # Errors
+    ///
+    /// As of [`append`](Self::append) and [`Space::try_append`].
     pub fn try_append(&self, value: &T) -> Result<Receipt> {
         self.with_encoded(value, |body| self.space.try_append(body))
     }
 
     /// Appends a value of something that happened at another time; see [`Space::append_at`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`append`](Self::append).
     pub fn append_at(&self, value: &T, happened_at: SystemTime) -> Result<Receipt> {
         self.with_encoded(value, |body| self.space.append_at(body, happened_at))
     }
 
     /// Appends values that are committed together; see [`Space::append_all`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`append`](Self::append) and [`Space::append_all`].
     pub fn append_all<'a>(&self, values: impl IntoIterator<Item = &'a T>) -> Result<Receipt>
     where
         T: 'a,
@@ -227,16 +239,28 @@ impl<T: Serialize + DeserializeOwned, C: Codec> Typed<T, C> {
 
     /// Reads durable values: those of the whole space in merged order (`..`), or a part of this node's own log
     /// (`Seq(3)..Seq(5)`); see [`Space::read`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Space::read`].
     pub fn read(&self, range: impl RangeBounds<Seq>) -> Result<TypedRead<T, C>> {
         Ok(TypedRead { records: self.space.read(range)?, decoder: self.decoder.clone() })
     }
 
     /// Reads the values that were there as of a frontier; see [`Space::as_of`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Space::as_of`].
     pub fn as_of(&self, frontier: &Frontier) -> Result<TypedRead<T, C>> {
         Ok(TypedRead { records: self.space.as_of(frontier)?, decoder: self.decoder.clone() })
     }
 
     /// Reads durable values of one of the space's logs; see [`Space::read_log`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Space::read_log`].
     pub fn read_log(&self, log: LogId, range: impl RangeBounds<Seq>) -> Result<TypedRead<T, C>> {
         Ok(TypedRead { records: self.space.read_log(log, range)?, decoder: self.decoder.clone() })
     }
@@ -340,6 +364,10 @@ impl<T, C: Codec> TypedFollow<T, C> {
     }
 
     /// Waits for the next value, but no longer than `timeout`; see [`Follow::next_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Follow::next_timeout`]; or the record is no such value.
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Entry<T>>> {
         let record = self.records.next_timeout_of(timeout, |record| !record.is_of_collection())?;
         record.map(|record| self.decoder.decode(record)).transpose()

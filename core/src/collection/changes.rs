@@ -43,6 +43,10 @@ impl<K: Key, V> Changes<K, V> {
     }
 
     /// Waits for the next change, but no longer than `timeout`; see [`Follow::next_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Follow::next_timeout`](crate::Follow::next_timeout).
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Change<K, V>>> {
         let collection = &self.collection;
         let record = self.records.next_timeout_of(timeout, |record| is_change(collection, record))?;

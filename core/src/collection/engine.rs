@@ -26,6 +26,7 @@ use counterfoil_storage::{
 };
 
 use super::{
+    entries::after_prefix,
     gaps::MissingRange,
     index::{IndexError, IndexFile, Snapshot, SpaceIndex, UnreadableRecords},
     layers::{Layer, OpenIndex, Queued, State},
@@ -371,6 +372,20 @@ impl Engine {
         keys.truncate(limit);
         let with_state = |key: FullKey| state.effective(&key).map(|found| (key, found));
         Ok((keys.into_iter().map(with_state).collect::<Result<_>>()?, is_more))
+    }
+
+    /// The names of the collections of which a key is known, ascending.
+    pub(crate) fn names(self: &Arc<Self>) -> Result<Vec<String>> {
+        let (mut names, mut start) = (Vec::new(), Vec::new());
+        loop {
+            let (page, _) = self.keys((Bound::Included(&start[..]), Bound::Unbounded), 1, false)?;
+            let Some((key, _)) = page.first() else { break };
+            let prefix = key.first().and_then(|len| key.get(..=usize::from(*len))).unwrap_or(key);
+            names.push(String::from_utf8_lossy(prefix.get(1..).unwrap_or_default()).into_owned());
+            start = after_prefix(prefix);
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Records of the space that are missing here, or can't be read.

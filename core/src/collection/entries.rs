@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 const PAGE_KEYS: usize = 256;
 
 /// The first key after all that begin with a prefix, whose first byte is a length of at most 128.
-fn after_prefix(prefix: &[u8]) -> Vec<u8> {
+pub(super) fn after_prefix(prefix: &[u8]) -> Vec<u8> {
     let mut after = prefix.to_vec();
     // Names are ASCII, so their last byte can be counted up.
     if let Some(last) = after.last_mut() {

@@ -75,8 +75,28 @@ impl Space {
 
     /// A collection of values that are bytes and stay as they are. What typed collections wrote is read as the bytes that their codec
     /// made; what is written here is read by a typed collection if its codec can.
+    ///
+    /// # Errors
+    ///
+    /// As of [`collection`](Self::collection).
     pub fn collection_of_bytes<K: Key>(&self, name: impl AsRef<str>) -> Result<Collection<K, Bytes>> {
         Collection::new(self.clone(), name.as_ref(), Arc::new(Verbatim))
+    }
+
+    /// The names of the collections of this space to which something was ever written here or has come here, ascending.
+    ///
+    /// ```
+    /// let space = counterfoil::Store::in_memory()?.own_space()?;
+    /// space.collection::<u32, String>("beds")?.put(&7, &"Ann".into())?;
+    /// assert_eq!(space.collections()?, ["beds"]);
+    /// # Ok::<(), counterfoil::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A log or the index can't be read.
+    pub fn collections(&self) -> Result<Vec<String>> {
+        self.engine()?.names()
     }
 
     /// To write to several keys at once, of one or more collections of this space.
@@ -122,6 +142,10 @@ where
     /// assert_eq!(patients.get(&7)?.value().expect("it is upgraded").name, "Ann");
     /// # Ok::<(), counterfoil::Error>(())
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// As of [`Space::collection`].
     pub fn collection<K: Key>(&self, name: impl AsRef<str>) -> Result<Collection<K, T>> {
         Collection::new(self.space().clone(), name.as_ref(), Arc::new(self.clone()))
     }

@@ -30,6 +30,15 @@ fn an_authority_is_made_once_and_its_key_is_private() {
 }
 
 #[test]
+fn a_node_s_files_never_come_to_lie_beside_the_authority_s_key() {
+    let sandbox = Sandbox::new();
+    sandbox.run("cert ca ca").expect_status(0);
+    let refused = sandbox.run("cert node ca --node hub --out ca").expect_status(2);
+    assert!(refused.only_error().contains("ca holds an authority's key"), "{}", refused.stderr);
+    assert!(!sandbox.path("ca/key.pem").exists());
+}
+
+#[test]
 fn a_certificate_can_be_renewed_in_place() {
     let sandbox = Sandbox::new();
     sandbox.run("cert ca ca").expect_status(0);

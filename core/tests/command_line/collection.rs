@@ -184,6 +184,47 @@ fn versions_in_conflict_are_shown_and_one_is_taken_or_another_put_in_their_place
 }
 
 #[test]
+fn a_slip_in_the_collection_s_name_is_told_with_those_that_are_there() {
+    let sandbox = sandbox();
+    let words = |command: &str| format!("{command} practice.store --space practice-1 --collection c");
+    put(&sandbox, "practice", "1", "x");
+    sandbox.run_with("append practice.store", b"no collection\n").expect_status(0);
+    assert_eq!(sandbox.run(&words("keys")).expect_status(0).text(), "", "there is none yet");
+    sandbox.run_with("put practice.store --space shared --collection dd 1", b"y").expect_status(0);
+    for (command, key) in
+        [("get", "1"), ("keys", ""), ("conflicts", ""), ("history", "1"), ("delete", "1"), ("resolve", "1 --with -")]
+    {
+        let ended = sandbox.run(&format!("{command} practice.store --space shared --collection d {key}"));
+        let ended = ended.expect_status(1);
+        assert_eq!(
+            (ended.text(), ended.only_error()),
+            ("", "counterfoil: no collection d in space shared; it has: c, dd"),
+            "{command}"
+        );
+    }
+    assert_eq!(run(&sandbox, "keys", "").expect_status(0).text(), "1\n");
+}
+
+#[test]
+fn a_slip_in_a_key_to_be_resolved_makes_no_key() {
+    let sandbox = sandbox();
+    put(&sandbox, "practice", "1", "x");
+    let ended = sandbox.run_with("resolve practice.store --space shared --collection c 11 --with -", b"y");
+    assert_eq!(
+        ended.expect_status(1).only_error(),
+        "counterfoil: nothing under 11: `counterfoil put` puts a value there"
+    );
+    assert_eq!(run(&sandbox, "keys", "").expect_status(0).text(), "1\n");
+}
+
+#[test]
+fn a_value_that_is_too_long_is_refused_with_what_to_do_instead() {
+    let sandbox = sandbox();
+    let ended = sandbox.run_with("put practice.store --collection c 1", &vec![b'x'; 17 << 20]).expect_status(2);
+    assert!(ended.only_error().contains("bytes, the limit: keep it in a file"), "{}", ended.stderr);
+}
+
+#[test]
 fn lines_of_json_are_put_under_the_keys_that_they_hold() {
     let sandbox = sandbox();
     let words = "append practice.store --space shared --collection c --key-pointer /type --key-pointer /id --ack";

@@ -205,7 +205,11 @@ fn metrics_are_there_for_prometheus() {
     for healthy in ["poisoned", "storage_full", "damaged_places", "peers"] {
         assert!(answer.contains(&format!("counterfoil_{healthy}{{node=\"hub\"}} 0\n")), "{healthy}: {answer}");
     }
+    assert!(ask("GET /metrics?name=x HTTP/1.1\r\n\r\n").starts_with("HTTP/1.0 200 OK"));
+    let head = ask("HEAD /metrics HTTP/1.1\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.0 200 OK") && head.ends_with("\r\n\r\n"), "no body: {head}");
     assert!(ask("GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 404"));
+    assert!(ask("GET /metricsx HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 404"));
     assert!(ask("nonsense\r\n\r\n").starts_with("HTTP/1.0 405"));
     hub.signal("TERM");
     hub.finish().expect_status(0);

@@ -25,11 +25,11 @@ fn logs_are_shown_with_the_fields_that_scripts_rely_on() {
     for log in logs {
         let mut names: Vec<_> = log.as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["bytes", "digest", "first_seq", "id", "next_seq", "node", "space"]);
+        assert_eq!(names, ["bytes", "digest", "first_seq", "id", "missing", "next_seq", "node", "space"]);
         assert_eq!(log["id"].as_str().unwrap().len(), 32);
         assert_eq!(log["digest"].as_str().unwrap().len(), 64);
         assert_eq!(log["node"], "practice-1");
-        assert_eq!(log["first_seq"], 0);
+        assert_eq!((&log["first_seq"], &log["missing"]), (&0.into(), &0.into()));
         assert_eq!(log["next_seq"], if log["space"] == "other" { 1 } else { 2 });
     }
     let spaces: Vec<_> = status["spaces"].as_array().unwrap().iter().map(|space| &space["space"]).collect();

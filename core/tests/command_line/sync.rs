@@ -61,6 +61,32 @@ fn a_sync_that_runs_carries_what_comes_both_ways_until_a_signal() {
 }
 
 #[test]
+fn sync_once_does_not_answer_for_what_came_after_it_had_all() {
+    let sandbox = Sandbox::with_members_and_hub();
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let mut other = sandbox.start(&format!("append b.store --space s --ack --mirror-to hub@{address} --tls tls-b"));
+    append(&sandbox, "a", "one\n");
+    // What the hub relays meanwhile comes in at any moment, also between a's last look and its end.
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                other.write("two\n");
+                other.read_line();
+            }
+        });
+        let ended: Vec<_> = (0..40).map(|_| sandbox.run(&format!("{} --once", sync("a", &address)))).collect();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        for ended in ended {
+            ended.expect_status(0);
+        }
+    });
+    other.finish().expect_status(0);
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+}
+
+#[test]
 fn a_node_that_was_replaced_by_an_empty_one_gets_its_records_back_and_writes_on() {
     let sandbox = Sandbox::with_members_and_hub();
     append(&sandbox, "a", "before\n");

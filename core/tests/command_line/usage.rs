@@ -5,6 +5,8 @@ use crate::sandbox::Sandbox;
 #[test]
 fn a_mistake_ends_with_2_and_is_told_in_one_line_that_says_what_to_do() {
     let sandbox = Sandbox::with_practice();
+    sandbox.run("cert ca ca").expect_status(0);
+    sandbox.certify("practice-1");
     for (words, expected) in [
         ("", "requires a subcommand"),
         ("apend practice.store", "'append'"),
@@ -25,8 +27,23 @@ fn a_mistake_ends_with_2_and_is_told_in_one_line_that_says_what_to_do() {
         ("cat practice.store --log 00000000000000000000000000000000", "not in this store"),
         ("cat practice.store --from x", "--from"),
         ("init practice.store --node practice-1", "holds a store already"),
-        ("init . --node a", "holds other files (practice.store): choose an empty folder"),
+        ("init . --node a", "holds other files (ca): choose an empty folder"),
         ("init other.store --node a/b", "can't be a name"),
+        (
+            "init ca/ca.pem --node a",
+            "ca.pem: creating the folder failed: File exists (os error 17); a store is a folder",
+        ),
+        ("init ca/ca.pem/x --node a", "(os error 20); a store is a folder: choose another path"),
+        ("serve practice.store --listen 127.0.0.1 --tls tls-practice-1", "give HOST:PORT, as in 0.0.0.0:7400"),
+        ("serve practice.store --listen 192.0.2.1:0 --tls tls-practice-1", "no address of this machine"),
+        (
+            "serve practice.store --listen 127.0.0.1:0 --tls tls-practice-1 --metrics 127.0.0.1",
+            "give HOST:PORT, as in 0.0.0.0:7400",
+        ),
+        (
+            "serve practice.store --listen 127.0.0.1:0 --tls tls-practice-1 --policy nowhere.toml",
+            "nowhere.toml: the policy can't be read: No such file or directory (os error 2); check the path",
+        ),
         ("cert node nowhere --node a --out b", "nowhere"),
         ("cert node . --node a --out b --days 0", "choose 1 to"),
         ("serve practice.store --listen 127.0.0.1:0 --tls nowhere", "nowhere"),

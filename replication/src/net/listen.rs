@@ -97,7 +97,7 @@ impl Default for ListenBounds {
 #[non_exhaustive]
 pub enum ListenError {
     /// The address can't be listened on.
-    #[error("can't listen on {address}: {source}; is another process there, or is it not this machine's address?")]
+    #[error("can't listen on {address}: {source}{}", advice(source))]
     Bind {
         /// The address asked for.
         address: String,
@@ -107,6 +107,17 @@ pub enum ListenError {
     /// The certificate is not the store's.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+/// What may be done about an address that can't be listened on.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port",
+        io::ErrorKind::AddrNotAvailable => "; it is no address of this machine",
+        io::ErrorKind::PermissionDenied => "; choose a port from 1024 on, or run it with the right to",
+        io::ErrorKind::InvalidInput => "; give HOST:PORT, as in 0.0.0.0:7400",
+        _ => "; check the name or address",
+    }
 }
 
 /// A peer that is in session.

@@ -87,7 +87,7 @@ pub enum OpenError {
         known: u16,
     },
     /// An operation on a file failed.
-    #[error("{path}: {operation} failed: {error}")]
+    #[error("{path}: {operation} failed: {error}{}", advice(error))]
     Disk {
         /// What was tried.
         operation: &'static str,
@@ -97,6 +97,23 @@ pub enum OpenError {
         #[source]
         error: io::Error,
     },
+}
+
+/// What may be done about a store that could not be made or opened.
+fn advice(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{
+        AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
+        StorageFull,
+    };
+
+    match error.kind() {
+        AlreadyExists | NotADirectory | IsADirectory => "; a store is a folder: choose another path",
+        NotFound => "; check the path",
+        PermissionDenied => "; check who may read and write there",
+        ReadOnlyFilesystem => "; nothing can be written there: choose another path, or open it to read only",
+        StorageFull | QuotaExceeded => "; free some space, then try again",
+        _ => "",
+    }
 }
 
 /// An append, or the commit that it waits for, failed.

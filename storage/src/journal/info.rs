@@ -32,6 +32,12 @@ pub struct LogInfo {
 }
 
 impl LogInfo {
+    /// How many of the records from [`first_seq`](Self::first_seq) on are known to be missing or damaged: with more ranges
+    /// than [`HOLES_MAX`](crate::HOLES_MAX), also those between some of them.
+    pub fn missing_records(&self) -> u64 {
+        self.holes.iter().map(|(first_seq, next_seq)| next_seq.0 - first_seq.0).sum()
+    }
+
     pub(super) fn of(state: &LogState) -> Self {
         let row = &state.row;
         Self {

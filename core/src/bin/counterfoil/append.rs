@@ -65,7 +65,8 @@ pub(crate) struct Append {
     /// Put each line, which is JSON, into this collection, under the key that it holds
     #[arg(long, value_name = "C", requires = "key_pointers", conflicts_with = "batch")]
     collection: Option<String>,
-    /// Where the key is: the text at this JSON pointer, as in /id; given again, the texts are joined with /
+    /// Where the key is: the text at this JSON pointer, as in /id; given again, the texts are joined with /,
+    /// which only the last may hold
     #[arg(long = "key-pointer", value_name = "POINTER", requires = "collection")]
     key_pointers: Vec<String>,
     /// What a record must reach before it is acknowledged
@@ -86,6 +87,9 @@ pub(crate) struct Append {
     /// Folder with ca.pem, cert.pem and key.pem
     #[arg(long, value_name = "DIR", requires = "mirror_to")]
     tls: Option<PathBuf>,
+    /// Compress what is sent to the mirror; see `counterfoil mirror --help` for when not to
+    #[arg(long, requires = "mirror_to")]
+    compress: bool,
     /// How long a record, and the end, may wait for the mirror; 0 does not wait
     #[arg(long, value_name = "SECS", default_value_t = SECONDS_DEFAULT, value_parser = seconds, allow_hyphen_values = true)]
     timeout: f64,
@@ -156,7 +160,7 @@ impl Append {
             return Err(Failure::Usage(usage.to_owned()));
         }
         let target = self.mirror_to.as_deref().zip(self.tls.as_deref()).map(|(to, tls)| Target::new(to, tls));
-        let target = target.transpose()?;
+        let target = target.transpose()?.map(|target| target.compress(self.compress));
         let pointers = Pointers::new(&self.key_pointers)?;
         let store = open_with(Store::builder().compression(self.compression.into()), &self.store)?;
         let space = space_of(&store, self.space.as_deref())?;

@@ -64,8 +64,28 @@ struct Opened {
 
 /// How many missing ranges one line names.
 const RANGES_SHOWN: usize = 5;
+/// How many collections.
+const NAMES_SHOWN: usize = 10;
 
 impl Opened {
+    /// That the collection is not there though others are, which is most likely a slip.
+    fn not_there(&self) -> Result<Option<String>, Failure> {
+        let (space, name) = (self.collection.space(), self.collection.name());
+        let names = space.collections()?;
+        if names.is_empty() || names.iter().any(|there| there == name) {
+            return Ok(None);
+        }
+        let shown = names.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        let more = names.len().saturating_sub(NAMES_SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Ok(Some(format!("no collection {name} in space {}; it has: {shown}{more}", space.name())))
+    }
+
+    /// That nothing is under a key, or that not even the collection is there.
+    fn nothing_under(&self, what: String) -> Result<Option<String>, Failure> {
+        Ok(self.not_there()?.or(Some(what)))
+    }
+
     /// Waits until a write is durable, says which version it made, and closes the store.
     fn finish(&self, receipt: &Receipt) -> Result<(), Failure> {
         receipt.wait(Durability::Local)?;
@@ -146,6 +166,10 @@ fn value_from_input(is_raw: bool) -> Result<Bytes, Failure> {
     let limit = MAX_VALUE_LEN as u64 + 2;
     io::stdin().lock().take(limit).read_to_end(&mut value).map_err(Failure::Input)?;
     value.pop_if(|last| *last == b'\n' && !is_raw);
+    if value.len() > MAX_VALUE_LEN {
+        let what = "keep it in a file, and put where that is, or put it in parts";
+        return Err(Failure::Usage(format!("the value is longer than {MAX_VALUE_LEN} bytes, the limit: {what}")));
+    }
     Ok(value.into())
 }
 
@@ -212,7 +236,7 @@ impl Get {
         output.flush()?;
         let news = match &found {
             Versions::One(_) => None,
-            Versions::None => Some(format!("nothing under {}", self.key)),
+            Versions::None => opened.nothing_under(format!("nothing under {}", self.key))?,
             Versions::Conflict(versions) => Some(format!(
                 "{} of {} in conflict: `counterfoil resolve` decides",
                 count(versions.len() as u64, "versions"),
@@ -244,8 +268,9 @@ impl Delete {
             found => !matches!(found?, Versions::None),
         };
         if !is_there {
+            let nothing = opened.nothing_under(format!("nothing under {}", self.key))?;
             opened.store.close(Duration::ZERO)?;
-            return Ok(answer([Some(format!("nothing under {}", self.key)), missing]));
+            return Ok(answer([nothing, missing]));
         }
         opened.finish(&collection.delete(&key)?)?;
         Ok(answer([missing]))
@@ -281,7 +306,7 @@ impl Keys {
             if self.json { output.json(&Text::of(&key).into_key()) } else { output.line(key) }?;
         }
         output.flush()?;
-        Ok(answer([opened.missing()?]))
+        Ok(answer([opened.not_there()?, opened.missing()?]))
     }
 }
 
@@ -314,7 +339,7 @@ impl Conflicts {
         let decides =
             (found > 0).then(|| format!("{} in conflict: `counterfoil resolve` decides", count(found, "keys")));
         let unread = first_unread.map(|first| format!("{} more can't be read: {first}", count(unread, "keys")));
-        Ok(answer([decides, unread, opened.missing()?]))
+        Ok(answer([opened.not_there()?, decides, unread, opened.missing()?]))
     }
 }
 
@@ -347,6 +372,13 @@ impl Resolve {
         let value = if self.with.is_some() { Some(value_from_input(self.raw)?) } else { None };
         let opened = self.place.open_to_write()?;
         let found = opened.collection.get(&key)?;
+        if matches!(found, Versions::None) {
+            let nothing =
+                opened.nothing_under(format!("nothing under {0}: `counterfoil put` puts a value there", self.key))?;
+            let missing = opened.missing()?;
+            opened.store.close(Duration::ZERO)?;
+            return Ok(answer([nothing, missing]));
+        }
         let receipt = match self.take {
             Some(chosen) => opened.collection.take(&key, &found, chosen)?,
             None => opened.collection.resolve(&key, &found, value.as_ref())?,
@@ -379,7 +411,7 @@ impl History {
         output.flush()?;
         let not_here: Vec<_> = history.missing.iter().map(ToString::to_string).collect();
         let news = match (&history.versions[..], &not_here[..]) {
-            ([], []) => Some(format!("nothing was ever under {}", self.key)),
+            ([], []) => opened.nothing_under(format!("nothing was ever under {}", self.key))?,
             (_, []) => None,
             (_, not_here) => Some(format!("versions of {} that are not here: {}", self.key, not_here.join(", "))),
         };

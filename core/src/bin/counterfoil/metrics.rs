@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use counterfoil::{LinkState, Stats, Store};
+use counterfoil::{Error, LinkState, Stats, Store};
+use counterfoil_replication::net::ListenError;
 
 use crate::failure::Failure;
 
@@ -20,9 +21,9 @@ const REQUEST_BYTES_MAX: usize = 8 << 10;
 
 /// Answers at `address` from a thread of its own, one client after the other, until the process ends.
 pub(crate) fn serve(address: &str, store: Store) -> Result<SocketAddr, Failure> {
-    let failed = |error| Failure::System { what: format!("listening for metrics on {address}"), error };
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
+    let bind = |source| Error::from(ListenError::Bind { address: address.to_owned(), source });
+    let listener = TcpListener::bind(address).map_err(bind)?;
+    let bound = listener.local_addr().map_err(bind)?;
     let run = move || {
         for client in listener.incoming() {
             match client.and_then(|client| answer(client, &store)) {
@@ -35,6 +36,7 @@ pub(crate) fn serve(address: &str, store: Store) -> Result<SocketAddr, Failure> 
             }
         }
     };
+    let failed = |error| Failure::System { what: "starting a thread".to_owned(), error };
     thread::Builder::new().name("metrics".to_owned()).spawn(run).map_err(failed)?;
     Ok(bound)
 }
@@ -50,15 +52,19 @@ fn answer(mut client: TcpStream, store: &Store) -> io::Result<()> {
             len => request.extend_from_slice(&buffer[..len]),
         }
     }
-    let (status, body) = match request.split(|byte| *byte == b' ').collect::<Vec<_>>()[..] {
-        [b"GET", b"/metrics", ..] => ("200 OK", render(&store.stats(), store.recovery().damage().count())),
-        [b"GET", ..] => ("404 Not Found", "the metrics are at /metrics\n".to_owned()),
-        _ => ("405 Method Not Allowed", "GET /metrics\n".to_owned()),
+    let mut words = request.split(|byte| *byte == b' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let (status, body) = match (method, path) {
+        (b"GET" | b"HEAD", b"/metrics") => ("200 OK", render(&store.stats(), store.recovery().damage().count())),
+        (b"GET" | b"HEAD", _) => ("404 Not Found", "the metrics are at /metrics\n".to_owned()),
+        _ => ("405 Method Not Allowed\r\nAllow: GET, HEAD", "GET /metrics\n".to_owned()),
     };
+    let shown = if method == b"HEAD" { "" } else { &body };
     write!(
         client,
         "HTTP/1.0 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{body}",
+         Connection: close\r\n\r\n{shown}",
         body.len()
     )
 }

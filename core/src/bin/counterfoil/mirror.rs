@@ -56,7 +56,7 @@ impl Target {
     }
 
     /// Has what is sent compressed.
-    fn compress(mut self, compress: bool) -> Self {
+    pub(crate) fn compress(mut self, compress: bool) -> Self {
         self.compress = compress;
         self
     }
@@ -69,7 +69,8 @@ impl Target {
 
     /// The same both ways.
     pub(crate) fn sync(self, store: &Store, space: &Space) -> Result<Link, Failure> {
-        Ok(store.sync_with(self.peer, self.tls).spaces([space.name().as_str()]).start()?)
+        let link = store.sync_with(self.peer, self.tls).spaces([space.name().as_str()]);
+        Ok(if self.compress { link.compress().start()? } else { link.start()? })
     }
 }
 
@@ -92,20 +93,21 @@ impl Mirror {
 }
 
 /// Lets a link go on until a signal comes. With a time limit: until both ends have all that was there at the start, or
-/// can't get it, or get no nearer to it for so long.
-pub(crate) fn run(link: &Link, signals: &Receiver<Signal>, once: Option<Duration>) {
+/// can't get it, or get no nearer to it for so long; whether they had.
+pub(crate) fn run(link: &Link, signals: &Receiver<Signal>, once: Option<Duration>) -> bool {
     let is_stopped = |wait| !matches!(signals.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
     let Some(timeout) = once else {
         while !is_stopped(Duration::from_secs(3600)) {}
-        return;
+        return false;
     };
     let mut watch = Watch::new(link, timeout);
     // Nothing is appended here meanwhile: all that is there now is all that was there at the start, or came by the link.
     while !link.wait_synced(GLANCE) {
         if is_stopped(Duration::ZERO) || !link.is_moving() || watch.is_over(link) {
-            return;
+            return false;
         }
     }
+    true
 }
 
 /// Whether the two ends still get nearer to having everything.

@@ -17,7 +17,8 @@ impl Pointers {
         }
     }
 
-    /// The key of a line, whose number is told if it has none: the texts, joined with `/`.
+    /// The key of a line, whose number is told if it has none: the texts, joined with `/`. Only the last text may hold
+    /// one: else `A/1` and `2` would make the key that `A` and `1/2` do.
     pub(crate) fn key_of(&self, line: &[u8], number: u64) -> Result<Vec<u8>, Failure> {
         let refuse = |why: String| Failure::Usage(format!("line {number} {why}"));
         let value: Value = serde_json::from_slice(line).map_err(|error| refuse(format!("is not JSON: {error}")))?;
@@ -33,6 +34,13 @@ impl Pointers {
             None => Err(refuse(format!("has nothing at {pointer:?}"))),
         };
         let texts: Vec<_> = self.0.iter().map(text).collect::<Result<_, _>>()?;
+        let before_last = self.0.iter().zip(&texts).take(texts.len().saturating_sub(1));
+        if let Some((pointer, text)) = before_last.into_iter().find(|(_, text)| text.contains('/')) {
+            let what = format!(
+                "has a / in {text:?} at {pointer:?}, so that other texts could make the same key: give this pointer last"
+            );
+            return Err(refuse(what));
+        }
         Ok(texts.join("/").into_bytes())
     }
 }
@@ -45,11 +53,18 @@ mod tests {
     fn a_key_is_the_texts_at_the_pointers() {
         let pointers = |pointers: &[&str]| Pointers::new(&pointers.iter().map(ToString::to_string).collect::<Vec<_>>());
         let line =
-            br#"{"resourceType":"Patient","id":"7","n":5,"a":{"b":["x"]},"none":null,"large":12345678901234567890123}"#;
+            br#"{"resourceType":"Patient","id":"7","n":5,"a":{"b":["x"]},"slash":"a/b","none":null,"large":12345678901234567890123}"#;
         for (given, expected) in [
             (&["/id"][..], Ok("7")),
             (&["/resourceType", "/id"], Ok("Patient/7")),
             (&["/a/b/0", "/n"], Ok("x/5")),
+            (&["/slash"], Ok("a/b")),
+            (&["/id", "/slash"], Ok("7/a/b")),
+            (
+                &["/slash", "/id"],
+                Err("line 3 has a / in \"a/b\" at \"/slash\", so that other texts could make the same key: give this \
+                     pointer last"),
+            ),
             (&["/large"], Err("line 3 has a number that is not exact at \"/large\": make it a text")),
             (&["/nil"], Err("line 3 has nothing at \"/nil\"")),
             (&["/none"], Err("line 3 has no text at \"/none\"")),

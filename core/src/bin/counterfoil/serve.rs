@@ -129,10 +129,8 @@ fn now() -> SystemTime {
 }
 
 fn read_policy(path: &Path) -> Result<Policy, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| Failure::File {
-        operation: "reading the policy",
-        path: path.to_owned(),
-        error,
-    })?;
+    let unread =
+        |error| Failure::Usage(format!("{}: the policy can't be read: {error}; check the path", path.display()));
+    let text = fs::read_to_string(path).map_err(unread)?;
     Policy::parse(&text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }

@@ -50,6 +50,8 @@ struct LogReport {
     space: String,
     first_seq: u64,
     next_seq: u64,
+    /// Records from `first_seq` on that are known to be missing or damaged here.
+    missing: u64,
     bytes: u64,
     digest: String,
 }
@@ -62,6 +64,7 @@ impl From<&LogInfo> for LogReport {
             space: info.genesis.space.to_string(),
             first_seq: info.first_seq.0,
             next_seq: info.durable.next_seq.0,
+            missing: info.missing_records(),
             bytes: info.bytes,
             digest: info.durable.digest.to_string(),
         }
@@ -71,7 +74,7 @@ impl From<&LogInfo> for LogReport {
 /// What opening the store just now found.
 #[derive(Serialize)]
 struct RecoveryReport {
-    /// The store had been closed, or was new.
+    /// The store had been closed, or was new, and nothing is damaged.
     clean: bool,
     findings: Vec<String>,
 }
@@ -110,7 +113,7 @@ impl Status {
                 error,
             })?,
             recovery: RecoveryReport {
-                clean: store.recovery().clean,
+                clean: store.recovery().clean && store.recovery().damage().next().is_none(),
                 findings: store.recovery().findings.iter().map(ToString::to_string).collect(),
             },
         })
@@ -150,9 +153,11 @@ impl Report {
             let (logs, records) = (count(*logs, "logs"), count(*records, "records"));
             output.line(format!("space {name}: {logs}, {records}, {}", count(*bytes, "bytes")))?;
             for log in self.logs.iter().filter(|log| log.space == *name) {
-                let LogReport { id, node, first_seq, next_seq, bytes, digest, .. } = log;
+                let LogReport { id, node, first_seq, next_seq, missing, bytes, digest, .. } = log;
                 let bytes = count(*bytes, "bytes");
-                output.line(format!("  log {id} of {node}: seq {first_seq} to before {next_seq}, {bytes}"))?;
+                let missing =
+                    if *missing > 0 { format!(", {} missing", count(*missing, "records")) } else { String::new() };
+                output.line(format!("  log {id} of {node}: seq {first_seq} to before {next_seq}{missing}, {bytes}"))?;
                 output.line(format!("    digest {digest}"))?;
             }
         }

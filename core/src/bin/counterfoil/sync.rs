@@ -32,6 +32,10 @@ pub(crate) struct Sync {
     /// Space to sync, which either end may not have yet; the node's own name unless given
     #[arg(long, value_name = "S")]
     space: Option<String>,
+    /// Compress what is sent; not where others who may have records carried on this link, and see the line, must not
+    /// guess at these
+    #[arg(long)]
+    compress: bool,
     /// End once all that was there at the start at either end is durable at the other, or can't get there: with 1 then
     #[arg(long)]
     once: bool,
@@ -42,14 +46,16 @@ pub(crate) struct Sync {
 
 impl Sync {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
-        let target = Target::new(&self.with, &self.tls)?;
+        let target = Target::new(&self.with, &self.tls)?.compress(self.compress);
         let store = open_to_write(&self.store)?;
         let space = space_of(&store, self.space.as_deref())?;
         let signals = signals::receive(false)?;
         let link = target.sync(&store, &space)?;
-        mirror::run(&link, &signals, self.once.then(|| Duration::from_secs_f64(self.timeout)));
+        let is_synced = mirror::run(&link, &signals, self.once.then(|| Duration::from_secs_f64(self.timeout)));
         let mut not_here = self.once.then(|| not_here(&link.status())).flatten();
         let not_there = match store.close(Duration::ZERO) {
+            // What has come since, from this very node, is not what was asked about.
+            Err(Error::NotMirrored { .. }) if is_synced => return Ok(Answer::Done),
             Err(Error::NotMirrored { unmirrored }) => {
                 if unmirrored.iter().any(|missing| !missing.was_reached) {
                     // That it was not reached says all.
@@ -59,6 +65,9 @@ impl Sync {
             }
             closed => closed.map(|()| None)?,
         };
+        if is_synced {
+            return Ok(Answer::Done);
+        }
         let news: Vec<String> = not_there.into_iter().chain(not_here).collect();
         Ok(if news.is_empty() { Answer::Done } else { Answer::BadNews(Some(news.join("; "))) })
     }
