@@ -10,6 +10,9 @@
 //!
 //! A length beyond the limit of its kind is refused when the five bytes of the prefix are there, before
 //! anything is allocated for it. Lists inside control messages are bounded besides.
+//!
+//! A control message ends where its fields do. `Hello` alone may go on: a later version of the protocol adds to it only at
+//! its end, and who does not know what that is still learns which versions the other end speaks.
 
 mod connection;
 
@@ -36,6 +39,9 @@ const KIND_CONTROL: u8 = 0;
 const KIND_BATCH: u8 = 1;
 const KIND_COMPRESSED: u8 = 2;
 const KIND_MEND_BATCH: u8 = 3;
+
+/// How a `Hello` begins, in every version of the protocol.
+const HELLO: u8 = 0;
 
 // A head takes at most 16 + 9 + 32 bytes, a frontier at most a name, its length and 16 bytes.
 const _: () = assert!(HEADS_MAX * 64 + FRONTIERS_MAX * (MAX_NAME_LEN + 32) + 64 <= CONTROL_LEN_MAX);
@@ -146,7 +152,11 @@ pub fn decode(buffer: &mut BytesMut, batch_len_max_bytes: u32) -> Result<Option<
 }
 
 fn decode_control(bytes: &[u8]) -> Result<Message, CodecError> {
-    let message: Message = options().deserialize(bytes).map_err(|_| CodecError::Control)?;
+    let decoded: bincode::Result<Message> = match bytes.first() {
+        Some(&HELLO) => options().allow_trailing_bytes().deserialize(bytes),
+        _ => options().deserialize(bytes),
+    };
+    let message = decoded.map_err(|_| CodecError::Control)?;
     let (heads, frontiers) = match &message {
         Message::Heads(heads) => (heads.heads.len(), 0),
         Message::Heartbeat(heartbeat) => (heartbeat.heads.len(), heartbeat.frontiers.len()),

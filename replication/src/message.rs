@@ -107,6 +107,8 @@ pub enum Message {
 }
 
 /// Who speaks, and within what limits. The node's name is not here: TLS has proved it.
+///
+/// The same in every version of the protocol, but that later ones may add fields at its end, which earlier ones pass over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Oldest version of the protocol that this end speaks.

@@ -163,6 +163,23 @@ fn a_message_is_taken_once_it_is_whole_and_not_before() {
 }
 
 #[test]
+fn a_hello_may_go_on_within_the_limit_and_nothing_else_may() {
+    for (message, _) in golden() {
+        let mut longer = encoded(&message);
+        longer.extend_from_slice(&[7; 100]);
+        let len = (longer.len() - 4) as u32;
+        longer[..4].copy_from_slice(&len.to_le_bytes());
+        let is_hello = matches!(message, Message::Hello(_));
+        let expected = if is_hello { Ok(Some(message)) } else { Err(CodecError::Control) };
+        assert_eq!(decode(&mut longer, LIMIT), expected);
+    }
+    let mut endless = encoded(&golden()[0].0);
+    endless[..4].copy_from_slice(&(CONTROL_LEN_MAX as u32 + 2).to_le_bytes());
+    let limit = CONTROL_LEN_MAX as u64 + 1;
+    assert_eq!(decode(&mut endless, LIMIT), Err(CodecError::Length { len_bytes: limit + 1, limit_bytes: limit }));
+}
+
+#[test]
 fn a_length_beyond_the_limit_is_refused_before_its_bytes_come() {
     for (kind, len, limit) in [
         (0, 1 << 30, CONTROL_LEN_MAX as u64 + 1),

@@ -7,3 +7,4 @@ mod hostile;
 mod links;
 mod node;
 mod tls;
+mod versions;
