@@ -6,6 +6,7 @@ mod passing;
 mod permission;
 mod streaming;
 mod sync;
+mod transcript;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
