@@ -89,6 +89,35 @@ fn damage_in_the_segment_that_grows_is_mended_too() {
 }
 
 #[test]
+fn what_is_stored_anew_elsewhere_is_no_damage_any_more_to_verify_and_repair() {
+    let (sandbox, _hub, address) = mirrored("");
+    // Each a commit, behind the last segment of those before.
+    for record in 7000..7003 {
+        sandbox.run_with("append practice.store", format!("record {record:05} \n").as_bytes()).expect_status(0);
+    }
+    sandbox.run(&format!("mirror practice.store --to hub@{address} --tls tls-practice-1 --once")).expect_status(0);
+    let whole = sandbox.cat("practice.store");
+    // Header and table of the second, and its record: nothing tells where its batch stood.
+    let path = flip(&sandbox, "practice.store", 7001);
+    let (_, before) = place(&sandbox, "practice.store", 7000);
+    let (last, behind) = place(&sandbox, "practice.store", 7002);
+    assert_eq!(path, last);
+    let mut bytes = fs::read(&path).unwrap();
+    let batch = before + bytes[before..behind].windows(4).position(|window| window == b"CFB1").unwrap();
+    let frame = bytes[..batch].windows(4).rposition(|window| window == b"CFF1").unwrap();
+    bytes[frame..batch].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let found = sandbox.run("verify practice.store").expect_status(1);
+    assert!(!found.stdout.is_empty());
+    let ended = sandbox.run(&repair(&address)).expect_status(0);
+    assert!(ended.only_error().ends_with(": 0 damaged places left"), "{ended:?}");
+    assert_eq!(sandbox.cat("practice.store"), whole);
+    let found = sandbox.run("verify practice.store").expect_status(0);
+    assert!(found.stdout.is_empty() && found.only_error().ends_with("of which nothing is missing)"), "{found:?}");
+    assert_eq!(fs::read(&path).unwrap()[frame..batch], vec![0xff; batch - frame], "it stands there as it stood");
+}
+
+#[test]
 fn a_segment_file_that_is_gone_comes_back_from_the_mirror() {
     let (sandbox, _hub, address) = mirrored("");
     let whole = sandbox.cat("practice.store");

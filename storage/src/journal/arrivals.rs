@@ -211,7 +211,7 @@ impl ArrivalReader {
                 return Some(Err(self.gap_until(arrival)));
             }
             if listed.standing == Standing::Here {
-                let result = self.cursor.read(listed).inspect_err(|error| self.shared.note_hole(error));
+                let result = self.cursor.read(listed);
                 if matches!(result, Err(ReadError::Disk { .. })) {
                     self.cursor.entries.clear();
                 } else {
@@ -266,7 +266,7 @@ impl Iterator for ArrivalReader {
             let item = self.step()?;
             // What was looked for may have gone elsewhere meanwhile; then it is looked for again.
             if item.is_ok() || !self.forgets() {
-                return Some(item);
+                return Some(item.inspect_err(|error| self.shared.note_hole(error)));
             }
             self.next = at;
         }

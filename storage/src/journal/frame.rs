@@ -209,6 +209,15 @@ impl FrameEntry {
         }
     }
 
+    /// The batch that it is, in its place or rewritten.
+    pub(crate) fn batch(&self) -> Option<&Batch> {
+        match self {
+            Self::Batch(batch) => Some(batch),
+            Self::Rewritten(rewritten) => Some(rewritten.batch()),
+            Self::Announcement(_) | Self::Floor(_) | Self::Lost(_) => None,
+        }
+    }
+
     /// What it is, or was.
     pub(crate) fn kind(&self) -> EntryKind {
         match self {

@@ -13,7 +13,7 @@ use std::{
 use super::{Journal, commit::Shared, error::ReadError, holes_file, index::Entry};
 use crate::{
     holes::{Hole, Holes},
-    ids::{Arrival, Head, LogId, SegmentNumber, Seq},
+    ids::{Arrival, Head, LogId, Seq},
 };
 
 impl Journal {
@@ -133,6 +133,19 @@ impl Shared {
 
     /// Looks for sequence numbers that no index knows. Reads the footers of all segments.
     pub(crate) fn find_gaps(&self) -> Result<(), ReadError> {
+        let gaps = loop {
+            let changes = self.retention.changes();
+            match self.gaps_of_indexes() {
+                // A segment has been freed meanwhile.
+                Err(_) if self.retention.changes() != changes => {}
+                gaps => break gaps?,
+            }
+        };
+        gaps.iter().for_each(|gap| self.note_hole(gap));
+        Ok(())
+    }
+
+    fn gaps_of_indexes(&self) -> Result<Vec<ReadError>, ReadError> {
         let mut ends: HashMap<LogId, Seq> = HashMap::new();
         let mut gaps = Vec::new();
         let mut take = |(log, entry): (LogId, Entry)| {
@@ -146,12 +159,9 @@ impl Shared {
         let (sealed, active, logs) = {
             let view = self.view_without_digests();
             let active = view.active.as_ref().map(|active| active.index.arrivals_from(Arrival::ZERO, usize::MAX));
-            let is_there = |number: &SegmentNumber| {
-                view.sealed_segment(*number).is_some() || view.active.as_ref().is_some_and(|it| it.number == *number)
-            };
             let logs = view.logs().map(|state| {
                 let mut rewrites = state.row.rewrites.ranges().to_vec();
-                rewrites.retain(|range| is_there(&range.segment));
+                rewrites.retain(|range| view.has_segment(range.segment));
                 (state.id, (state.row.head.next_seq, rewrites, state.row.floor.head.next_seq))
             });
             let logs: HashMap<_, _> = logs.collect();
@@ -165,6 +175,7 @@ impl Shared {
             let end = ends.get(log).copied().unwrap_or_default();
             gaps.push((*log, end, *head));
         }
+        let mut found = Vec::new();
         for (log, first_seq, next_seq) in gaps {
             let mut gap = Holes::default();
             gap.add(first_seq, next_seq);
@@ -174,10 +185,8 @@ impl Shared {
             }
             // What is below the floor is not missing.
             gap.take(Seq::ZERO, *floor);
-            for (first_seq, next_seq) in gap.iter() {
-                self.note_hole(&ReadError::Hole { log, first_seq, next_seq });
-            }
+            found.extend(gap.iter().map(|(first_seq, next_seq)| ReadError::Hole { log, first_seq, next_seq }));
         }
-        Ok(())
+        Ok(found)
     }
 }

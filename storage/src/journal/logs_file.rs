@@ -1,7 +1,8 @@
 //! The logs that were announced in segments which have been freed: a file that stands in for their announcements.
 //!
 //! It is needed where no footer that lists all logs is left, and is read only then. Replaced as a whole before a segment
-//! is freed in which a log was announced that it does not have.
+//! is freed in which a log was announced that it does not have, and when the first segment is freed in a life of the store:
+//! one that has rotted is whole again then.
 //!
 //! # Bytes of the file `logs`
 //!
@@ -42,17 +43,43 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, logs: &HashMap<LogId, Arc<Genesis
     replace_file(vfs, dir, LOGS_FILE, &mut [IoSlice::new(&copy), IoSlice::new(&copy)])
 }
 
-/// Reads the file; `None` if it is missing or both copies are damaged.
-pub(crate) fn read(vfs: &dyn Vfs, dir: &Path) -> io::Result<Option<Vec<Genesis>>> {
+/// What the file says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum LogsState {
+    /// Right if no segment was ever freed.
+    Missing,
+    /// Logs that were announced in segments which have been freed, or were about to be.
+    Known(Vec<Genesis>),
+    /// Neither copy can be read.
+    Damaged,
+}
+
+impl LogsState {
+    /// What is wrong with it, in a store that has or has not freed segments.
+    pub(crate) fn damage(&self, has_freed: bool) -> Option<&'static str> {
+        let is_damage = *self == Self::Damaged || (has_freed && *self == Self::Missing);
+        is_damage.then_some("the file of logs is missing or damaged: some logs may not be known")
+    }
+
+    pub(crate) fn known(&self) -> &[Genesis] {
+        match self {
+            Self::Known(logs) => logs,
+            Self::Missing | Self::Damaged => &[],
+        }
+    }
+}
+
+/// Reads the file.
+pub(crate) fn read(vfs: &dyn Vfs, dir: &Path) -> io::Result<LogsState> {
     let file = match vfs.open(&dir.join(LOGS_FILE), OpenMode::Read) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LogsState::Missing),
         opened => opened?,
     };
     let mut bytes = vec![0; file.len()?.min(FILE_LEN_MAX) as usize];
     let count = read_full(&*file, &mut bytes, 0)?;
     bytes.truncate(count);
     let (first, second) = bytes.split_at(bytes.len() / 2);
-    Ok(decode(first).or_else(|| decode(second)))
+    Ok(decode(first).or_else(|| decode(second)).map_or(LogsState::Damaged, LogsState::Known))
 }
 
 fn encode(logs: &HashMap<LogId, Arc<Genesis>>) -> Vec<u8> {
@@ -103,7 +130,7 @@ mod tests {
     #[test]
     fn the_file_reads_back_and_any_flipped_bit_leaves_the_other_copy() {
         let (vfs, dir) = (Memory::default(), Path::new("s"));
-        assert_eq!(read(&vfs, dir).unwrap(), None);
+        assert_eq!(read(&vfs, dir).unwrap(), LogsState::Missing);
         write(&vfs, dir, &logs()).unwrap();
         let file = vfs.open(&dir.join(LOGS_FILE), OpenMode::Write).unwrap();
         let len = file.len().unwrap();
@@ -111,11 +138,15 @@ mod tests {
             let mut old = [0];
             read_full(&*file, &mut old, byte).unwrap();
             write_full(&*file, &mut [IoSlice::new(&[old[0] ^ 4])], byte).unwrap();
-            let found = read(&vfs, dir).unwrap().unwrap_or_else(|| panic!("byte {byte}"));
+            let LogsState::Known(found) = read(&vfs, dir).unwrap() else { panic!("byte {byte}") };
             let found: HashMap<_, _> = found.into_iter().map(|genesis| (genesis.log_id(), Arc::new(genesis))).collect();
             assert_eq!(found, logs(), "byte {byte}");
             write_full(&*file, &mut [IoSlice::new(&old)], byte).unwrap();
         }
+        for byte in [5, len / 2 + 5] {
+            write_full(&*file, &mut [IoSlice::new(&[0xff])], byte).unwrap();
+        }
+        assert_eq!(read(&vfs, dir).unwrap(), LogsState::Damaged);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
     Journal,
     commit::Shared,
     error::{AppendError, DiskError, MendError, Place, ReadError},
-    rewrite::Rewritten,
+    rewrite::{Rewritten, in_chunks},
     segment,
 };
 use crate::{
@@ -157,9 +157,10 @@ impl Shared {
 
     /// Stores batches anew, and waits until they are durable.
     fn rewrite_lost(&self, lost: Vec<Batch>) -> Result<(), MendError> {
-        if lost.is_empty() {
-            return Ok(());
-        }
+        in_chunks(lost, |batch| batch.bytes().len()).into_iter().try_for_each(|some| self.rewrite_some(some))
+    }
+
+    fn rewrite_some(&self, lost: Vec<Batch>) -> Result<(), MendError> {
         let count = lost.len();
         let slots: Vec<_> = {
             let view = self.view_without_digests();

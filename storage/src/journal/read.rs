@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use super::{
     commit::Shared,
     error::{Place, ReadError},
-    frame::align,
+    frame::{Frame, align},
     index::{Entry, Footer, Lookup, RunLinks, SegmentIndex},
     rewrite::RewriteRange,
     scan::{FrameAt, Resumed, Scanner},
@@ -164,6 +164,13 @@ pub(super) enum Located {
     End,
 }
 
+impl Extract {
+    /// Whether the first of its batches begins there.
+    pub(super) fn begins_at(&self, seq: Seq) -> bool {
+        self.entries.front().is_some_and(|listed| listed.entry.first_seq == seq)
+    }
+}
+
 impl Located {
     /// What there is before `end`; without any a hole.
     fn of(extract: Extract, end: Seq) -> Self {
@@ -186,7 +193,7 @@ fn sealed_extract(segment: LoadedSegment, log: LogId, entries: Vec<Entry>, end: 
 }
 
 impl Shared {
-    fn disk_error(segment: SegmentNumber, offset: u64, error: io::Error) -> ReadError {
+    pub(super) fn disk_error(segment: SegmentNumber, offset: u64, error: io::Error) -> ReadError {
         ReadError::Disk { place: Place { segment, offset }, error: error.into() }
     }
 
@@ -217,11 +224,65 @@ impl Shared {
                 Some(footer) => footer.index,
                 None => {
                     tracing::warn!(segment = %sealed.number, "the footer is damaged: reading the whole segment");
-                    Arc::new(index_by_scan(&file, sealed, self)?)
+                    let mut index = SegmentIndex::default();
+                    self.scan_sealed(&file, sealed, |frame, offset| index.add_frame(frame, offset))?;
+                    Arc::new(index)
                 }
             },
         };
         Ok(LoadedSegment { number: sealed.number, file, index })
+    }
+
+    /// Reads a sealed segment frame by frame; `take` is given what is whole, and where each frame begins. Whether all of
+    /// it was.
+    pub(super) fn scan_sealed(
+        &self,
+        file: &Arc<dyn VfsFile>,
+        sealed: &SealedSegment,
+        mut take: impl FnMut(&Frame, u64),
+    ) -> io::Result<bool> {
+        let Some(header) = self.header_in(&**file, sealed.number)? else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "both copies of the segment's header are damaged"));
+        };
+        let mut scanner = Scanner::new(Arc::clone(file), header, Some(sealed.end))?;
+        if let Some(next) = self.header_behind(sealed.number)? {
+            scanner = scanner.before(&next);
+        }
+        let mut is_whole = true;
+        loop {
+            let offset = scanner.offset;
+            match scanner.next_frame()? {
+                FrameAt::Frame(frame) => take(&frame, offset),
+                FrameAt::Nothing => return Ok(is_whole && scanner.offset >= align(sealed.end)),
+                FrameAt::Invalid(_) => {
+                    is_whole = false;
+                    let Resumed { salvaged, next } = scanner.resume()?;
+                    if let Some(frame) = salvaged {
+                        take(&frame, offset);
+                    }
+                    match next {
+                        Some((frame, offset)) => take(&frame, offset),
+                        None => return Ok(false),
+                    }
+                }
+            }
+        }
+    }
+
+    fn header_in(&self, file: &dyn VfsFile, number: SegmentNumber) -> io::Result<Option<SegmentHeader>> {
+        Ok(match SegmentHeader::read(file, self.identity.store, number)? {
+            HeaderState::Whole(header) | HeaderState::OneCopy(header) => Some(header),
+            HeaderState::Unused | HeaderState::Unreadable => None,
+        })
+    }
+
+    /// The header of the segment right behind, if there is one.
+    fn header_behind(&self, number: SegmentNumber) -> io::Result<Option<SegmentHeader>> {
+        let next = SegmentNumber(number.0 + 1);
+        match self.options.vfs.open(&segment::path(&self.dir, next), OpenMode::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => self.header_in(&*opened?, next),
+        }
     }
 
     fn load_number(&self, number: SegmentNumber) -> Result<Option<LoadedSegment>, ReadError> {
@@ -462,35 +523,6 @@ pub(crate) fn read_footer(file: &dyn VfsFile, end: u64) -> io::Result<Option<Foo
     Ok(Footer::decode(&bytes[..count]))
 }
 
-/// The index of a segment whose footer is damaged. Its runs have no links.
-fn index_by_scan(file: &Arc<dyn VfsFile>, sealed: &SealedSegment, shared: &Shared) -> io::Result<SegmentIndex> {
-    let store = shared.identity.store;
-    let (HeaderState::Whole(header) | HeaderState::OneCopy(header)) =
-        SegmentHeader::read(&**file, store, sealed.number)?
-    else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "both copies of the segment's header are damaged"));
-    };
-    let mut scanner = Scanner::new(Arc::clone(file), header, Some(sealed.end))?;
-    let mut index = SegmentIndex::default();
-    loop {
-        let offset = scanner.offset;
-        match scanner.next_frame()? {
-            FrameAt::Frame(frame) => index.add_frame(&frame, offset),
-            FrameAt::Nothing => return Ok(index),
-            FrameAt::Invalid(_) => {
-                let Resumed { salvaged, next } = scanner.resume()?;
-                if let Some(frame) = salvaged {
-                    index.add_frame(&frame, offset);
-                }
-                match next {
-                    Some((frame, offset)) => index.add_frame(&frame, offset),
-                    None => return Ok(index),
-                }
-            }
-        }
-    }
-}
-
 /// Reads a batch from its segment and checks that it is the one that the index means.
 fn read_entry(
     window: &mut Window,
@@ -632,9 +664,7 @@ impl LogReader {
 
     fn hole_until(&mut self, next_seq: Seq) -> ReadError {
         let first_seq = std::mem::replace(&mut self.next, next_seq);
-        let error = ReadError::Hole { log: self.log, first_seq, next_seq };
-        self.shared.note_hole(&error);
-        error
+        ReadError::Hole { log: self.log, first_seq, next_seq }
     }
 }
 
@@ -646,9 +676,9 @@ impl Iterator for LogReader {
         loop {
             let at = self.next;
             let item = self.step()?;
-            // What was looked for may have gone elsewhere meanwhile; then it is looked for again.
+            // What was looked for may have gone elsewhere meanwhile; then it is looked for again, and nothing is missing.
             if item.is_ok() || matches!(item, Err(ReadError::Trimmed { .. })) || !self.forgets() {
-                return Some(item);
+                return Some(item.inspect_err(|error| self.shared.note_hole(error)));
             }
             self.next = at;
         }
@@ -680,7 +710,7 @@ impl LogReader {
             self.cursor.entries.push_front(listed);
             return Some(Err(error));
         }
-        let result = self.cursor.read(listed).inspect_err(|error| self.shared.note_hole(error));
+        let result = self.cursor.read(listed);
         if matches!(result, Err(ReadError::Disk { .. })) {
             self.cursor.entries.clear();
         } else {

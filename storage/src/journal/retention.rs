@@ -17,9 +17,14 @@
 //! A crash between two steps leaves copies of what is there as well, or a file that opening removes. Nothing is lost by
 //! it, and a batch is served once: where it was rewritten last.
 //!
+//! The index does not decide what is given up: it has what could be read when it was made, of logs that were known then.
+//! Before a segment is freed all its frames are read: what is whole and kept must be served, from there or from elsewhere.
+//! If a frame is damaged, or the segment before it or behind it is missing, nothing of what is kept may be missing
+//! anywhere. So a hole stays one that is told of, and where a log ends stays known.
+//!
 //! # What it costs
 //!
-//! A segment is freed when at most half of it has to be copied; or else when the journal holds more bytes that nobody
+//! Each segment is read once more when it is freed. It is freed when at most half of it has to be copied; or else when the journal holds more bytes that nobody
 //! needs than bytes that are kept. So no more than one byte is copied for each byte given back, in the long run, and the
 //! journal is at most twice as long as what it keeps, and the segments that are not full yet.
 //!
@@ -55,12 +60,13 @@ use super::{
     logs_file,
     queue::Group,
     read::{LoadedSegment, Located},
-    rewrite::Rewritten,
+    rewrite::{Rewritten, WRITTEN_AT_ONCE, in_chunks},
     segment::{self, FRAMES_OFFSET},
     tail::Tail,
-    view::{LogState, View},
+    view::{LogState, SealedSegment, View},
 };
 use crate::{
+    batch::Batch,
     field::Fields,
     genesis::Genesis,
     ids::{Digest, Head, LogId, SegmentNumber, Seq},
@@ -74,9 +80,6 @@ use crate::{
 pub(crate) const FLOOR_MAGIC: [u8; 4] = *b"CFT1";
 const FLOOR_LEN: usize = 80;
 const SUMMED_OFFSET: usize = 8;
-
-/// Bytes copied forward in one frame: few, since appends may have to wait for it.
-const COPIED_AT_ONCE: usize = 256 << 10;
 
 /// Segments are given back at the latest when so many bytes have been copied out of them.
 const COPIED_MAX: u64 = 16 << 20;
@@ -156,16 +159,23 @@ impl FloorEntry {
     }
 }
 
+/// What one who frees segments leaves to the next.
+#[derive(Debug, Default)]
+struct Turn {
+    /// The file of logs has been written in this life of the store.
+    has_written_logs: bool,
+}
+
 /// What retention and those who read meanwhile share.
 #[derive(Debug, Default)]
 pub(crate) struct Retention {
-    turn: Mutex<()>,
+    turn: Mutex<Turn>,
     changes: AtomicU64,
 }
 
 impl Retention {
     /// Floors are advanced, and segments freed, by one at a time.
-    fn turn(&self) -> MutexGuard<'_, ()> {
+    fn turn(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -229,7 +239,8 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Something that is kept and would have to be copied can't be read: it stays where it is. Or nothing can be written.
+    /// Something that is kept and would have to be copied can't be read, or is missing and may have been there: it stays
+    /// where it is, and what came later too. Or nothing can be written.
     pub fn free(&self) -> Result<Freed, TrimError> {
         // Nothing is mended in a segment that is given back.
         let _mending = self.shared.mending.lock().unwrap_or_else(PoisonError::into_inner);
@@ -325,8 +336,10 @@ impl Shared {
 
     /// Has entries written that leave the heads of their logs as they are, and waits until they are durable.
     fn write_out_of_order(&self, entries: Vec<(LogId, FrameEntry)>) -> Result<(), TrimError> {
-        let group: Arc<Group> = self.queue_out_of_order(entries)?;
-        self.wait_for(&group, None).unwrap_or(Ok(()))?;
+        for chunk in in_chunks(entries, |(_, entry)| entry.bytes().len()) {
+            let group: Arc<Group> = self.queue_out_of_order(chunk)?;
+            self.wait_for(&group, None).unwrap_or(Ok(()))?;
+        }
         Ok(())
     }
 
@@ -334,7 +347,7 @@ impl Shared {
         if self.options.read_only {
             return Err(AppendError::ReadOnly.into());
         }
-        let _one_at_a_time = self.retention.turn();
+        let mut turn = self.retention.turn();
         let mut freed = Freed::default();
         // What is sealed meanwhile is for the next call.
         let numbers: Vec<_> = self.view_without_digests().sealed.iter().map(|segment| segment.number).collect();
@@ -354,11 +367,11 @@ impl Shared {
             }
             emptied = Some(number);
             if copied_bytes >= COPIED_MAX {
-                self.give_back(emptied.take(), &mut freed)?;
+                self.give_back(emptied.take(), &mut freed, &mut turn)?;
                 freed.copied_bytes += std::mem::take(&mut copied_bytes);
             }
         }
-        self.give_back(emptied, &mut freed)?;
+        self.give_back(emptied, &mut freed, &mut turn)?;
         freed.copied_bytes += copied_bytes;
         failure.map_or(Ok(freed), Err)
     }
@@ -370,14 +383,51 @@ impl Shared {
         // One that has no footer yet is about to get it.
         let Some(sealed) = sealed.filter(|sealed| sealed.pinned.is_none()) else { return Ok(None) };
         let loaded = self.load(&sealed)?;
-        let left = self.view_without_digests().left_in(&loaded);
+        let left = self.view_without_digests().left_in(&loaded)?;
         let left_bytes: u64 = left.iter().map(|(_, entry)| u64::from(entry.len)).sum();
         let is_cheap = left_bytes.saturating_mul(2) <= sealed.end;
         if !is_cheap && !self.view_without_digests().is_mostly_garbage(copied_before) {
             return Ok(None);
         }
+        self.check_all_served(&sealed, &loaded)?;
         self.copy_forward(&loaded, &left)?;
         Ok(Some(left_bytes))
+    }
+
+    /// Fails if a segment holds something that is kept and is not served, or it can't be told: an index has what could be
+    /// read when it was made, of logs that were known then.
+    fn check_all_served(&self, sealed: &SealedSegment, loaded: &LoadedSegment) -> Result<(), ReadError> {
+        let mut kept = Vec::new();
+        let mut is_lost = false;
+        let is_whole = self.scan_sealed(&loaded.file, sealed, |frame, _| {
+            is_lost |= frame.entries.iter().any(|entry| matches!(entry, FrameEntry::Lost(_)));
+            let view = self.view_without_digests();
+            let headers = frame.entries.iter().filter_map(FrameEntry::batch).map(Batch::header);
+            kept.extend(headers.filter(|header| view.is_kept(header.log, header.next_seq())).copied());
+        });
+        let is_whole = is_whole.map_err(|error| Self::disk_error(sealed.number, 0, error))?;
+        if is_lost || !is_whole || !self.view_without_digests().is_between_others(sealed.number) {
+            self.check_no_holes()?;
+        }
+        for header in kept {
+            let (log, first_seq, next_seq) = (header.log, header.first_seq, header.next_seq());
+            match self.locate(log, first_seq, 1)? {
+                Located::Extract(extract) if extract.begins_at(first_seq) => {}
+                Located::Trimmed { first_available } if next_seq <= first_available => {}
+                _ => return Err(ReadError::Hole { log, first_seq, next_seq }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if something that is kept is missing.
+    fn check_no_holes(&self) -> Result<(), ReadError> {
+        self.find_gaps()?;
+        let hole = self.view_without_digests().logs().find_map(|state| {
+            let (first_seq, next_seq) = state.holes_kept().iter().next()?;
+            Some(ReadError::Hole { log: state.id, first_seq, next_seq })
+        });
+        hole.map_or(Ok(()), Err)
     }
 
     fn copy_forward(&self, loaded: &LoadedSegment, left: &[(LogId, Entry)]) -> Result<(), TrimError> {
@@ -387,31 +437,30 @@ impl Shared {
             let batch = self.read_one(&*loaded.file, loaded.number, *log, entry)?;
             bytes += batch.bytes().len();
             chunk.push((*log, FrameEntry::Rewritten(Box::new(Rewritten::relocated(batch, entry.arrival)))));
-            if bytes >= COPIED_AT_ONCE {
+            if bytes >= WRITTEN_AT_ONCE {
                 self.write_out_of_order(std::mem::take(&mut chunk))?;
                 bytes = 0;
             }
         }
-        if chunk.is_empty() { Ok(()) } else { self.write_out_of_order(chunk) }
+        self.write_out_of_order(chunk)
     }
 
     /// Gives back all segments up to `last`, of which nothing is needed any more.
-    fn give_back(&self, last: Option<SegmentNumber>, freed: &mut Freed) -> Result<(), TrimError> {
+    fn give_back(&self, last: Option<SegmentNumber>, freed: &mut Freed, turn: &mut Turn) -> Result<(), TrimError> {
         let Some(last) = last else { return Ok(()) };
         let first_kept = SegmentNumber(last.0 + 1);
         let floors = self.view_without_digests().floors_before(first_kept);
-        if !floors.is_empty() {
-            self.write_floors(floors)?;
-        }
+        self.write_floors(floors)?;
         self.cover()?;
         let vfs = &*self.options.vfs;
         let (known, active) = {
             let view = self.view_without_digests();
             let active = view.active.as_ref().map_or(first_kept, |active| active.number);
-            (view.announced_before(first_kept), active)
+            (view.announced_before(first_kept, turn.has_written_logs), active)
         };
         if let Some(known) = known {
             logs_file::write(vfs, &self.dir, &known).map_err(DiskError::from)?;
+            turn.has_written_logs = true;
         }
         let extent = Extent { segment: active, end: FRAMES_OFFSET };
         let Some(raising) = self.with_tail(|tail| tail.raising.clone()) else { return Ok(()) };
@@ -469,17 +518,31 @@ impl Shared {
 }
 
 impl View {
-    /// The batches of a segment that are kept and read there.
-    fn left_in(&self, loaded: &LoadedSegment) -> Vec<(LogId, Entry)> {
-        let is_left = |(log, entry): &(LogId, Entry), is_rewritten: bool| {
-            let Some(state) = self.log(*log) else { return false };
-            let segment = state.row.rewrites.segment_of(entry.first_seq);
-            let is_here = if is_rewritten { segment == Some(loaded.number) } else { segment.is_none() };
-            is_here && entry.next_seq() > state.row.floor.head.next_seq
-        };
-        let in_order = loaded.index.entries().filter(|entry| is_left(entry, false));
-        let rewritten = loaded.index.rewritten().map(|(log, entry)| (log, *entry));
-        in_order.chain(rewritten.filter(|entry| is_left(entry, true))).collect()
+    /// The batches of a segment that are kept and have no copy behind it. Fails if one belongs to no log that is known.
+    fn left_in(&self, loaded: &LoadedSegment) -> Result<Vec<(LogId, Entry)>, ReadError> {
+        let in_order = loaded.index.entries().map(|(log, entry)| (log, entry, None));
+        let rewritten = loaded.index.rewritten().map(|(log, entry)| (log, *entry, Some(loaded.number)));
+        let mut left = Vec::new();
+        for (log, entry, stands_in) in in_order.chain(rewritten) {
+            let state = self.log(log).ok_or(ReadError::UnknownLog { log })?;
+            // A copy that is gone takes nothing's place.
+            let copied = state.row.rewrites.segment_of(entry.first_seq).filter(|number| self.has_segment(*number));
+            if copied == stands_in && entry.next_seq() > state.row.floor.head.next_seq {
+                left.push((log, entry));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Whether a batch that ends there is kept, or belongs to no log that is known.
+    fn is_kept(&self, log: LogId, next_seq: Seq) -> bool {
+        self.log(log).is_none_or(|state| next_seq > state.row.floor.head.next_seq)
+    }
+
+    /// Whether the segments right before and right behind a sealed one are there, or the one before was freed.
+    fn is_between_others(&self, number: SegmentNumber) -> bool {
+        let before = number.0.checked_sub(1).map(SegmentNumber).filter(|_| number > self.first_segment);
+        before.is_none_or(|before| self.has_segment(before)) && self.has_segment(SegmentNumber(number.0 + 1))
     }
 
     /// Whether the journal, without what has been copied and not given back yet, holds more bytes that nobody needs than
@@ -497,10 +560,14 @@ impl View {
         self.logs().filter(is_due).map(entry).collect()
     }
 
-    /// The genesis of each log that was announced before `first_kept`, if the file of those does not have them all.
-    fn announced_before(&self, first_kept: SegmentNumber) -> Option<HashMap<LogId, Arc<Genesis>>> {
+    /// The genesis of each log that was announced before `first_kept`, unless the file of those is known to have them all.
+    fn announced_before(
+        &self,
+        first_kept: SegmentNumber,
+        has_written_logs: bool,
+    ) -> Option<HashMap<LogId, Arc<Genesis>>> {
         let is_new = |state: &LogState| (self.first_segment..first_kept).contains(&state.row.announced_in);
-        if self.first_segment > SegmentNumber::ZERO && !self.logs().any(is_new) {
+        if has_written_logs && !self.logs().any(is_new) {
             return None;
         }
         let known = self.logs().filter(|state| state.row.announced_in < first_kept);

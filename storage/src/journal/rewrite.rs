@@ -53,6 +53,9 @@ pub(crate) const REWRITTEN_MAGIC: [u8; 4] = *b"CFR1";
 /// How far behind the beginning of its entry a rewritten batch begins, in bytes.
 pub(crate) const REWRITTEN_HEADER_LEN: usize = 20;
 
+/// Bytes written out of order in one frame: few, since appends may have to wait for it.
+pub(crate) const WRITTEN_AT_ONCE: usize = 256 << 10;
+
 const CRC_OFFSET: usize = 16;
 const KEEPS_ARRIVAL: u32 = 0;
 const TAKES_ARRIVAL: u32 = 1;
@@ -246,6 +249,25 @@ impl Shared {
         }
         self.queued(queue)
     }
+}
+
+/// Splits what is to be written out of order, so that what goes into one frame is bounded: each part but the last has
+/// [`WRITTEN_AT_ONCE`] bytes, and one item more at most.
+pub(crate) fn in_chunks<T>(items: Vec<T>, len: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut chunks: Vec<Vec<T>> = Vec::new();
+    let mut room = 0;
+    for item in items {
+        let item_len = len(&item);
+        match chunks.last_mut().filter(|_| room > 0) {
+            Some(chunk) => chunk.push(item),
+            None => {
+                room = WRITTEN_AT_ONCE;
+                chunks.push(vec![item]);
+            }
+        }
+        room = room.saturating_sub(item_len);
+    }
+    chunks
 }
 
 /// The segments that hold rewritten batches which are in use.

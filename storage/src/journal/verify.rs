@@ -103,7 +103,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         // A writer beside may have freed some meanwhile.
         self.first_segment = Extent::read(self.vfs, self.dir).map_err(disk)?.first_segment().max(self.first_segment);
         segments.retain(|segment| segment.number >= self.first_segment);
-        self.known_logs().map_err(disk)?;
+        self.known_logs(extent.is_some()).map_err(disk)?;
         let used: Vec<_> = segments.iter().filter(|segment| header_of(segment.state).is_some()).collect();
         let last = used.last().map(|segment| segment.number);
         let known_end = last.max(extent.map(|extent| extent.segment));
@@ -147,20 +147,16 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         Ok(self.report)
     }
 
-    /// Takes in the logs that were announced in segments which have been freed.
-    fn known_logs(&mut self) -> io::Result<()> {
-        if self.first_segment > SegmentNumber::ZERO {
-            match logs_file::read(self.vfs, self.dir)? {
-                Some(known) => {
-                    for genesis in known {
-                        self.logs.entry(genesis.log_id()).or_default().announce(genesis.head());
-                    }
-                }
-                None => {
-                    let what = "the file of logs is missing or damaged: some logs may not be known";
-                    self.report.damage.push(Damage::of_store(what));
-                }
+    /// Takes in the logs that were announced in segments which have been freed. Without an extent nothing else tells
+    /// whether there are such.
+    fn known_logs(&mut self, has_extent: bool) -> io::Result<()> {
+        let has_freed = self.first_segment > SegmentNumber::ZERO;
+        if has_freed || !has_extent {
+            let state = logs_file::read(self.vfs, self.dir)?;
+            for genesis in state.known() {
+                self.logs.entry(genesis.log_id()).or_default().announce(genesis.head());
             }
+            self.report.damage.extend(state.damage(has_freed).map(Damage::of_store));
         }
         Ok(())
     }

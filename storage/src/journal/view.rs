@@ -222,6 +222,11 @@ impl View {
         self.sealed.get(index)
     }
 
+    /// Whether the file of a segment is there.
+    pub(crate) fn has_segment(&self, number: SegmentNumber) -> bool {
+        self.active.as_ref().is_some_and(|active| active.number == number) || self.sealed_segment(number).is_some()
+    }
+
     pub(crate) fn sealed_segment_mut(&mut self, number: SegmentNumber) -> Option<&mut SealedSegment> {
         let index = self.sealed.binary_search_by_key(&number, |segment| segment.number).ok()?;
         self.sealed.get_mut(index)

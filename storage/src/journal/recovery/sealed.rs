@@ -67,18 +67,21 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Restores the logs that were announced in segments which have been freed.
+    /// Restores the logs that were announced in segments which have been freed. Without an extent nothing else tells
+    /// whether there are such.
     fn restore_known(&mut self) -> Result<(), OpenError> {
-        if self.view.first_segment == SegmentNumber::ZERO {
+        let has_freed = self.view.first_segment > SegmentNumber::ZERO;
+        if !has_freed && self.extent.is_some() {
             return Ok(());
         }
-        match logs_file::read(self.vfs, self.dir).map_err(failed("reading the file of logs in", self.dir))? {
-            Some(known) => known.iter().for_each(|genesis| self.view.add_known(genesis)),
-            None => {
-                let damage = Damage::of_store("the file of logs is missing or damaged: some logs may not be known");
-                tracing::warn!(dir = %self.dir.display(), %damage, "damage found while opening");
-                self.recovery.findings.push(Finding::Damage(damage));
-            }
+        let state = logs_file::read(self.vfs, self.dir).map_err(failed("reading the file of logs in", self.dir))?;
+        state.known().iter().for_each(|genesis| self.view.add_known(genesis));
+        if let Some(what) = state.damage(has_freed) {
+            let damage = Damage::of_store(what);
+            tracing::warn!(dir = %self.dir.display(), %damage, "damage found while opening");
+            self.recovery.findings.push(Finding::Damage(damage));
+            // An own log that is not known would be made anew, and begin again.
+            self.frames_lost = true;
         }
         Ok(())
     }
