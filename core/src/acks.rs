@@ -32,6 +32,12 @@ impl Ack {
         self.holes.first_seq().unwrap_or(self.head.next_seq).min(self.head.next_seq)
     }
 
+    /// The same for one to whom nothing before `floor` matters.
+    pub(crate) fn whole_from(&self, floor: Seq) -> Seq {
+        let missing = self.holes.iter().find(|(_, next_seq)| *next_seq > floor);
+        missing.map_or(self.head.next_seq, |(first_seq, _)| first_seq).min(self.head.next_seq)
+    }
+
     /// Whether the node has the records from `first_seq` to before `next_seq`.
     pub(crate) fn covers(&self, first_seq: Seq, next_seq: Seq) -> bool {
         self.head.next_seq >= next_seq && !self.holes.meet(first_seq, next_seq)

@@ -7,6 +7,7 @@ mod gaps;
 mod index;
 mod key;
 mod layers;
+mod needed;
 mod opening;
 mod record;
 mod resolver;

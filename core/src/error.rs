@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt, io, path::PathBuf};
 
 use counterfoil_storage::{
     AppendError, BatchError, LogId, MendError, NameError, NodeName, OpenError, ParseIdError, ReadError, Seq, SpaceName,
-    StoreError,
+    StoreError, TrimError,
 };
 use thiserror::Error;
 
@@ -53,6 +53,9 @@ pub enum Error {
     /// What was lost could not be stored again.
     #[error(transparent)]
     Mend(#[from] MendError),
+    /// What may be removed could not be, or its space not be given back.
+    #[error(transparent)]
+    Trim(#[from] TrimError),
     /// Records can't be served.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -309,6 +312,7 @@ impl Error {
             Self::Store(error) => store_kind(error),
             Self::Read(error) => read_kind(error),
             Self::Mend(error) => mend_kind(error),
+            Self::Trim(error) => trim_kind(error),
             Self::Batch(_) => ErrorKind::Damaged,
             Self::OtherNode { .. }
             | Self::NodeNotNamed { .. }
@@ -348,6 +352,14 @@ fn mend_kind(error: &MendError) -> ErrorKind {
         MendError::Append(error) => append_kind(error),
         MendError::Read(error) => read_kind(error),
         MendError::NotMissing { .. } => ErrorKind::Damaged,
+        _ => ErrorKind::Disk,
+    }
+}
+
+fn trim_kind(error: &TrimError) -> ErrorKind {
+    match error {
+        TrimError::Append(error) => append_kind(error),
+        TrimError::Read(error) => read_kind(error),
         _ => ErrorKind::Disk,
     }
 }

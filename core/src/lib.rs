@@ -70,6 +70,7 @@ mod read;
 mod receipt;
 #[cfg(feature = "net")]
 mod repair;
+mod retention;
 #[cfg(feature = "net")]
 mod runtime;
 #[cfg(feature = "net")]
@@ -101,7 +102,7 @@ pub use counterfoil_storage::{
     AppendError, BatchError, Compression, Damage, Digest, DiskError, Finding, Genesis, Head, Hlc, Hole, Holes,
     Incarnation, LogId, LogInfo, MAX_NAME_LEN, MAX_RECORD_LEN, MendError, NameError, NodeName, OpenError, Parent,
     ParseIdError, Place, ReadError, Recovery, SegmentNumber, Seq, SpaceName, StoreError, StoreId, SystemClock, Term,
-    VerifyReport, WallClock, vfs,
+    TrimError, VerifyReport, WallClock, vfs,
 };
 pub use cursor::Cursor;
 pub use error::{Error, ErrorKind, Result};
@@ -115,6 +116,7 @@ pub use read::{Read, Record};
 pub use receipt::{Durability, Durable, Receipt};
 #[cfg(feature = "net")]
 pub use repair::{Repair, RepairProgress, Unmended};
+pub use retention::{Held, Retention, RetentionStats, Trimmed, TrimmedLog};
 #[cfg(feature = "net")]
 pub use server::{Peer, Server, ServerBuilder};
 pub use space::Space;

@@ -6,6 +6,7 @@ use counterfoil_storage::{Compression, Journal, NodeName, Options, Recovery, Wal
 
 use crate::{
     error::{Error, Result},
+    retention::{Keeper, KeeperOptions, Retention, Trimmed},
     store::Store,
 };
 
@@ -22,6 +23,7 @@ use crate::{
 pub struct Builder {
     node: Option<String>,
     options: Options,
+    retention: KeeperOptions,
     #[cfg(feature = "collections")]
     collections: crate::collection::CollectionOptions,
 }
@@ -125,6 +127,36 @@ impl Builder {
         self
     }
 
+    /// What of each space may be removed from this store, and when. Default: nothing, ever. It is not stored: say it
+    /// whenever the store is opened.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention.of_all = retention;
+        self
+    }
+
+    /// The same for one space, instead; see also [`Space::set_retention`](crate::Space::set_retention).
+    #[must_use]
+    pub fn retention_of(mut self, space: impl Into<String>, retention: Retention) -> Self {
+        self.retention.of_spaces.push((space.into(), retention));
+        self
+    }
+
+    /// How often a thread looks for what may be removed, if anything ever may. Default: 10 seconds. In a store without
+    /// [threads](Self::background) nothing is removed but by [`Store::trim`].
+    #[must_use]
+    pub fn retention_interval(mut self, interval: Duration) -> Self {
+        self.retention.interval = interval;
+        self
+    }
+
+    /// Whom to tell whenever records were removed, or space given back. Called by the thread that did it.
+    #[must_use]
+    pub fn on_trimmed(mut self, tell: impl Fn(&Trimmed) + Send + Sync + 'static) -> Self {
+        self.retention.on_trimmed = Some(Arc::new(tell));
+        self
+    }
+
     /// Memory for the index of collections, in bytes: its cache, and what has changed and is not written to it yet. Default:
     /// 64 MiB. In a store that is opened to read only, or in memory, the whole index is in memory besides.
     #[cfg(feature = "collections")]
@@ -153,8 +185,9 @@ impl Builder {
     pub fn create(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         let node = self.node_name()?.ok_or_else(|| Error::NodeNotNamed { path: path.to_owned() })?;
+        let keeper = self.keeper()?;
         let journal = Journal::create(path, node, self.options.clone())?;
-        Ok(self.store(journal, Recovery::default()))
+        self.store(journal, Recovery::default(), keeper)
     }
 
     /// Opens the store in the folder `path`, recovering what a crash has left.
@@ -165,6 +198,7 @@ impl Builder {
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         let node = self.node_name()?;
+        let keeper = self.keeper()?;
         let (journal, recovery) = Journal::open(path, self.options.clone())?;
         let found = journal.identity().node.clone();
         if let Some(expected) = node.filter(|node| *node != found) {
@@ -172,7 +206,7 @@ impl Builder {
             let _ = journal.close();
             return Err(Error::OtherNode { path: path.to_owned(), expected, found });
         }
-        Ok(self.store(journal, recovery))
+        self.store(journal, recovery, keeper)
     }
 
     /// Opens the store in the folder `path`, or makes it if there is none.
@@ -211,11 +245,16 @@ impl Builder {
         self.create("memory")
     }
 
-    fn store(self, journal: Journal, recovery: Recovery) -> Store {
+    fn keeper(&self) -> Result<Arc<Keeper>> {
+        self.retention.clone().keeper(self.options.background && !self.options.read_only)
+    }
+
+    fn store(self, journal: Journal, recovery: Recovery, keeper: Arc<Keeper>) -> Result<Store> {
         Store::from_journal(
             journal,
             recovery,
             self.options,
+            keeper,
             #[cfg(feature = "collections")]
             self.collections,
         )

@@ -8,7 +8,8 @@ use std::{
 };
 
 use counterfoil_storage::{
-    Attributes, Genesis, Head, LogId, LogInfo, LogWriter, NodeName, Parent, ReadError, RecordKind, Seq, SpaceName,
+    Attributes, Genesis, Head, Journal, LogId, LogInfo, LogWriter, NodeName, Parent, ReadError, RecordKind, Seq,
+    SpaceName,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -20,6 +21,7 @@ use crate::{
     frontier::Frontier,
     read::Read,
     receipt::Receipt,
+    retention::Retention,
     store::Inner,
     time,
     typed::Typed,
@@ -159,6 +161,26 @@ impl Space {
     /// As of [`append`](Self::append).
     pub fn append_at(&self, body: impl AsRef<[u8]>, happened_at: SystemTime) -> Result<Receipt> {
         self.append_as(RecordKind::PLAIN, Some(happened_at), body.as_ref())
+    }
+
+    /// What of this space may be removed from this store, and when: instead of what the
+    /// [builder](crate::Builder::retention) said of all spaces. It holds while the store is open, and is to be said again when it is next opened.
+    ///
+    /// # Errors
+    ///
+    /// The thread that removes can't be started.
+    pub fn set_retention(&self, retention: Retention) -> Result<()> {
+        self.inner.keeper.set_policy(&self.state.name, retention);
+        self.inner.keeper.start(&self.inner)
+    }
+
+    /// What of this space may be removed, and when.
+    pub fn retention(&self) -> Retention {
+        self.inner.keeper.policy(&self.state.name)
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.inner.journal
     }
 
     #[cfg(feature = "collections")]

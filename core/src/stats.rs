@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use counterfoil_storage::{Incarnation, NodeName, SpaceName};
 
-use crate::{status::LinkStatus, store::Inner};
+use crate::{retention::RetentionStats, status::LinkStatus, store::Inner};
 
 /// A snapshot of a store's numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +36,8 @@ pub struct Stats {
     pub links: Vec<LinkStatus>,
     /// The nodes connected to this store's servers, in order; a node that is connected twice is there twice.
     pub peers: Vec<NodeName>,
+    /// What retention has done since the store was opened.
+    pub retention: RetentionStats,
 }
 
 /// What a store holds of a space.
@@ -50,6 +52,10 @@ pub struct SpaceStats {
     pub records: u64,
     /// Bytes of their batches on disk.
     pub bytes: u64,
+    /// Records that retention removed, since the logs were begun.
+    pub trimmed_records: u64,
+    /// Bytes of their batches.
+    pub trimmed_bytes: u64,
 }
 
 impl Stats {
@@ -58,10 +64,14 @@ impl Stats {
         let mut spaces = BTreeMap::new();
         for info in inner.journal.logs(None) {
             let space = info.genesis.space.clone();
-            let sum = spaces.entry(space.clone()).or_insert(SpaceStats { space, logs: 0, records: 0, bytes: 0 });
+            let nothing =
+                |space| SpaceStats { space, logs: 0, records: 0, bytes: 0, trimmed_records: 0, trimmed_bytes: 0 };
+            let sum = spaces.entry(space.clone()).or_insert_with(|| nothing(space));
             sum.logs += 1;
             sum.records += (info.durable.next_seq.0 - info.first_seq.0).saturating_sub(info.missing_records());
             sum.bytes += info.bytes;
+            sum.trimmed_records += info.first_seq.0;
+            sum.trimmed_bytes += info.trimmed_bytes;
         }
         let journal = inner.journal.stats();
         Self {
@@ -78,6 +88,7 @@ impl Stats {
             appended_bytes: inner.appended.bytes.load(Ordering::Relaxed),
             links: inner.link_statuses(),
             peers: inner.peers(),
+            retention: inner.keeper.stats(),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     acks::{Ack, Acks},
     error::{Error, Result},
     options::Builder,
+    retention::Keeper,
     space::{Space, SpaceState},
     stats::Stats,
     status::{Lag, LinkShared, LinkState, LinkStatus, Progress, Unmirrored},
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) collections: crate::collection::Collections,
     pub(crate) journal: Journal,
     pub(crate) acks: Arc<Acks>,
+    pub(crate) keeper: Arc<Keeper>,
     pub(crate) clock: Arc<dyn WallClock>,
     pub(crate) clock_ahead_max: Duration,
     pub(crate) is_read_only: bool,
@@ -151,15 +153,17 @@ impl Store {
         journal: Journal,
         recovery: Recovery,
         options: Options,
+        keeper: Arc<Keeper>,
         #[cfg(feature = "collections")] collections: crate::collection::CollectionOptions,
-    ) -> Self {
+    ) -> Result<Self> {
         let acks = Arc::new(Acks::new(journal.identity().node.clone()));
-        Self {
+        let store = Self {
             inner: Arc::new(Inner {
                 #[cfg(feature = "collections")]
                 collections: crate::collection::Collections::new(collections, &options),
                 journal,
                 acks,
+                keeper,
                 clock: options.clock,
                 clock_ahead_max: options.clock_ahead_max,
                 is_read_only: options.read_only,
@@ -173,7 +177,9 @@ impl Store {
                 #[cfg(feature = "net")]
                 runtime: crate::runtime::Runtime::default(),
             }),
-        }
+        };
+        store.inner.keeper.start(&store.inner)?;
+        Ok(store)
     }
 
     /// The node's name.
@@ -219,7 +225,7 @@ impl Store {
         self.space(self.node().as_str())
     }
 
-    fn open_space(&self, name: SpaceName) -> Space {
+    pub(crate) fn open_space(&self, name: SpaceName) -> Space {
         let mut spaces = lock(&self.inner.spaces);
         let state = spaces.entry(name).or_insert_with_key(|name| Arc::new(SpaceState::new(name.clone())));
         Space::new(Arc::clone(&self.inner), Arc::clone(state))
@@ -295,6 +301,7 @@ impl Store {
             result => result,
         };
         let unmirrored = self.inner.wait_mirrored(timeout);
+        self.inner.keeper.stop();
         self.inner.stop_all();
         self.inner.acks.close();
         #[cfg(feature = "collections")]
@@ -553,6 +560,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.keeper.begin_stopping();
         self.stop_all();
         self.acks.close();
     }

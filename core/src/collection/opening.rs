@@ -105,7 +105,7 @@ impl Space {
     }
 
     /// The collections of this space, opened once.
-    pub(super) fn engine(&self) -> Result<Arc<Engine>> {
+    pub(crate) fn engine(&self) -> Result<Arc<Engine>> {
         let (inner, state) = self.parts();
         let mut engine = lock(&state.engine);
         if let Some(engine) = &*engine {

@@ -19,5 +19,6 @@ mod sandbox;
 mod status;
 mod storm;
 mod sync;
+mod trim;
 mod usage;
 mod verify;

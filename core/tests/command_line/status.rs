@@ -25,7 +25,19 @@ fn logs_are_shown_with_the_fields_that_scripts_rely_on() {
     for log in logs {
         let mut names: Vec<_> = log.as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["bytes", "digest", "first_seq", "id", "missing", "next_seq", "node", "space"]);
+        let expected = [
+            "bytes",
+            "digest",
+            "first_digest",
+            "first_seq",
+            "id",
+            "missing",
+            "next_seq",
+            "node",
+            "space",
+            "trimmed_bytes",
+        ];
+        assert_eq!(names, expected);
         assert_eq!(log["id"].as_str().unwrap().len(), 32);
         assert_eq!(log["digest"].as_str().unwrap().len(), 64);
         assert_eq!(log["node"], "practice-1");

@@ -25,6 +25,8 @@ pub struct LogInfo {
     pub durable: Head,
     /// Bytes of its batches that are kept.
     pub bytes: u64,
+    /// Bytes of its batches that are kept no more: those below the floor.
+    pub trimmed_bytes: u64,
     /// Time of the first record of its last durable batch.
     pub last_time: Hlc,
     /// What is known to be missing before that: see [`Journal::holes`](super::Journal::holes).
@@ -47,6 +49,7 @@ impl LogInfo {
             first_digest: row.floor.head.digest,
             durable: row.head,
             bytes: row.bytes,
+            trimmed_bytes: row.floor.bytes,
             last_time: row.last_time,
             holes: state.holes_kept(),
         }

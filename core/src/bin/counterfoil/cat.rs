@@ -64,8 +64,13 @@ impl Cat {
             let usage = format!("space {space} has {count} logs and --from {from} is a place in one: add --log ID");
             return Err(Failure::Usage(usage));
         }
-        let mut printer =
-            Printer { output: Output::new(), space: space.name().clone(), is_json: self.json, left: self.limit };
+        let mut printer = Printer {
+            output: Output::new(),
+            space: space.name().clone(),
+            is_json: self.json,
+            left: self.limit,
+            is_from_start: self.from.is_none(),
+        };
         let (mut is_whole, mut holes) = (true, Vec::new());
         if self.merged {
             holes = print_merged(space.read(..)?, &mut printer, &self.store)?;
@@ -106,12 +111,16 @@ impl Cat {
         let mut space = space.clone();
         loop {
             let mut records = space.follow(cursor);
+            let mut floors = Vec::new();
             loop {
                 match records.next_timeout(Duration::ZERO) {
                     Ok(Some(record)) if is_wanted(&record) => printer.print(&record)?,
                     Ok(Some(_)) => {}
                     Ok(None) => break,
-                    Err(error) => return printer.meet(error).map(|()| false),
+                    Err(error) => match printer.pass_floor(&error)? {
+                        Some(place) => floors.push(place),
+                        None => return printer.meet(error).map(|()| false),
+                    },
                 }
                 if printer.is_done() {
                     return Ok(true);
@@ -119,6 +128,10 @@ impl Cat {
             }
             printer.output.flush()?;
             cursor = records.cursor().clone();
+            for (log, first_seq) in floors {
+                // Nothing may have come behind it yet, and it is told once.
+                cursor.set(log, cursor.next_seq(log).max(first_seq));
+            }
             // A store opened to read stays as it was then: it is opened anew once its files have changed.
             while !changes.have_come() {
                 let is_stopped = !matches!(signals.recv_timeout(GLANCE), Err(RecvTimeoutError::Timeout));
@@ -150,6 +163,9 @@ fn print_merged(
             }
             Err(error) => error,
         };
+        if printer.pass_floor(&error)?.is_some() {
+            continue;
+        }
         let (hole, advice) = match &error {
             Error::Read(
                 ReadError::Damaged { log, first_seq, next_seq, .. } | ReadError::Hole { log, first_seq, next_seq },
@@ -180,7 +196,10 @@ fn print_all(records: impl Iterator<Item = Result<Record, Error>>, printer: &mut
         }
         match record {
             Ok(record) => printer.print(&record)?,
-            Err(error) => return printer.meet(error).map(|()| false),
+            Err(error) => match printer.pass_floor(&error)? {
+                Some(_) => {}
+                None => return printer.meet(error).map(|()| false),
+            },
         }
     }
     Ok(true)
@@ -227,6 +246,8 @@ struct Printer {
     is_json: bool,
     /// How many more; without a bound if `None`.
     left: Option<u64>,
+    /// Whoever asks for all that there is gets what is kept.
+    is_from_start: bool,
 }
 
 /// A record as `--json` shows it.
@@ -279,6 +300,20 @@ impl<'a> From<&'a RecordedWrite> for Write<'a> {
 impl Printer {
     fn is_done(&self) -> bool {
         self.left == Some(0)
+    }
+
+    /// Tells what of a log's beginning retention removed, if that is all that is in the way of one who asks for all that there
+    /// is; where it goes on.
+    fn pass_floor(&mut self, error: &Error) -> Result<Option<(LogId, Seq)>, Failure> {
+        let Error::Read(ReadError::Trimmed { log, first_seq: Seq::ZERO, first_available }) = error else {
+            return Ok(None);
+        };
+        if !self.is_from_start {
+            return Ok(None);
+        }
+        self.output.flush()?;
+        tell(&error.to_string());
+        Ok(Some((*log, *first_available)))
     }
 
     /// Records can't be read: what could be read before them is printed, then one line says which they are and how to

@@ -18,11 +18,13 @@ mod output;
 mod pointer;
 mod progress;
 mod repair;
+mod rules;
 mod seconds;
 mod serve;
 mod signals;
 mod status;
 mod sync;
+mod trim;
 mod usage;
 mod verify;
 mod when;
@@ -48,7 +50,7 @@ Data go to standard output, everything else to standard error.
 Exit status:
   0  done
   1  the work was done and the answer is bad news: damage or missing records found, not mirrored (in time),
-     nothing under a key, versions in conflict
+     nothing under a key, versions in conflict, records that should go and must stay
   2  the work could not be done: wrong usage, or an error; also a store that can't be opened because the file
      that says whose it is is damaged, except for `verify`, whose answer (1) that is
 COUNTERFOIL_LOG=error|warn|info|debug|trace sets how much is logged.")]
@@ -72,6 +74,7 @@ enum Command {
     Status(status::Status),
     Verify(verify::Verify),
     Repair(repair::Repair),
+    Trim(trim::Trim),
     #[command(subcommand)]
     Cert(cert::Cert),
     Serve(serve::Serve),
@@ -95,6 +98,7 @@ impl Command {
             Self::Status(status) => status.run(),
             Self::Verify(verify) => verify.run(),
             Self::Repair(repair) => repair.run(),
+            Self::Trim(trim) => trim.run(),
             Self::Cert(cert) => cert.run(),
             Self::Serve(serve) => serve.run(),
             Self::Mirror(mirror) => mirror.run(),
@@ -114,7 +118,8 @@ impl Command {
             | Self::History(_)
             | Self::Status(_)
             | Self::Verify(_)
-            | Self::Repair(_) => LevelFilter::ERROR,
+            | Self::Repair(_)
+            | Self::Trim(_) => LevelFilter::ERROR,
             _ => LevelFilter::WARN,
         }
     }

@@ -99,6 +99,17 @@ fn render(stats: &Stats, damaged_places: usize) -> String {
     let damaged_places = sum(damaged_places as u64);
     metric("damaged_places", "gauge", "Damaged places found when the store was opened.", &damaged_places);
     metric("peers", "gauge", "Connections of other nodes to this one.", &sum(stats.peers.len() as u64));
+    let retention = &stats.retention;
+    metric("trimmed_records_total", "counter", "Records that retention removed.", &sum(retention.trimmed_records));
+    metric("trimmed_bytes_total", "counter", "Bytes of their batches.", &sum(retention.trimmed_bytes));
+    metric("freed_bytes_total", "counter", "Bytes of segments given back.", &sum(retention.freed_bytes));
+    metric("held_logs", "gauge", "Logs of which something is due and stays.", &sum(retention.held_logs));
+    metric(
+        "retention_failed",
+        "gauge",
+        "Whether retention failed when it last looked.",
+        &is(retention.last_error.is_some()),
+    );
     let of_links = |value: fn(&counterfoil::LinkStatus) -> f64| {
         stats.links.iter().map(|link| (format!(",peer=\"{}\"", link.peer), value(link))).collect::<Vec<_>>()
     };

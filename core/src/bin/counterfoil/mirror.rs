@@ -12,6 +12,7 @@ use counterfoil::{Error, Link, Space, Store, Tls};
 use crate::{
     failure::{Answer, Failure},
     open::{open_to_write, space_there},
+    rules::Rules,
     seconds::{SECONDS_DEFAULT, seconds},
     signals::{self, Signal},
 };
@@ -34,8 +35,10 @@ pub(crate) struct Mirror {
     /// guess at these
     #[arg(long)]
     compress: bool,
+    #[command(flatten)]
+    rules: Rules,
     /// End once all that was there at the start is durable at the far end, or can't get there: with 1 then
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["remove_older_than", "remove_beyond"])]
     once: bool,
     /// With --once: end, with 1, after so long without progress
     #[arg(long, value_name = "SECS", default_value_t = SECONDS_DEFAULT, value_parser = seconds, requires = "once", allow_hyphen_values = true)]
@@ -80,8 +83,10 @@ const GLANCE: Duration = Duration::from_millis(50);
 impl Mirror {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
         let target = Target::new(&self.to, &self.tls)?.compress(self.compress);
+        let policy = self.rules.retention()?;
         let store = open_to_write(&self.store)?;
         let space = space_there(&store, &self.store, self.space.as_deref())?;
+        policy.map(|policy| space.set_retention(policy)).transpose()?;
         let signals = signals::receive(false)?;
         let link = target.mirror(&store, &space)?;
         run(&link, &signals, self.once.then(|| Duration::from_secs_f64(self.timeout)));
@@ -93,21 +98,35 @@ impl Mirror {
 }
 
 /// Lets a link go on until a signal comes. With a time limit: until both ends have all that was there at the start, or
-/// can't get it, or get no nearer to it for so long; whether they had.
-pub(crate) fn run(link: &Link, signals: &Receiver<Signal>, once: Option<Duration>) -> bool {
+/// can't get it, or get no nearer to it for so long.
+pub(crate) fn run(link: &Link, signals: &Receiver<Signal>, once: Option<Duration>) -> End {
     let is_stopped = |wait| !matches!(signals.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
     let Some(timeout) = once else {
         while !is_stopped(Duration::from_secs(3600)) {}
-        return false;
+        return End::Stopped;
     };
     let mut watch = Watch::new(link, timeout);
     // Nothing is appended here meanwhile: all that is there now is all that was there at the start, or came by the link.
     while !link.wait_synced(GLANCE) {
-        if is_stopped(Duration::ZERO) || !link.is_moving() || watch.is_over(link) {
-            return false;
+        if is_stopped(Duration::ZERO) {
+            return End::Stopped;
+        }
+        if !link.is_moving() || watch.is_over(link) {
+            return End::Lacking;
         }
     }
-    true
+    End::Synced
+}
+
+/// Why a link is not waited for any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// A signal came.
+    Stopped,
+    /// Both ends had all that was there at the start.
+    Synced,
+    /// They had not, and don't get nearer to it.
+    Lacking,
 }
 
 /// Whether the two ends still get nearer to having everything.

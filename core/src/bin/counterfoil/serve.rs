@@ -7,14 +7,15 @@ use std::{
 };
 
 use clap::Args;
-use counterfoil::{Error, Link, Policy, Server, SystemClock, Tls, WallClock as _};
+use counterfoil::{Error, Link, Policy, Server, Store, SystemClock, Tls, WallClock as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     failure::{Answer, Failure, one_line},
     metrics,
-    open::open_to_write,
+    open::open_with,
     output::Output,
+    rules::Rules,
     signals::{self, Signal},
 };
 
@@ -29,6 +30,10 @@ A policy file says who may do what. As soon as it has one grant, nothing is gran
   [[deny]]
   node = \"practice-13\"          # is let in no more, whatever is granted
 Without the file, or without a grant in it, each node may write and read the space that bears its name.
+
+With --remove-older-than or --remove-beyond records of each space are removed once enough other nodes have said that they have
+them: those that it mirrors to or syncs with, and what these pass on. A node that writes records is none of them. Of records that
+nobody can read here, and of keys' present versions, none is removed.
 
 SIGHUP has the policy and the certificates read again, also for those who are connected: who is denied now is cut
 off. If one of the files can't be used, the log says so and all stays as it was.")]
@@ -56,6 +61,8 @@ pub(crate) struct Serve {
     /// Sync all spaces that are here, also those that come, with this node (it must grant this one `read` and `relay`)
     #[arg(long, value_name = "NODE@ADDR", conflicts_with = "mirror_to")]
     sync_with: Option<String>,
+    #[command(flatten)]
+    rules: Rules,
 }
 
 impl Serve {
@@ -66,7 +73,8 @@ impl Serve {
             return Err(Failure::Usage(format!("no node would accept this one's certificate: {what}")));
         }
         let policy = self.policy.as_deref().map_or_else(|| Ok(Policy::own_space_only()), read_policy)?;
-        let store = open_to_write(&self.store)?;
+        let retention = self.rules.retention()?.unwrap_or_default();
+        let store = open_with(Store::builder().retention(retention), &self.store)?;
         let signals = signals::receive(true)?;
         raise_file_handles();
         if let Some(address) = &self.metrics {

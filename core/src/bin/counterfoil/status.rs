@@ -54,6 +54,10 @@ struct LogReport {
     missing: u64,
     bytes: u64,
     digest: String,
+    /// Digest of the batch before `first_seq`, or of the genesis.
+    first_digest: String,
+    /// Bytes of batches before `first_seq`, which retention removed.
+    trimmed_bytes: u64,
 }
 
 impl From<&LogInfo> for LogReport {
@@ -67,6 +71,8 @@ impl From<&LogInfo> for LogReport {
             missing: info.missing_records(),
             bytes: info.bytes,
             digest: info.durable.digest.to_string(),
+            first_digest: info.first_digest.to_string(),
+            trimmed_bytes: info.trimmed_bytes,
         }
     }
 }
@@ -159,6 +165,10 @@ impl Report {
                     if *missing > 0 { format!(", {} missing", count(*missing, "records")) } else { String::new() };
                 output.line(format!("  log {id} of {node}: seq {first_seq} to before {next_seq}{missing}, {bytes}"))?;
                 output.line(format!("    digest {digest}"))?;
+                if *first_seq > 0 {
+                    let removed = format!("seq 0 to before {first_seq}, {}", count(log.trimmed_bytes, "bytes"));
+                    output.line(format!("    removed: {removed}; their last digest {}", log.first_digest))?;
+                }
             }
         }
         for finding in &self.recovery.findings {

@@ -9,6 +9,7 @@ use crate::{
     failure::{Answer, Failure},
     mirror::{self, Target},
     open::{open_to_write, space_of},
+    rules::Rules,
     seconds::{SECONDS_DEFAULT, seconds},
     signals,
 };
@@ -36,8 +37,10 @@ pub(crate) struct Sync {
     /// guess at these
     #[arg(long)]
     compress: bool,
+    #[command(flatten)]
+    rules: Rules,
     /// End once all that was there at the start at either end is durable at the other, or can't get there: with 1 then
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["remove_older_than", "remove_beyond"])]
     once: bool,
     /// With --once: end, with 1, after so long without progress
     #[arg(long, value_name = "SECS", default_value_t = SECONDS_DEFAULT, value_parser = seconds, requires = "once", allow_hyphen_values = true)]
@@ -47,11 +50,14 @@ pub(crate) struct Sync {
 impl Sync {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
         let target = Target::new(&self.with, &self.tls)?.compress(self.compress);
+        let policy = self.rules.retention()?;
         let store = open_to_write(&self.store)?;
         let space = space_of(&store, self.space.as_deref())?;
+        policy.map(|policy| space.set_retention(policy)).transpose()?;
         let signals = signals::receive(false)?;
         let link = target.sync(&store, &space)?;
-        let is_synced = mirror::run(&link, &signals, self.once.then(|| Duration::from_secs_f64(self.timeout)));
+        let end = mirror::run(&link, &signals, self.once.then(|| Duration::from_secs_f64(self.timeout)));
+        let is_synced = end == mirror::End::Synced;
         let mut not_here = self.once.then(|| not_here(&link.status())).flatten();
         let not_there = match store.close(Duration::ZERO) {
             // What has come since, from this very node, is not what was asked about.
