@@ -1,6 +1,7 @@
 //! Real (synthetic) medical records, when they are at hand: `../shared/data/fhir` beside the workspace.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     thread,
@@ -100,7 +101,7 @@ fn log_of(sandbox: &Sandbox, store: &str, node: &str) -> String {
 }
 
 #[test]
-fn halves_appended_at_two_members_while_the_hub_comes_and_goes_end_equal_record_by_record_on_all_three() {
+fn halves_keyed_at_two_members_while_the_hub_comes_and_goes_end_equal_record_by_record_on_all_three() {
     const ROUNDS: usize = 4;
     let files = files();
     if files.is_empty() {
@@ -118,7 +119,8 @@ fn halves_appended_at_two_members_while_the_hub_comes_and_goes_end_equal_record_
         for (name, lines) in &members {
             let (first, end) = (lines.len() * round / ROUNDS, lines.len() * (round + 1) / ROUNDS);
             let input = lines[first..end].concat();
-            sandbox.run_with(&format!("append {name}.store --space s"), &input).expect_status(0);
+            let keyed = "--collection records --key-pointer /resourceType --key-pointer /id";
+            sandbox.run_with(&format!("append {name}.store --space s {keyed}"), &input).expect_status(0);
         }
         let running = ["a", "b"].map(|name| sandbox.start(&sync(name)));
         for flap in 0..3 {
@@ -147,5 +149,31 @@ fn halves_appended_at_two_members_while_the_hub_comes_and_goes_end_equal_record_
         assert_eq!(sandbox.heads(store, "s"), heads, "{store}");
         sandbox.run(&format!("verify {store}")).expect_status(0);
     }
-    println!("{} records at two nodes, on three", lines.len());
+    let keys = assert_keyed_alike(&sandbox, &lines);
+    println!("{} records under {keys} keys at two nodes, on three", lines.len());
+}
+
+/// All three stores hold the same keys: those of the lines, each with the last line under it, or, where both nodes wrote
+/// to one, with the same versions of it. How many keys there are.
+fn assert_keyed_alike(sandbox: &Sandbox, lines: &[&[u8]]) -> usize {
+    let key_of = |line: &&[u8]| {
+        let record: serde_json::Value = serde_json::from_slice(line).unwrap();
+        format!("{}/{}", record["resourceType"].as_str().unwrap(), record["id"].as_str().unwrap())
+    };
+    let by_key: BTreeMap<String, &[u8]> = lines.iter().map(|line| (key_of(line), *line)).collect();
+    let expected: String = by_key.keys().map(|key| format!("{key}\n")).collect();
+    let ask = |command: &str, store: &str, key: &str| {
+        sandbox.run(&format!("{command} {store} --space s --collection records {key}"))
+    };
+    let conflicts = ask("conflicts", "hub.store", "").stdout;
+    for store in ["a.store", "b.store", "hub.store"] {
+        assert!(ask("keys", store, "").expect_status(0).text() == expected, "keys of {store}");
+        assert!(ask("conflicts", store, "").stdout == conflicts, "conflicts of {store}");
+        for (key, line) in by_key.iter().step_by(1 + by_key.len() / 10) {
+            if !conflicts.windows(key.len()).any(|part| part == key.as_bytes()) {
+                assert!(ask("get", store, key).expect_status(0).stdout == *line, "{key} of {store}");
+            }
+        }
+    }
+    by_key.len()
 }
