@@ -43,6 +43,14 @@ pub enum Workload {
     Hkill,
     /// Reopening 100 GiB.
     H100g,
+    /// Keys put into a collection.
+    Kput,
+    /// Keys got from it.
+    Kget,
+    /// Reopening it.
+    Kopen,
+    /// Memory taken with it.
+    Kmem,
     /// Mirrored in real time.
     M,
     /// A mirror that catches up from nothing.
@@ -115,7 +123,7 @@ pub const RECORDS_A_CALL: usize = 1000;
 
 impl Workload {
     /// In the order in which they run: those that share a store follow each other, and the store is closed for H.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::A,
         Self::At,
         Self::B,
@@ -135,6 +143,10 @@ impl Workload {
         Self::H1e5,
         Self::Hkill,
         Self::H100g,
+        Self::Kput,
+        Self::Kget,
+        Self::Kopen,
+        Self::Kmem,
         Self::M,
         Self::N,
         Self::O,
@@ -166,6 +178,10 @@ impl Workload {
             Self::H1e5 => "H1e5",
             Self::Hkill => "Hkill",
             Self::H100g => "H100g",
+            Self::Kput => "Kput",
+            Self::Kget => "Kget",
+            Self::Kopen => "Kopen",
+            Self::Kmem => "Kmem",
             Self::M => "M",
             Self::N => "N",
             Self::O => "O",
@@ -205,6 +221,10 @@ impl Workload {
             Self::H1e5 => "reopen a store of 100,000 logs and read one record",
             Self::Hkill => "reopen after a kill with a full active segment of 600 logs in lone batches",
             Self::H100g => "reopen 100 GiB of synthetic sealed segments, 600 logs",
+            Self::Kput => "a million keys put into a collection one after the other, durable at the end",
+            Self::Kget => "one of these keys got at random from the collection",
+            Self::Kopen => "reopen a store and the collection after a clean close, and get a key",
+            Self::Kmem => "most memory of a process that opens it, gets at random and puts, of two budgets of 64 MiB",
             Self::M => "mirrored in real time over TLS, durable at both ends",
             Self::N => "a mirror that catches up from nothing, the same",
             Self::O => "one writer, waiting until mirrored",
@@ -220,9 +240,9 @@ impl Workload {
     /// Of its figures.
     pub fn unit(self) -> Unit {
         match self {
-            Self::At | Self::G | Self::Gc | Self::G1e5 | Self::O => Unit::Microseconds,
-            Self::H | Self::H1e5 | Self::Hkill | Self::H100g => Unit::Milliseconds,
-            Self::Disk | Self::Mem | Self::U => Unit::Times,
+            Self::At | Self::G | Self::Gc | Self::G1e5 | Self::Kget | Self::O => Unit::Microseconds,
+            Self::H | Self::H1e5 | Self::Hkill | Self::H100g | Self::Kopen => Unit::Milliseconds,
+            Self::Disk | Self::Mem | Self::Kmem | Self::U => Unit::Times,
             Self::V20 | Self::V200 => Unit::MegabitsPerSecond,
             _ => Unit::RecordsPerSecond,
         }
@@ -250,7 +270,12 @@ impl Workload {
 
     /// Whether it is asked of Counterfoil alone: a bound that holds whatever others reach.
     pub fn is_asked_of_us_alone(self) -> bool {
-        matches!(self, Self::Mem | Self::G1e5 | Self::H1e5 | Self::Hkill | Self::H100g)
+        matches!(self, Self::Mem | Self::G1e5 | Self::H1e5 | Self::Hkill | Self::H100g) || self.is_of_keys()
+    }
+
+    /// Whether it is of a collection of many keys.
+    pub fn is_of_keys(self) -> bool {
+        matches!(self, Self::Kput | Self::Kget | Self::Kopen | Self::Kmem)
     }
 
     /// Whether it takes two nodes.

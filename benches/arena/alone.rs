@@ -13,6 +13,7 @@ use counterfoil_storage::Options;
 
 use crate::{
     holes::Holes,
+    keyed,
     turn::{Bodies, now},
 };
 
@@ -21,6 +22,7 @@ const ORDER: &str = "COUNTERFOIL_ARENA_ORDER";
 const FOLDER: &str = "COUNTERFOIL_ARENA_FOLDER";
 const KILLED: &str = "killed";
 const MEMORY: &str = "memory";
+const MEMORY_OF_KEYS: &str = "memory of keys: ";
 
 /// Segments have grown to 64 MiB by then, and the last of them is nearly full.
 const KILLED_BYTES: u64 = 126 << 20;
@@ -34,9 +36,12 @@ const HOLE_LEN: usize = 4 << 20;
 /// Does what another process of this program was told to; whether there was anything.
 pub(crate) fn obey() -> Outcome<bool> {
     let (Some(order), Some(folder)) = (env::var_os(ORDER), env::var_os(FOLDER)) else { return Ok(false) };
-    match order.to_str() {
-        Some(KILLED) => fill_and_die(Path::new(&folder))?,
-        Some(MEMORY) => use_much(Path::new(&folder))?,
+    let folder = Path::new(&folder);
+    let order = order.to_str().unwrap_or_default();
+    match (order, order.strip_prefix(MEMORY_OF_KEYS)) {
+        (KILLED, _) => fill_and_die(folder)?,
+        (_, Some(keys)) => keyed::use_much(folder, keys.parse()?)?,
+        (MEMORY, _) => use_much(folder)?,
         _ => return Err("an unknown order".into()),
     }
     Ok(true)
@@ -78,11 +83,19 @@ fn fill_and_die(folder: &Path) -> Outcome<()> {
 
 /// The greatest memory of a process that opens a store, scans it, reads at random and appends; of what it may take.
 pub(crate) fn peak_memory(folder: &Path) -> Outcome<f64> {
-    let output = other_process(MEMORY, folder)?.output()?;
+    Ok(peak_memory_kib(MEMORY, folder)? / MEMORY_BUDGET_KIB)
+}
+
+/// The same of a process that works on a collection of many keys.
+pub(crate) fn peak_memory_of_keys(folder: &Path, keys: usize) -> Outcome<f64> {
+    Ok(peak_memory_kib(&format!("{MEMORY_OF_KEYS}{keys}"), folder)? / keyed::MEMORY_BUDGET_KIB)
+}
+
+fn peak_memory_kib(order: &str, folder: &Path) -> Outcome<f64> {
+    let output = other_process(order, folder)?.output()?;
     let text = String::from_utf8(output.stdout)?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("the other process failed")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / MEMORY_BUDGET_KIB)
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
 fn use_much(folder: &Path) -> Outcome<()> {

@@ -25,6 +25,8 @@ pub(crate) struct Effort {
     pub(crate) interleaved_logs: u32,
     pub(crate) archive_records: usize,
     pub(crate) reads: usize,
+    /// Of the collection of Kget and others.
+    pub(crate) keys: usize,
     /// Of the store with holes of H100g; none where making it would take too long.
     pub(crate) hole_gib: Option<u64>,
     /// Rounds of those workloads that take two nodes.
@@ -52,6 +54,7 @@ impl Effort {
         interleaved_logs: 100,
         archive_records: 2_640_000,
         reads: 40_000,
+        keys: 1_000_000,
         hole_gib: Some(100),
         rounds_of_pairs: 5,
         mirrored_records: 256_000,
@@ -74,6 +77,7 @@ impl Effort {
         interleaved_logs: 100,
         archive_records: 500_000,
         reads: 5_000,
+        keys: 200_000,
         hole_gib: None,
         rounds_of_pairs: 3,
         mirrored_records: 100_000,
@@ -97,6 +101,7 @@ impl Effort {
         interleaved_logs: 3,
         archive_records: 10_000,
         reads: 100,
+        keys: 2_000,
         hole_gib: Some(1),
         rounds_of_pairs: 1,
         mirrored_records: 2_000,
@@ -126,8 +131,8 @@ impl Effort {
 
     pub(crate) fn rounds(&self, workload: Workload) -> usize {
         match workload {
-            Workload::C => self.rounds_of_c,
-            Workload::Disk | Workload::Mem => 1,
+            Workload::C | Workload::Kput => self.rounds_of_c,
+            Workload::Disk | Workload::Mem | Workload::Kmem => 1,
             Workload::A | Workload::B | Workload::B2 | Workload::E | Workload::E10k => self.rounds_of_short,
             _ => self.rounds,
         }

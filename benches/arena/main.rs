@@ -10,6 +10,7 @@ mod chart;
 mod effort;
 mod fhir;
 mod holes;
+mod keyed;
 mod machine;
 mod pair_run;
 #[cfg(feature = "peers")]
@@ -104,6 +105,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         bodies: turn::Bodies::new(),
         progress: progress::Progress::new(),
         archives: BTreeMap::new(),
+        keyed: None,
     };
     let mut chapters = Vec::new();
     for workload in &arguments.workloads {

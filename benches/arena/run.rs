@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use crate::{
     alone,
     effort::Effort,
+    keyed,
     progress::Progress,
     report::{Entry, Results, Series},
     turn::{self, Bodies, Turn, now},
@@ -20,6 +21,8 @@ pub(crate) struct Arena<'a> {
     pub(crate) progress: Progress,
     /// Stores that several workloads read, with the place of their system in the lineup.
     pub(crate) archives: BTreeMap<(Archive, usize), Stand>,
+    /// Holds a collection of many keys, once one was made.
+    pub(crate) keyed: Option<TempDir>,
 }
 
 /// A system's store and, while it is open, the system.
@@ -116,8 +119,13 @@ impl Arena<'_> {
             alone::fill_with_holes(folder.path(), gib)?;
             return Ok(Stand { system: None, folder });
         }
-        if workload == Workload::Hkill {
-            // Each turn makes its own.
+        if workload.is_of_keys() && workload != Workload::Kput && self.keyed.is_none() {
+            let folder = folder()?;
+            keyed::put(folder.path(), self.effort.keys, &self.bodies)?;
+            self.keyed = Some(folder);
+        }
+        if workload == Workload::Hkill || workload.is_of_keys() {
+            // Each turn makes its own, or all of them share one.
             return Ok(Stand { system: None, folder: folder()? });
         }
         let mut stand = Stand::create(contender, workload.logs())?;
@@ -132,9 +140,23 @@ impl Arena<'_> {
         Ok(stand)
     }
 
+    /// One turn with a collection of many keys.
+    fn keyed_turn(&self, workload: Workload) -> Outcome<Turn> {
+        let keys = self.effort.keys;
+        let fresh = if workload == Workload::Kput { Some(folder()?) } else { None };
+        let folder = fresh.as_ref().or(self.keyed.as_ref()).ok_or("it was not made ready")?.path();
+        match workload {
+            Workload::Kput => keyed::put(folder, keys, &self.bodies),
+            Workload::Kget => keyed::get(folder, keys, self.effort.reads),
+            Workload::Kopen => keyed::reopen(folder),
+            _ => Ok(Turn { figure: alone::peak_memory_of_keys(folder, keys)?, latencies: Vec::new() }),
+        }
+    }
+
     fn take_turn(&self, contender: &dyn Contender, stand: &mut Stand, workload: Workload) -> Outcome<Turn> {
         match workload {
             Workload::H | Workload::H1e5 | Workload::H100g => reopen(contender, stand),
+            workload if workload.is_of_keys() => self.keyed_turn(workload),
             Workload::Hkill => Ok(Turn { figure: alone::reopen_killed()?, latencies: Vec::new() }),
             Workload::Disk => measure(stand, self.effort.archive_records),
             Workload::Mem => {

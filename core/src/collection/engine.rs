@@ -145,7 +145,13 @@ pub(crate) struct EngineOptions {
 impl EngineOptions {
     /// The part of the memory that the index's file may take for its pages.
     pub(crate) fn cache_bytes(&self) -> usize {
-        self.bytes_max / 2
+        self.bytes_max / 4
+    }
+
+    /// And each of two layers, of which one may be written while the next grows. The rest is what an allocator adds. Memory is
+    /// better spent here than on pages: to write a layer of keys in no order is to write most of the index.
+    fn layer_bytes(&self) -> usize {
+        self.bytes_max / 16 * 5
     }
 
     /// Opens the index file of a store.
@@ -184,8 +190,7 @@ impl Engine {
             journal,
             space,
             vfs: Arc::clone(&options.vfs),
-            // One such layer may be written while the next grows.
-            layer_bytes_max: options.bytes_max / 4,
+            layer_bytes_max: options.layer_bytes(),
             is_read_only: options.is_read_only,
             background: options.background && !options.is_read_only,
             on_progress: options.on_progress.clone(),
