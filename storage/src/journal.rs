@@ -233,7 +233,8 @@ impl Journal {
             None => *shared.seals.lock().unwrap_or_else(PoisonError::into_inner) = opened.seals,
         }
         let committer = threads.then(|| background::start(&shared)).transpose().map_err(disk("starting a thread"))?;
-        if opened.segments_lost
+        // Where it can't be told what was known to be missing either.
+        if (opened.has_gaps || shared.has_lost_holes())
             && let Err(error) = shared.find_gaps()
         {
             tracing::warn!(dir = %dir.display(), %error, "what is missing of each log could not be looked for");

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use counterfoil_storage::{Arrival, Batch, Digest, Genesis, Head, Journal, LogId, LogInfo, LogReader, ReadError, Seq};
+use counterfoil_storage::{
+    AppendError, Arrival, Batch, Digest, Genesis, Head, Journal, LogId, LogInfo, LogReader, ReadError, Seq,
+};
 
 /// How often a reader may fail in a row before a judge gives up on it.
 const READ_ERRORS_MAX: usize = 1000;
@@ -100,6 +102,7 @@ fn names(error: &ReadError, id: LogId, seq: Seq) -> bool {
         ReadError::Damaged { log, first_seq, next_seq, .. } | ReadError::Hole { log, first_seq, next_seq } => {
             *log == id && (*first_seq..*next_seq).contains(&seq)
         }
+        ReadError::Trimmed { log, first_available, .. } => *log == id && seq < *first_available,
         _ => true,
     }
 }
@@ -259,6 +262,8 @@ impl Ledger {
         for (id, ledger) in &self.logs {
             let reading = Reading::of(journal.read(*id, Seq::ZERO));
             ensure!(reading.errors.len() < READ_ERRORS_MAX, "{id}: reading makes no progress");
+            let floor = journal.log(*id).map_or(Seq::ZERO, |info| info.first_seq);
+            ensure!(floor <= ledger.floor.max(ledger.floor_max), "{id}: trimmed to {floor}, not {}", ledger.floor_max);
             let mut served = vec![false; ledger.proven];
             let mut end = 0;
             for batch in &reading.batches {
@@ -275,6 +280,7 @@ impl Ledger {
                 }
             }
             let unserved = (0..).zip(served).filter(|(_, is_served)| !is_served).map(|(seq, _)| Seq(seq));
+            let unserved = unserved.filter(|seq| *seq >= ledger.floor);
             missing.extend(unserved.map(|seq| Missing {
                 log: *id,
                 seq,
@@ -283,6 +289,24 @@ impl Ledger {
             }));
         }
         Ok(missing)
+    }
+
+    /// On a medium that rots: none of the logs that can be appended to goes on before its end, or begins again.
+    pub fn judge_own(&self, journal: &Journal) -> Result<(), Violation> {
+        let identity = journal.identity();
+        for (id, ledger) in &self.logs {
+            let end = journal.log(*id).map_or(0, |info| info.durable.next_seq.0 as usize);
+            let is_open = match journal.writer(*id) {
+                Ok(_) => true,
+                Err(AppendError::UnknownLog { .. }) => {
+                    let genesis = &ledger.genesis;
+                    genesis.node == identity.node && genesis.nonce == *identity.incarnation.as_bytes()
+                }
+                Err(_) => false,
+            };
+            ensure!(!is_open || end >= ledger.proven, "{id}: goes on at {end}, {} are proven", ledger.proven);
+        }
+        Ok(())
     }
 
     fn check_arrivals(&self, journal: &Journal, batches: usize) -> Result<(), Violation> {

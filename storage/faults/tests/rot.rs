@@ -1,6 +1,7 @@
 //! Bits that flip and bytes that go at rest: what is served is what was written, the rest is named.
 
 use std::{
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use counterfoil_faults::{FaultVfs, Ledger, Missing, Player, STORE, Step, small_options};
-use counterfoil_storage::{Finding, Genesis, Journal, Options, Seq, SpaceName, verify};
+use counterfoil_storage::{Finding, Genesis, Journal, LogId, Options, Seq, SpaceName, TrimError, verify};
 
 const SEGMENT_BYTES: u64 = 64 << 10;
 
@@ -23,6 +24,8 @@ enum Left {
 #[derive(Debug, Default)]
 struct Tally {
     trials: u64,
+    /// Segments are given back in each of them, not in a part.
+    is_thorough: bool,
     /// Did not open, with an error.
     refused: u64,
     /// Records were missing, and it was said.
@@ -100,16 +103,21 @@ fn judge(
         .findings
         .iter()
         .any(|finding| matches!(finding, Finding::Damage(_) | Finding::TornTail { possibly_acknowledged: true, .. }));
+    // Of a torn tail nothing was acknowledged, unless the disk lies.
+    let is_torn = |finding: &Finding| matches!(finding, Finding::TornTail { .. });
+    let is_front = expect == Expect::Front || recovery.findings.iter().any(is_torn);
+    if !is_front {
+        ledger.judge_own(&journal).unwrap_or_else(|violation| panic!("{what}: {violation:?} {recovery:?}"));
+    }
     let unnamed = missing.iter().find(|missing| !missing.is_named);
     assert!(
         unnamed.is_none() || reported || expect == Expect::Front,
         "{what}: {unnamed:?} is missing, and nothing says so: {recovery:?}"
     );
     if expect == Expect::Front {
-        assert!(
-            missing.is_sorted_by(|a, b| a.log != b.log || a.seq.0 + 1 == b.seq.0),
-            "{what}: not the end is missing"
-        );
+        let mut untold = missing.iter().filter(|record| !record.is_named);
+        let is_next = |a: &&Missing, b: &&Missing| a.log != b.log || a.seq.0 + 1 == b.seq.0;
+        assert!(untold.by_ref().is_sorted_by(is_next), "{what}: not the end is missing");
     } else if !missing.is_empty() {
         let said = reported || !verified.damage.is_empty();
         assert!(said, "{what}: {} records are missing, and verify finds nothing", missing.len());
@@ -117,12 +125,59 @@ fn judge(
     if tally.trials % 16 == 1 {
         check_that_appends_go_on(disk, &journal, what);
     }
+    let part = if tally.is_thorough { 1 } else { 4 };
+    if !is_front && tally.trials % 16 != 1 && tally.trials.is_multiple_of(part) {
+        check_that_retention_loses_nothing(disk, journal, ledger, &missing, what);
+    }
     match (missing.is_empty(), reported || !verified.damage.is_empty()) {
         (false, _) => tally.named += 1,
         (true, true) => tally.found += 1,
         (true, false) => tally.harmless += 1,
     }
     missing
+}
+
+/// What is missing, and whether reading says so.
+fn places(missing: &[Missing], is_named: bool) -> BTreeSet<(LogId, Seq)> {
+    missing.iter().filter(|record| record.is_named == is_named).map(|record| (record.log, record.seq)).collect()
+}
+
+/// A damaged store gives back segments: nothing more is missing then, also when it is opened again, no log begins again,
+/// and what was told is told.
+fn check_that_retention_loses_nothing(
+    disk: &FaultVfs,
+    journal: Journal,
+    ledger: &Ledger,
+    before: &[Missing],
+    what: &dyn std::fmt::Display,
+) {
+    let mut ledger = ledger.clone();
+    let Some(busy) = journal.logs(None).into_iter().max_by_key(|log| log.bytes) else { return };
+    let most = Seq(busy.durable.next_seq.0 * 95 / 100);
+    ledger.trimming(busy.id, most);
+    for outcome in [journal.trim(&[(busy.id, most)]).map(drop), journal.free().map(drop)] {
+        assert!(matches!(outcome, Ok(()) | Err(TrimError::Read(_))), "{what}: {outcome:?}");
+    }
+    let floor = journal.log(busy.id).map_or(Seq::ZERO, |info| info.first_seq);
+    ledger.trimmed(busy.id, floor);
+    let (known, unknown) = (places(before, true), places(before, false));
+    let check = |journal: &Journal, when: &str| {
+        let judged = catch_unwind(AssertUnwindSafe(|| ledger.judge_rotten(journal)));
+        let missing = judged.unwrap_or_else(|_| panic!("{what}: {when}, reading panicked"));
+        let missing = missing.unwrap_or_else(|violation| panic!("{what}: {when}: {violation:?}"));
+        ledger.judge_own(journal).unwrap_or_else(|violation| panic!("{what}: {when}: {violation:?}"));
+        let more = places(&missing, true).difference(&known).find(|place| !unknown.contains(place)).copied();
+        assert_eq!(more, None, "{what}: {when} it is missing");
+        let untold = places(&missing, false).difference(&unknown).next().copied();
+        assert_eq!(untold, None, "{what}: {when} nothing says so any more");
+    };
+    check(&journal, "after segments were given back");
+    drop(journal);
+    let mut options = options();
+    options.vfs = Arc::new(disk.kill());
+    let (journal, _) =
+        Journal::open(Path::new(STORE), options).unwrap_or_else(|error| panic!("{what}: again: {error}"));
+    check(&journal, "opened again after segments were given back");
 }
 
 /// A damaged store takes records in a new log, and has them when it is opened again.
@@ -232,6 +287,32 @@ fn a_segment_cut_at_any_byte_is_named_or_harmless() {
     }
 }
 
+/// A store that has given back segments in which logs were announced, so many that hardly a footer lists all of them;
+/// of some nothing is kept.
+fn store_that_was_trimmed(left: Left) -> (FaultVfs, Ledger) {
+    let mut player = Player::new(FaultVfs::new(1), small_options());
+    let mut steps = vec![Step::CreateLog, Step::CreateLog, Step::CreateForeignLog];
+    for log in 2..40 {
+        steps.extend([Step::CreateLog, Step::Append(log, 90)]);
+    }
+    steps.push(Step::Commit);
+    for round in 0..40 {
+        steps.extend([Step::AppendAll(round % 2, vec![150; 20]), Step::Store(0, 10), Step::Append(2 + round % 9, 40)]);
+        steps.push(Step::Commit);
+        if round % 10 == 9 {
+            steps.extend([Step::Trim(0, 800), Step::Trim(1, 400), Step::Trim(5 + round, 1000), Step::Free]);
+        }
+    }
+    assert_eq!(player.play(&steps), Ok(()));
+    assert!(player.freed_segments > 2, "{}", player.freed_segments);
+    let journal = player.journal.take().expect("open");
+    if matches!(left, Left::Closed) {
+        journal.close().unwrap();
+    }
+    drop(journal);
+    (player.disk.kill(), player.ledger)
+}
+
 /// A closed store of several segments.
 fn store_of_segments() -> (FaultVfs, Ledger) {
     let mut player = Player::new(FaultVfs::new(1), small_options());
@@ -279,43 +360,79 @@ fn contains(content: &[u8], body: &[u8]) -> bool {
 }
 
 #[test]
+fn a_flipped_bit_of_a_store_that_has_given_back_segments_loses_one_batch_at_most_and_so_it_stays() {
+    for left in [Left::Closed, Left::Killed] {
+        let (disk, ledger) = store_that_was_trimmed(left);
+        let files = disk.files();
+        assert!(files.iter().filter(|path| path.extension().is_some()).count() > 4, "{files:?}");
+        for (path, number) in files.iter().zip(0..) {
+            let bits = disk.content(path).map_or(0, |content| content.len() as u64 * 8);
+            let tally = on_all_processors((number..bits).step_by(stride(499)), |bit, tally| {
+                let rotten = disk.snapshot();
+                rotten.flip_bit(path, bit);
+                let what = format_args!("{left:?}, bit {bit} of {}", path.display()).to_string();
+                let missing = judge(&rotten, &ledger, Expect::Named, tally, &what);
+                assert!(is_one_batch(&missing), "{what}: {} records are missing", missing.len());
+            });
+            println!("{left:?}, {}: {tally:?}", path.display());
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_missing_or_foreign_or_cut_is_named_and_the_rest_is_served() {
-    let (disk, ledger) = store_of_segments();
+    let tally = spoil_files(&store_of_segments(), Left::Closed);
+    println!("{tally:?}");
+}
+
+#[test]
+fn a_file_that_a_store_which_has_given_back_segments_has_lost_is_named_and_the_rest_is_served_for_good() {
+    for left in [Left::Closed, Left::Killed] {
+        let tally = spoil_files(&store_that_was_trimmed(left), left);
+        println!("{left:?}: {tally:?}");
+    }
+}
+
+/// Each file of a store is lost, or holds something else.
+fn spoil_files((disk, ledger): &(FaultVfs, Ledger), left: Left) -> Tally {
     let files = disk.files();
     assert!(files.len() > 8, "{files:?}");
-    let mut tally = Tally::default();
+    let mut tally = Tally { is_thorough: true, ..Tally::default() };
+    let last = files.iter().rfind(|path| path.extension().is_some_and(|extension| extension == "seg"));
     for path in &files {
+        // How far the last segment of a killed store went is not recorded.
+        let cut = if matches!(left, Left::Killed) && last == Some(path) { Expect::Front } else { Expect::Named };
         let original = disk.content(path).unwrap_or_default();
-        let mut trial = |what: &str, rot: &dyn Fn(&FaultVfs)| {
+        let mut trial = |what: &str, expect: Expect, rot: &dyn Fn(&FaultVfs)| {
             let rotten = disk.snapshot();
             rot(&rotten);
             let what = format!("{what} {}", path.display());
-            for missing in judge(&rotten, &ledger, Expect::Named, &mut tally, &what) {
+            for missing in judge(&rotten, ledger, expect, &mut tally, &what) {
                 let was_there = contains(&original, &missing.body);
                 assert!(was_there, "{what}: {} of {} is missing, but is in another file", missing.seq, missing.log);
             }
         };
-        trial("without", &|disk| {
+        trial("without", Expect::Named, &|disk| {
             disk.lose(path);
         });
         for (name, foreign) in
             [("ones in", vec![0xff; 5000]), ("zeros in", vec![0; 20_000]), ("text in", b"text".to_vec())]
         {
-            trial(name, &|disk| {
+            trial(name, Expect::Named, &|disk| {
                 disk.edit(path, |content| content.clone_from(&foreign));
             });
         }
-        trial("headers lost of", &|disk| {
+        trial("headers lost of", Expect::Named, &|disk| {
             disk.edit(path, |content| {
                 let end = content.len().min(8192);
                 content[..end].fill(0);
             });
         });
         for len in (0..original.len() as u64).step_by(1000) {
-            trial(&format!("cut to {len}:"), &|disk| {
+            trial(&format!("cut to {len}:"), cut, &|disk| {
                 disk.cut(path, len);
             });
         }
     }
-    println!("{tally:?}");
+    tally
 }

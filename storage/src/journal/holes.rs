@@ -101,6 +101,11 @@ impl Shared {
         }
     }
 
+    /// Whether the file of holes could not be read, or not be written.
+    pub(crate) fn has_lost_holes(&self) -> bool {
+        self.recorded_holes.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     pub(crate) fn holes(self: &Arc<Self>, log: LogId) -> Result<Vec<Hole>, ReadError> {
         let mut found = Vec::new();
         let mut from = Seq::ZERO;

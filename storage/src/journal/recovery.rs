@@ -127,8 +127,8 @@ pub(crate) struct Opened {
     pub(crate) tail: Option<TailStart>,
     /// Where reading goes on when opened to read only; none while there is no segment.
     pub(crate) frontier: Option<Frontier>,
-    /// Whole segments are missing: what they held of each log is to be looked for.
-    pub(crate) segments_lost: bool,
+    /// Segments or frames are missing: what they held of each log is to be looked for.
+    pub(crate) has_gaps: bool,
     /// What the file of holes says; none if it can't be read.
     pub(crate) recorded_holes: Option<RecordedHoles>,
 }
@@ -507,10 +507,10 @@ impl<'a> Opening<'a> {
     }
 
     fn opened(self, tail: Option<TailStart>, frontier: Option<Frontier>) -> Opened {
-        let Self { view, recovery, bound, seals, lost, .. } = self;
-        let segments_lost = !lost.is_empty();
+        let Self { view, recovery, bound, seals, lost, frames_lost, .. } = self;
+        let has_gaps = frames_lost || !lost.is_empty();
         let identity = bound.identity;
-        Opened { view, recovery, identity, seals, tail, frontier, segments_lost, recorded_holes: None }
+        Opened { view, recovery, identity, seals, tail, frontier, has_gaps, recorded_holes: None }
     }
 }
 

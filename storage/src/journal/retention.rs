@@ -20,7 +20,8 @@
 //! The index does not decide what is given up: it has what could be read when it was made, of logs that were known then.
 //! Before a segment is freed all its frames are read: what is whole and kept must be served, from there or from elsewhere.
 //! If a frame is damaged, or the segment before it or behind it is missing, nothing of what is kept may be missing
-//! anywhere. So a hole stays one that is told of, and where a log ends stays known.
+//! anywhere. Nor is any segment freed while the end of a log is missing: perhaps but one footer tells where it was. So a
+//! hole stays one that is told of, and where a log ends stays known.
 //!
 //! # What it costs
 //!
@@ -348,6 +349,7 @@ impl Shared {
             return Err(AppendError::ReadOnly.into());
         }
         let mut turn = self.retention.turn();
+        self.check_ends()?;
         let mut freed = Freed::default();
         // What is sealed meanwhile is for the next call.
         let numbers: Vec<_> = self.view_without_digests().sealed.iter().map(|segment| segment.number).collect();
@@ -418,6 +420,16 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Fails if the end of a log is kept and missing: perhaps but the footer of a segment that is to be freed tells where
+    /// the log ends.
+    fn check_ends(&self) -> Result<(), ReadError> {
+        let hole = self.view_without_digests().logs().find_map(|state| {
+            let (first_seq, next_seq) = state.holes_kept().iter().last()?;
+            (next_seq >= state.row.head.next_seq).then_some(ReadError::Hole { log: state.id, first_seq, next_seq })
+        });
+        hole.map_or(Ok(()), Err)
     }
 
     /// Fails if something that is kept is missing.
