@@ -122,7 +122,7 @@ impl Acks {
         for AckChange { ack, .. } in changes {
             let log = table.logs.entry(ack.log).or_default();
             if ack.head.next_seq > Seq::ZERO {
-                let counterfoil_replication::Ack { log: id, node, incarnation, head, holes } = ack.clone();
+                let counterfoil_replication::Ack { log: id, node, incarnation, head, holes, .. } = ack.clone();
                 log.nodes.insert(node.clone(), Ack { log: id, node, incarnation, head, holes });
             } else {
                 log.nodes.remove(&ack.node);
@@ -231,7 +231,7 @@ impl Acks {
 /// The event of a change by which a node holds less.
 fn withdrawal(change: AckChange) -> Option<Event> {
     let from = change.from.filter(|_| change.is_withdrawal())?;
-    let counterfoil_replication::Ack { log, node, incarnation, head: to, holes } = change.ack;
+    let counterfoil_replication::Ack { log, node, incarnation, head: to, holes, .. } = change.ack;
     Some(Event::Withdrawn { log, node, incarnation, from, to, holes })
 }
 
@@ -258,7 +258,7 @@ mod tests {
     impl Acks {
         fn record(&self, ack: Ack) {
             let Ack { log, node, incarnation, head, holes } = ack;
-            self.hear(&node.clone(), Event::Acked { log, node, incarnation, head, holes });
+            self.hear(&node.clone(), Event::Acked { log, node, incarnation, head, holes, via: Vec::new() });
         }
     }
 
@@ -320,7 +320,10 @@ mod tests {
         let (log, said, rolled_back) = (LogId::from_bytes([1; 16]), ack("hub", 1, 7), ack("hub", 1, 5));
         let Ack { node, incarnation, .. } = said.clone();
         let holes = Holes::default;
-        let acked = |ack: &Ack| Event::Acked { log, node: node.clone(), incarnation, head: ack.head, holes: holes() };
+        let acked = |ack: &Ack| {
+            let (head, via) = (ack.head, Vec::new());
+            Event::Acked { log, node: node.clone(), incarnation, head, holes: holes(), via }
+        };
         let stated = |ack: &Ack| Event::Stated { log, node: node.clone(), incarnation, head: ack.head, holes: holes() };
         acks.hear(&node, stated(&said));
         assert_eq!(acks.of_node(log, &node), None, "it may be another history");

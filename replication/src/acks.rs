@@ -1,6 +1,7 @@
 //! Who has what: the acks that the sessions of one store hear, and those that they pass on.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,13 +10,20 @@ use std::{
 
 use counterfoil_storage::{Digest, Head, Holes, Incarnation, LogId, NodeName, Seq};
 
-use crate::{event::Event, message::Ack};
+use crate::{
+    event::Event,
+    message::{Ack, VIA_MAX},
+};
 
 /// What other nodes have said they hold of each log, as the sessions of one store hear it: of the peer's own disk, or
 /// passed on by the peer.
 ///
 /// Of a node that this store talks to itself, what it says itself counts, and nobody else's word, once it has said as
 /// much as others said of it or taken something back. Of another one, the most that any peer passes on. This store's own node is not among them. In memory only: peers say it all again.
+///
+/// Each word is known with the nodes through which it came, and goes to none of them again: so in a ring of hubs what a
+/// node has taken back can't come round, and what was said of it stays said only while somebody's word of it does not
+/// come from the one who asks.
 ///
 /// A hub that mirrors onward gives the board to all its sessions: what is heard of logs in one is passed on in those in
 /// which the logs come in, towards their writer.
@@ -27,6 +35,10 @@ pub struct AckBoard {
 
 #[derive(Debug, Default)]
 struct Table {
+    /// Counts what was heard.
+    clock: u64,
+    /// In which life each node has said itself to be.
+    lives: HashMap<NodeName, Incarnation>,
     logs: HashMap<LogId, BTreeMap<NodeName, Heard>>,
     next_subscriber: u64,
     subscribers: HashMap<u64, Subscriber>,
@@ -39,7 +51,7 @@ struct Table {
 struct Heard {
     incarnation: Incarnation,
     /// By who told it: the node itself, or peers that pass it on.
-    told: BTreeMap<NodeName, Held>,
+    told: BTreeMap<NodeName, Told>,
     /// From now on the node's own word counts, and nobody else's: it has said as much as others said of it, or taken
     /// something back. Until then what it says may only be on its way to there.
     is_own_word: bool,
@@ -55,9 +67,27 @@ struct Held {
     holes: Holes,
 }
 
+/// What somebody tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    held: Held,
+    /// Through whom it came to the one who tells it.
+    via: Vec<NodeName>,
+    /// When it was heard, by the table's clock.
+    at: u64,
+}
+
+/// What holds of a node, and through whom it is known, the one who told it last; nobody if the node said so itself.
+type Known = (Held, Vec<NodeName>);
+
 /// A session that passes acks on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Subscriber {
+    peer: NodeName,
+    /// When it began, by the table's clock.
+    began: u64,
+    /// It has been said that words have come through too many hands.
+    is_far_told: bool,
     logs: BTreeSet<LogId>,
     /// Logs of which something is known that the session has not taken, each once, in the order in which that came.
     dirty: Vec<LogId>,
@@ -66,6 +96,11 @@ struct Subscriber {
 }
 
 impl Subscriber {
+    fn new(peer: NodeName, began: u64) -> Self {
+        let (logs, dirty, is_dirty) = (BTreeSet::new(), Vec::new(), HashSet::new());
+        Self { peer, began, is_far_told: false, logs, dirty, is_dirty, waker: None }
+    }
+
     fn note(&mut self, log: LogId) {
         if self.is_dirty.insert(log) {
             self.dirty.push(log);
@@ -103,22 +138,37 @@ fn nothing() -> Held {
 }
 
 impl Heard {
-    /// What holds of `node`, leaving out what `except` told.
-    fn held(&self, node: &NodeName, except: Option<&NodeName>) -> Option<Held> {
-        let told = self.told.iter().filter(|(by, _)| Some(*by) != except);
-        let sent = self.held.filter(|_| Some(node) != except);
-        let said = match self.told.get(node).filter(|_| self.is_own_word && Some(node) != except) {
-            Some(direct) => Some(direct),
-            None => told.map(|(_, held)| held).max_by_key(|held| held.head.next_seq),
+    /// What holds of `node`, as far as it may be told to `to`: not by its own word, and not what came through it.
+    fn known(&self, node: &NodeName, to: Option<&NodeName>) -> Option<Known> {
+        let may_hear = |by: &NodeName, told: &Told| to.is_none_or(|to| by != to && !told.via.contains(to));
+        let path = |by: &NodeName, told: &Told| -> Vec<NodeName> {
+            told.via.iter().chain((by != node).then_some(by)).cloned().collect()
         };
-        let holes = said.map(|said| said.holes.clone()).unwrap_or_default();
-        let head = said.map(|said| said.head).into_iter().chain(sent).max_by_key(|head| head.next_seq);
-        head.map(|head| Held { head, holes })
+        let direct = self.told.get(node).filter(|direct| self.is_own_word && may_hear(node, direct));
+        let said = match direct {
+            Some(direct) => Some((node, direct)),
+            None if self.is_own_word => None,
+            None => {
+                let told = self.told.iter().filter(|(by, told)| may_hear(by, told));
+                // Of two who say as much the one who is nearer: it hears sooner of what is taken back.
+                told.max_by_key(|(_, told)| (told.held.head.next_seq, Reverse(told.via.len())))
+            }
+        };
+        let said = said.map(|(by, told)| (told.held.clone(), path(by, told)));
+        let sent = self.held.filter(|_| to != Some(node));
+        match (said, sent) {
+            (Some((held, _)), Some(sent)) if sent.next_seq > held.head.next_seq => {
+                Some((Held { head: sent, holes: held.holes }, Vec::new()))
+            }
+            (Some(said), _) => Some(said),
+            (None, sent) => sent.map(|head| (Held { head, holes: Holes::default() }, Vec::new())),
+        }
     }
 
     /// Most of what others than the node said of it.
     fn hearsay(&self, node: &NodeName) -> Seq {
-        self.told.iter().filter(|(by, _)| *by != node).map(|(_, held)| held.head.next_seq).max().unwrap_or_default()
+        let others = self.told.iter().filter(|(by, _)| *by != node);
+        others.map(|(_, told)| told.held.head.next_seq).max().unwrap_or_default()
     }
 }
 
@@ -135,100 +185,133 @@ impl AckBoard {
     /// Takes in what a session with `peer` tells; what has changed by it.
     pub fn hear(&self, peer: &NodeName, event: &Event) -> Vec<AckChange> {
         match event {
-            Event::Acked { log, node, incarnation, head, holes } => self.change(*log, node, |heard| {
-                let held = Held { head: *head, holes: holes.clone() };
-                in_life(heard, peer, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, held))
+            Event::Acked { log, node, incarnation, head, holes, via } => self.change(*log, node, |heard, lives, at| {
+                let told = Told { held: Held { head: *head, holes: holes.clone() }, via: via.clone(), at };
+                in_life(heard, lives, peer, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, told))
             }),
-            Event::Holds { log, node, incarnation, head } => self.change(*log, node, |heard| {
-                let heard = in_life(heard, peer, node, *incarnation);
+            Event::Holds { log, node, incarnation, head } => self.change(*log, node, |heard, lives, _| {
+                let heard = in_life(heard, lives, peer, node, *incarnation);
                 heard.is_some_and(|heard| {
                     let is_more = heard.held.is_none_or(|held| held.next_seq < head.next_seq);
                     heard.held = heard.held.filter(|_| !is_more).or(Some(*head));
                     is_more
                 })
             }),
-            Event::Stated { log, node, incarnation, head, holes } => self.change(*log, node, |heard| {
-                heard.as_mut().is_some_and(|heard| heard.lower(node, *incarnation, *head, holes))
-            }),
-            Event::Withdrawn { log, node, incarnation, to, holes, .. } => self.change(*log, node, |heard| {
-                let heard = in_life(heard, peer, node, *incarnation);
-                let left = Held { head: *to, holes: holes.clone() };
-                heard.is_some_and(|heard| {
-                    heard.held = heard.held.filter(|held| peer != node || held.next_seq <= to.next_seq);
-                    heard.is_own_word |= peer == node;
-                    heard.told.insert(peer.clone(), left.clone()) != Some(left)
+            Event::Stated { log, node, incarnation, head, holes } => {
+                let began = self.table().began(node);
+                let stated = Held { head: *head, holes: holes.clone() };
+                self.change(*log, node, |heard, _, at| {
+                    heard.as_mut().is_some_and(|heard| heard.lower(node, *incarnation, &stated, began, at))
                 })
-            }),
+            }
+            Event::Withdrawn { log, node, incarnation, to, holes, .. } => {
+                self.change(*log, node, |heard, lives, at| {
+                    let heard = in_life(heard, lives, peer, node, *incarnation);
+                    let left = Held { head: *to, holes: holes.clone() };
+                    heard.is_some_and(|heard| heard.take_back(peer, node, left, at))
+                })
+            }
             Event::PeerReady { node, incarnation, .. } => {
-                let logs: Vec<LogId> = self.table().logs.keys().copied().collect();
-                let meet =
-                    |heard: &mut Option<Heard>| heard.as_mut().is_some_and(|heard| heard.meet(node, *incarnation));
+                let mut table = self.table();
+                table.lives.insert(node.clone(), *incarnation);
+                let logs: Vec<LogId> = table.logs.keys().copied().collect();
+                drop(table);
+                let meet = |heard: &mut Option<Heard>, _: &_, at| {
+                    heard.as_mut().is_some_and(|heard| heard.meet(node, *incarnation, at))
+                };
                 logs.into_iter().flat_map(|log| self.change(log, node, meet)).collect()
             }
             _ => Vec::new(),
         }
     }
 
-    /// Changes what is known of a node and a log; tells those who pass it on.
-    fn change(&self, log: LogId, node: &NodeName, change: impl FnOnce(&mut Option<Heard>) -> bool) -> Vec<AckChange> {
+    /// Changes what is known of a node and a log, given which lives are known and the time; tells those who pass it on.
+    fn change(
+        &self,
+        log: LogId,
+        node: &NodeName,
+        change: impl FnOnce(&mut Option<Heard>, &HashMap<NodeName, Incarnation>, u64) -> bool,
+    ) -> Vec<AckChange> {
         if *node == self.own {
             return Vec::new();
         }
         let mut table = self.table();
-        let nodes = table.logs.entry(log).or_default();
+        table.clock += 1;
+        let Table { clock, lives, logs, .. } = &mut *table;
+        let nodes = logs.entry(log).or_default();
         let mut heard = nodes.remove(node);
-        let said = |heard: &Option<Heard>| {
+        let known = |heard: &Option<Heard>| {
             let heard = heard.as_ref()?;
-            Some((heard.incarnation, heard.held(node, None)?))
+            let (held, via) = heard.known(node, None)?;
+            Some((heard.incarnation, held, via))
         };
-        let before = said(&heard);
-        let is_news = change(&mut heard);
-        let after = said(&heard);
+        let before = known(&heard).map(|(incarnation, held, _)| (incarnation, held));
+        let is_news = change(&mut heard, lives, *clock);
+        // What was known and is not any more is nothing, and that is told.
+        let after = known(&heard).or_else(|| Some((before.as_ref()?.0, nothing(), Vec::new())));
         nodes.extend(heard.map(|heard| (node.clone(), heard)));
         if is_news {
             table.notify(log);
         }
         drop(table);
-        let changed = after.filter(|after| Some(after) != before.as_ref());
-        let ack = changed.map(|(incarnation, Held { head, holes })| Ack {
-            log,
-            node: node.clone(),
-            incarnation,
-            head,
-            holes,
-        });
+        let Some((incarnation, held, via)) = after else { return Vec::new() };
+        if before.as_ref() == Some(&(incarnation, held.clone())) {
+            return Vec::new();
+        }
+        let Held { head, holes } = held;
+        let ack = Ack { log, node: node.clone(), incarnation, head, holes, via };
         let (from, from_holes) = before.map(|(_, held)| (held.head, held.holes)).unzip();
-        ack.map(|ack| AckChange { ack, from, from_holes: from_holes.unwrap_or_default() }).into_iter().collect()
+        vec![AckChange { ack, from, from_holes: from_holes.unwrap_or_default() }]
     }
 
     /// What is known of a log.
     pub fn of_log(&self, log: LogId) -> Vec<Ack> {
-        self.except(log, None)
-    }
-
-    /// What is known of a log otherwise than from a peer: what may be passed on to it.
-    fn except(&self, log: LogId, peer: Option<&NodeName>) -> Vec<Ack> {
         let table = self.table();
         let nodes = table.logs.get(&log).into_iter().flatten();
-        let acks = nodes.filter_map(|(node, heard)| {
-            let Held { head, holes } = heard.held(node, peer)?;
-            Some(Ack { log, node: node.clone(), incarnation: heard.incarnation, head, holes })
-        });
-        acks.filter(|ack| Some(&ack.node) != peer).collect()
+        let acks = nodes.filter_map(|(node, heard)| Some(ack(log, node, heard, heard.known(node, None)?)));
+        acks.collect()
     }
 
-    /// A place for a session that passes acks on.
-    pub(crate) fn subscribe(self: &Arc<Self>) -> Subscription {
+    /// What may be passed on of a log to a peer: of each node what is known otherwise than from the peer or through it,
+    /// at 0 if that is nothing; and whether something was known through too many hands.
+    fn for_peer(&self, log: LogId, peer: &NodeName) -> (Vec<Ack>, bool) {
+        let table = self.table();
+        let nodes = table.logs.get(&log).into_iter().flatten().filter(|(node, _)| *node != peer);
+        let mut is_too_far = false;
+        let acks = nodes.map(|(node, heard)| {
+            let known = heard.known(node, Some(peer)).filter(|(_, via)| {
+                is_too_far |= via.len() > VIA_MAX;
+                via.len() <= VIA_MAX
+            });
+            ack(log, node, heard, known.unwrap_or_else(|| (nothing(), Vec::new())))
+        });
+        (acks.collect(), is_too_far)
+    }
+
+    /// A place for a session with `peer`, which begins now and passes acks on.
+    pub(crate) fn subscribe(self: &Arc<Self>, peer: NodeName) -> Subscription {
         let mut table = self.table();
         let id = table.next_subscriber;
         table.next_subscriber += 1;
-        table.subscribers.insert(id, Subscriber::default());
+        let subscriber = Subscriber::new(peer, table.clock);
+        table.subscribers.insert(id, subscriber);
         drop(table);
         Subscription { board: Arc::clone(self), id }
     }
 }
 
+fn ack(log: LogId, node: &NodeName, heard: &Heard, (held, via): Known) -> Ack {
+    let Held { head, holes } = held;
+    Ack { log, node: node.clone(), incarnation: heard.incarnation, head, holes, via }
+}
+
 impl Table {
+    /// When the latest session with a node began: what it says of itself there is no older than that.
+    fn began(&self, node: &NodeName) -> u64 {
+        let sessions = self.subscribers.values().filter(|subscriber| subscriber.peer == *node);
+        sessions.map(|subscriber| subscriber.began).max().unwrap_or_default()
+    }
+
     fn notify(&mut self, log: LogId) {
         for id in self.interested.get(&log).into_iter().flatten() {
             let Some(subscriber) = self.subscribers.get_mut(id) else { continue };
@@ -244,17 +327,15 @@ impl Table {
 /// which has said itself in which it is.
 fn in_life<'a>(
     heard: &'a mut Option<Heard>,
+    lives: &HashMap<NodeName, Incarnation>,
     by: &NodeName,
     node: &NodeName,
     incarnation: Incarnation,
 ) -> Option<&'a mut Heard> {
-    let is_other = heard.as_ref().is_none_or(|heard| heard.incarnation != incarnation);
-    if is_other {
-        let is_known_directly =
-            heard.as_ref().is_some_and(|heard| heard.told.contains_key(node) || heard.held.is_some());
-        if is_known_directly && by != node {
-            return None;
-        }
+    if by != node && lives.get(node).is_some_and(|life| *life != incarnation) {
+        return None;
+    }
+    if heard.as_ref().is_none_or(|heard| heard.incarnation != incarnation) {
         *heard = Some(Heard { incarnation, told: BTreeMap::new(), held: None, is_own_word: false });
     }
     heard.as_mut()
@@ -262,46 +343,69 @@ fn in_life<'a>(
 
 impl Heard {
     /// Heads of one life only grow: what another session said meanwhile may have been overtaken.
-    fn raise(&mut self, by: &NodeName, node: &NodeName, held: Held) -> bool {
-        self.is_own_word |= by == node && self.hearsay(node) <= held.head.next_seq;
-        let is_more = self.told.get(by).is_none_or(|said| {
-            let is_mended = said.head == held.head && said.holes != held.holes && held.holes.are_within(&said.holes);
-            said.head.next_seq < held.head.next_seq || is_mended
+    fn raise(&mut self, by: &NodeName, node: &NodeName, told: Told) -> bool {
+        self.is_own_word |= by == node && self.hearsay(node) <= told.held.head.next_seq;
+        let is_news = self.told.get(by).is_none_or(|said| {
+            let (old, new) = (&said.held, &told.held);
+            let is_mended = old.head == new.head && old.holes != new.holes && new.holes.are_within(&old.holes);
+            let has_moved = old == new && said.via != told.via;
+            old.head.next_seq < new.head.next_seq || is_mended || has_moved
         });
-        if is_more {
-            self.told.insert(by.clone(), held);
+        if is_news {
+            self.told.insert(by.clone(), told);
         }
-        is_more
+        is_news
+    }
+
+    /// Somebody takes back what it said of the node, down to what is left.
+    fn take_back(&mut self, by: &NodeName, node: &NodeName, left: Held, at: u64) -> bool {
+        self.held = self.held.filter(|held| by != node || held.next_seq <= left.head.next_seq);
+        self.is_own_word |= by == node;
+        let via = self.told.get(by).map(|told| told.via.clone()).unwrap_or_default();
+        let before = self.told.insert(by.clone(), Told { held: left.clone(), via, at });
+        before.is_none_or(|before| before.held != left)
     }
 
     /// A node that was rolled back has lost what it said beyond that, and one whose disk has rotted what it says that it
-    /// lacks.
-    fn lower(&mut self, node: &NodeName, incarnation: Incarnation, head: Head, holes: &Holes) -> bool {
+    /// lacks. What others said of it before this session `began` is no newer than what it says in it.
+    fn lower(&mut self, node: &NodeName, incarnation: Incarnation, stated: &Held, began: u64, at: u64) -> bool {
         if self.incarnation != incarnation {
             return false;
         }
-        let held_less = self.held.take_if(|held| held.next_seq > head.next_seq).is_some();
-        let is_less = |said: &&mut Held| said.head.next_seq > head.next_seq || !holes.are_within(&said.holes);
-        match self.told.get_mut(node).filter(is_less) {
+        let is_beyond =
+            |held: &Held| held.head.next_seq > stated.head.next_seq || !stated.holes.are_within(&held.holes);
+        let outdated = self.told.len();
+        self.told.retain(|by, told| by == node || told.at > began || !is_beyond(&told.held));
+        let is_outdated = self.told.len() < outdated;
+        let held_less = self.held.take_if(|held| held.next_seq > stated.head.next_seq).is_some();
+        let said_less = match self.told.get_mut(node).filter(|said| is_beyond(&said.held)) {
             Some(said) => {
-                if said.head.next_seq > head.next_seq {
-                    said.head = head;
+                if said.held.head.next_seq > stated.head.next_seq {
+                    said.held.head = stated.head;
                 }
-                said.holes.clone_from(holes);
-                self.is_own_word = true;
+                said.held.holes.clone_from(&stated.holes);
+                said.at = at;
                 true
             }
-            None => held_less,
+            None => false,
+        };
+        self.is_own_word |= said_less;
+        if is_outdated || held_less {
+            // It may be another history: what it has counts once that is known.
+            self.is_own_word = true;
+            self.told.entry(node.clone()).or_insert_with(|| Told { held: nothing(), via: Vec::new(), at });
         }
+        said_less || held_less || is_outdated
     }
 
     /// A node is here in this life: what it said in another was of a disk that it may not have any more, and of logs
     /// that it lacks now it says nothing.
-    fn meet(&mut self, node: &NodeName, incarnation: Incarnation) -> bool {
+    fn meet(&mut self, node: &NodeName, incarnation: Incarnation, at: u64) -> bool {
         if self.incarnation == incarnation {
             return false;
         }
-        *self = Self { incarnation, told: BTreeMap::from([(node.clone(), nothing())]), held: None, is_own_word: true };
+        let told = BTreeMap::from([(node.clone(), Told { held: nothing(), via: Vec::new(), at })]);
+        *self = Self { incarnation, told, held: None, is_own_word: true };
         true
     }
 }
@@ -336,10 +440,24 @@ impl Subscription {
         }
     }
 
-    /// What is to be passed on to `peer`.
-    pub(crate) fn take(&self, peer: &NodeName) -> Vec<Ack> {
-        let dirty = self.board.table().subscribers.get_mut(&self.id).map(Subscriber::take);
-        dirty.into_iter().flatten().flat_map(|log| self.board.except(log, Some(peer))).collect()
+    /// What is to be passed on to the session's peer; at 0 where nothing is to be said of a node.
+    pub(crate) fn take(&self) -> Vec<Ack> {
+        let mut table = self.board.table();
+        let Some(subscriber) = table.subscribers.get_mut(&self.id) else { return Vec::new() };
+        let (peer, dirty, mut is_far_told) = (subscriber.peer.clone(), subscriber.take(), subscriber.is_far_told);
+        drop(table);
+        let mut acks = Vec::new();
+        for log in dirty {
+            let (known, is_too_far) = self.board.for_peer(log, &peer);
+            acks.extend(known);
+            if is_too_far && !mem::replace(&mut is_far_told, true) {
+                tracing::warn!(%log, %peer, "acks that came through {} hubs are not passed on further", VIA_MAX + 1);
+            }
+        }
+        if let Some(subscriber) = self.board.table().subscribers.get_mut(&self.id) {
+            subscriber.is_far_told = is_far_told;
+        }
+        acks
     }
 }
 
@@ -359,104 +477,4 @@ impl Drop for Subscription {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(name: &str) -> NodeName {
-        NodeName::new(name).unwrap()
-    }
-
-    fn log() -> LogId {
-        LogId::from_bytes([1; 16])
-    }
-
-    fn head(next_seq: u64) -> Head {
-        Head { next_seq: Seq(next_seq), digest: Digest::from_bytes([0; 32]) }
-    }
-
-    fn life(incarnation: u8) -> Incarnation {
-        Incarnation::from_bytes([incarnation; 16])
-    }
-
-    fn acked(of: &str, incarnation: u8, next_seq: u64) -> Event {
-        Event::Acked {
-            log: log(),
-            node: node(of),
-            incarnation: life(incarnation),
-            head: head(next_seq),
-            holes: Holes::default(),
-        }
-    }
-
-    fn withdrawn(of: &str, incarnation: u8, to: u64) -> Event {
-        let (node, incarnation) = (node(of), life(incarnation));
-        Event::Withdrawn { log: log(), node, incarnation, from: head(99), to: head(to), holes: Holes::default() }
-    }
-
-    fn met(of: &str, incarnation: u8) -> Event {
-        Event::PeerReady { node: node(of), incarnation: life(incarnation), protocol: 1 }
-    }
-
-    /// What is known, as `(node, next_seq)`.
-    fn known(board: &AckBoard) -> Vec<(String, u64)> {
-        board.of_log(log()).into_iter().map(|ack| (ack.node.to_string(), ack.head.next_seq.0)).collect()
-    }
-
-    #[test]
-    fn each_node_counts_once_by_its_own_word_or_else_by_the_best_of_those_who_pass_it_on() {
-        let board = AckBoard::new(node("own"));
-        for (peer, event) in [
-            ("hub", acked("hub", 1, 5)),
-            ("hub", acked("far", 2, 3)),
-            ("other", acked("far", 2, 4)),
-            ("other", acked("own", 3, 9)),
-        ] {
-            board.hear(&node(peer), &event);
-        }
-        assert_eq!(known(&board), [("far".to_owned(), 4), ("hub".to_owned(), 5)]);
-        board.hear(&node("other"), &acked("hub", 1, 7));
-        assert_eq!(known(&board)[1].1, 5, "what it says itself");
-        board.hear(&node("other"), &withdrawn("far", 2, 1));
-        assert_eq!(known(&board)[0].1, 3, "the other one still says so");
-        board.hear(&node("far"), &acked("far", 2, 2));
-        assert_eq!(known(&board)[0].1, 3, "it is on its way to what was said of it");
-        board.hear(&node("far"), &acked("far", 2, 3));
-        board.hear(&node("other"), &acked("far", 2, 9));
-        assert_eq!(known(&board)[0].1, 3, "from here on its own word");
-        board.hear(&node("far"), &withdrawn("far", 2, 1));
-        assert_eq!(known(&board)[0].1, 1);
-    }
-
-    #[test]
-    fn another_life_begins_anew_and_hearsay_of_an_old_one_does_not_count() {
-        let board = AckBoard::new(node("own"));
-        board.hear(&node("hub"), &acked("hub", 1, 7));
-        let changes = board.hear(&node("hub"), &met("hub", 2));
-        assert_eq!((changes[0].from, changes[0].ack.head.next_seq), (Some(head(7)), Seq::ZERO));
-        board.hear(&node("other"), &acked("hub", 1, 7));
-        assert_eq!(known(&board), [("hub".to_owned(), 0)]);
-        assert_eq!(board.hear(&node("hub"), &met("hub", 2)), []);
-    }
-
-    #[test]
-    fn a_session_is_told_of_what_it_passes_on_but_not_what_its_own_peer_told_or_holds() {
-        let board = AckBoard::new(node("hub"));
-        let (upstream, mut cx) = (board.subscribe(), Context::from_waker(Waker::noop()));
-        board.hear(&node("far"), &acked("far", 1, 5));
-        assert!(upstream.poll(&mut cx).is_pending(), "it passes on nothing of this log yet");
-        upstream.add(log());
-        assert!(upstream.poll(&mut cx).is_ready());
-        let taken = |peer: &str| -> Vec<String> {
-            upstream.take(&node(peer)).iter().map(|ack| format!("{} {}", ack.node, ack.head.next_seq)).collect()
-        };
-        assert_eq!(taken("practice"), ["far 5"]);
-        assert!(upstream.poll(&mut cx).is_pending());
-        board.hear(&node("practice"), &acked("practice", 1, 9));
-        board.hear(&node("practice"), &acked("third", 1, 9));
-        assert_eq!(taken("practice"), ["far 5"]);
-        board.hear(&node("far"), &withdrawn("far", 1, 2));
-        assert_eq!(taken("far"), ["practice 9", "third 9"]);
-        drop(upstream);
-        assert!(board.table().interested.is_empty() && board.table().subscribers.is_empty());
-    }
-}
+mod tests;

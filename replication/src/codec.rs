@@ -23,7 +23,7 @@ use thiserror::Error;
 
 pub(crate) use self::connection::TAKES_ZSTD;
 pub use self::connection::{MessageReader, MessageWriter, WINDOW_BYTES};
-use crate::message::Message;
+use crate::message::{Message, VIA_MAX};
 
 /// The longest control message, in bytes.
 pub const CONTROL_LEN_MAX: usize = 128 << 10;
@@ -162,7 +162,8 @@ fn decode_control(bytes: &[u8]) -> Result<Message, CodecError> {
         Message::Heartbeat(heartbeat) => (heartbeat.heads.len(), heartbeat.frontiers.len()),
         _ => (0, 0),
     };
-    for (count, limit) in [(heads, HEADS_MAX), (frontiers, FRONTIERS_MAX)] {
+    let via = if let Message::Ack(ack) = &message { ack.via.len() } else { 0 };
+    for (count, limit) in [(heads, HEADS_MAX), (frontiers, FRONTIERS_MAX), (via, VIA_MAX)] {
         if count > limit {
             return Err(CodecError::List { count, limit });
         }

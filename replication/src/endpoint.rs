@@ -263,7 +263,7 @@ impl Endpoint {
     /// Passes on, of the logs that flow in, the acks that the sessions of this store hear: give it the store's board.
     #[must_use]
     pub fn with_acks(mut self, board: &Arc<AckBoard>) -> Self {
-        self.acks = Some(board.subscribe());
+        self.acks = Some(board.subscribe(self.session.config().peer.clone()));
         self
     }
 
@@ -419,7 +419,7 @@ impl Endpoint {
     /// Gives the session the acks that it is to pass on.
     fn pass_on(&mut self) {
         let Some(acks) = &self.acks else { return };
-        for ack in acks.take(&self.session.config().peer) {
+        for ack in acks.take() {
             self.session.handle_acked_elsewhere(&ack);
         }
     }

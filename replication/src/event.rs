@@ -42,6 +42,8 @@ pub enum Event {
         head: Head,
         /// What it has lost before that, and does not acknowledge.
         holes: Holes,
+        /// Through whom it came to the peer that passed it on.
+        via: Vec<NodeName>,
     },
     /// The peer has sent a log up to a head, so it has that durable. It may have more: of all that is said of it, the
     /// most counts.

@@ -37,8 +37,8 @@ pub use frontier::{FrontierHash, LogHead};
 pub use log_limit::LogLimit;
 pub use message::{
     Ack, Announce, CaughtUp, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd, MendOutcome,
-    Message, Offer, PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want,
-    Window,
+    Message, Offer, PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, VIA_MAX,
+    Want, Window,
 };
 pub use policy::{Policy, PolicyError, Rights};
 pub use session::{

@@ -165,6 +165,8 @@ pub struct Reconciled {
     pub scope: Scope,
     /// Which logs were compared: all, if the source may read the space, else those that the flow carries.
     pub told: Scope,
+    /// The hash that was offered over those: an answer may cross with another offer.
+    pub offered: FrontierHash,
 }
 
 /// What the target holds of a space; as many messages as needed.
@@ -247,7 +249,12 @@ pub struct Ack {
     pub head: Head,
     /// What was lost there before that.
     pub holes: Holes,
+    /// Through whom it came to the end that says so, the one that heard the node itself first; at most [`VIA_MAX`].
+    pub via: Vec<NodeName>,
 }
+
+/// Nodes through which an ack may have come to the one that passes it on: a chain may have one more.
+pub const VIA_MAX: usize = 8;
 
 /// Returns credit: bytes of batches made durable or dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -56,6 +56,7 @@ fn a_peer_that_may_only_read_does_not_make_up_mirrors() {
             incarnation: Incarnation::from_bytes([7; 16]),
             head,
             holes: Holes::default(),
+            via: vec![],
         }));
     }
     let board = AckBoard::new(name("practice-1"));

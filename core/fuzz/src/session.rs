@@ -302,9 +302,12 @@ fn message(step: &Step) -> Option<Message> {
         Step::Offer { space: number, hash: value } => {
             Message::Offer(Offer { space: space(*number), all: hash(*value), own: hash(*value) })
         }
-        Step::Equal { space: number, all } => {
-            Message::Equal(Reconciled { space: space(*number), scope: scope(*all), told: scope(*all) })
-        }
+        Step::Equal { space: number, all } => Message::Equal(Reconciled {
+            space: space(*number),
+            scope: scope(*all),
+            told: scope(*all),
+            offered: hash(*number),
+        }),
         Step::Heads { space: number, all, heads: choices, first, last } => Message::Heads(Heads {
             space: space(*number),
             scope: scope(*all),
@@ -327,6 +330,7 @@ fn message(step: &Step) -> Option<Message> {
             incarnation: life(*number),
             head: head(*at, log(*choice)),
             holes: Holes::default(),
+            via: Vec::new(),
         }),
         Step::Window { session, space } => Message::Window(Window { session_bytes: *session, space_bytes: *space }),
         Step::Probe(number) => Message::Probe(*number),
@@ -401,6 +405,8 @@ struct Hub {
     /// Logs that were there before the peer came.
     before: Vec<LogId>,
     brings: Vec<(SpaceName, Direction)>,
+    /// What it has offered last.
+    offers: BTreeMap<SpaceName, Offer>,
     now: Instant,
 }
 
@@ -446,7 +452,15 @@ impl Hub {
         };
         let now = world().start;
         let before = journal.logs(None).into_iter().map(|info| info.id).collect();
-        Self { endpoint: Endpoint::new(journal.clone(), config, now), journal, own, before, brings, now }
+        Self {
+            endpoint: Endpoint::new(journal.clone(), config, now),
+            journal,
+            own,
+            before,
+            brings,
+            offers: BTreeMap::new(),
+            now,
+        }
     }
 
     fn direction(&self, space: &SpaceName) -> Option<Direction> {
@@ -491,7 +505,7 @@ impl Hub {
                 }
                 Ok(())
             }
-            said => match message(said) {
+            said => match message(said).map(|message| self.answering(message)) {
                 Some(message) => self.endpoint.handle_message(self.now, message),
                 None => Ok(()),
             },
@@ -506,6 +520,18 @@ impl Hub {
             }
         }
         true
+    }
+
+    /// That all is equal is said of the last offer, or of none.
+    fn answering(&self, message: Message) -> Message {
+        match message {
+            Message::Equal(answer) => {
+                let offer = self.offers.get(&answer.space);
+                let offered = offer.map(|offer| if answer.told == Scope::All { offer.all } else { offer.own });
+                Message::Equal(Reconciled { offered: offered.unwrap_or(answer.offered), ..answer })
+            }
+            message => message,
+        }
     }
 
     /// Takes all that is to be sent, and judges it.
@@ -533,6 +559,7 @@ impl Hub {
                         assert!(said.head.next_seq <= info.durable.next_seq);
                     }
                 }
+                Message::Offer(offer) => drop(self.offers.insert(offer.space.clone(), offer)),
                 Message::Ack(ack) if ack.node.as_str() == "hub" => {
                     let durable = self.journal.log(ack.log).map_or(Seq::ZERO, |info| info.durable.next_seq);
                     assert!(

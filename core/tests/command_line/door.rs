@@ -223,7 +223,12 @@ fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
             let log = LogId::from_bytes([number as u8; 16]);
             let head = Head { next_seq: Seq(u64::MAX), digest: Digest::from_bytes([1; 32]) };
             let wrong = match number / MANNERS.len() % 7 {
-                0 => Message::Equal(Reconciled { space, scope: Scope::All, told: Scope::All }),
+                0 => Message::Equal(Reconciled {
+                    space,
+                    scope: Scope::All,
+                    told: Scope::All,
+                    offered: FrontierHash::from_bytes([1; 16]),
+                }),
                 1 => Message::Heads(Heads {
                     space,
                     scope: Scope::All,
@@ -240,6 +245,7 @@ fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
                     incarnation: Incarnation::from_bytes([9; 16]),
                     head,
                     holes: counterfoil_storage::Holes::default(),
+                    via: Vec::new(),
                 }),
                 5 => begin(number as u64, node, &space)[1].clone(),
                 _ => hello(1 << 20),

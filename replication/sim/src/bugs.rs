@@ -3,7 +3,7 @@
 //! They are made around the product, not in it: in what leaves a machine, reaches it, or is left out. So nothing that is
 //! delivered has a switch for them.
 
-use counterfoil_replication::{Ack, CaughtUp, Event, Heads, Message, Reconciled};
+use counterfoil_replication::{Ack, CaughtUp, Event, Message};
 use counterfoil_storage::{Batch, BatchBuilder, Digest, Head, Hlc, Holes, NodeName, Seq};
 
 /// A planted mistake, made by every machine.
@@ -134,14 +134,10 @@ impl Bug {
             (Self::EncodesAnew, Message::Batch(batch)) if is_now => vec![Message::Batch(anew(&batch))],
             (Self::KeepsCredit, Message::Credit(_))
             | (Self::ForgetsToAnnounce, Message::Announce(_))
-            | (Self::AsksForNothing, Message::Want(_))
-            | (Self::AnswersEqualAlways, Message::Heads(Heads { first: false, .. })) => Vec::new(),
+            | (Self::AsksForNothing, Message::Want(_)) => Vec::new(),
             (Self::PassesNothingOn, Message::Ack(ack)) if ack.node != *from => Vec::new(),
             (Self::ReturnsCreditTwice, Message::Credit(credit)) => {
                 vec![Message::Credit(credit.clone()), Message::Credit(credit)]
-            }
-            (Self::AnswersEqualAlways, Message::Heads(heads)) => {
-                vec![Message::Equal(Reconciled { space: heads.space, scope: heads.scope, told: heads.told })]
             }
             (Self::SaysCaughtUpAtOnce, Message::Announce(announce)) => {
                 let caught_up = CaughtUp { space: announce.genesis.space.clone(), whole: true };
@@ -162,7 +158,7 @@ impl Bug {
         let Message::Batch(batch) = message else { return None };
         let incarnation = counterfoil_storage::Incarnation::from_bytes([7; 16]);
         let holes = Holes::default();
-        Some(Event::Acked { log: batch.log(), node, incarnation, head: batch.head(), holes })
+        Some(Event::Acked { log: batch.log(), node, incarnation, head: batch.head(), holes, via: Vec::new() })
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::BytesMut;
-use counterfoil_replication::{Endpoint, Message, codec};
-use counterfoil_storage::{Head, LogId, Seq};
+use counterfoil_replication::{Endpoint, Message, Offer, codec};
+use counterfoil_storage::{Head, LogId, Seq, SpaceName};
 
 /// Bytes that may be under way in one direction: what the two kernels' buffers would hold.
 pub(crate) const UNDER_WAY_MAX: usize = 64 << 10;
@@ -28,6 +28,8 @@ pub(crate) struct End {
     pub(crate) timer_at: Option<Duration>,
     /// What its machine had when the connection was made.
     pub(crate) began_with: BTreeMap<LogId, Head>,
+    /// What the other end has offered last, by space.
+    pub(crate) offers: BTreeMap<SpaceName, Offer>,
     /// How far the other end has sent each log.
     pub(crate) received: BTreeMap<LogId, Seq>,
 }
@@ -43,6 +45,7 @@ impl End {
             silenced: false,
             timer_at: None,
             began_with,
+            offers: BTreeMap::new(),
             received: BTreeMap::new(),
         }
     }

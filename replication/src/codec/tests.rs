@@ -61,7 +61,10 @@ fn golden() -> Vec<(Message, String)> {
         (Message::Hello(hello), format!("000101{}fc00008000fc00004000fc00001000fbe80301", "dd".repeat(16))),
         (Message::Want(Want { space: space() }), "010173".into()),
         (Message::Offer(Offer { space: space(), all: hash, own: hash }), format!("020173{hash_hex}{hash_hex}")),
-        (Message::Equal(Reconciled { space: space(), scope: Scope::Own, told: Scope::All }), "0301730001".into()),
+        (
+            Message::Equal(Reconciled { space: space(), scope: Scope::Own, told: Scope::All, offered: hash }),
+            format!("0301730001{hash_hex}"),
+        ),
         (
             Message::Heads(Heads {
                 space: space(),
@@ -79,12 +82,19 @@ fn golden() -> Vec<(Message, String)> {
         ),
         (Message::Announce(Announce { genesis, head: head() }), format!("06{genesis_hex}{head_hex}")),
         (
-            Message::Ack(Ack { log, node: node.clone(), incarnation, head: head(), holes: Holes::default() }),
-            format!("07{id}016e{}{head_hex}00", "dd".repeat(16)),
+            Message::Ack(Ack {
+                log,
+                node: node.clone(),
+                incarnation,
+                head: head(),
+                holes: Holes::default(),
+                via: Vec::new(),
+            }),
+            format!("07{id}016e{}{head_hex}0000", "dd".repeat(16)),
         ),
         (
-            Message::Ack(Ack { log, node, incarnation, head: head(), holes }),
-            format!("07{id}016e{}{head_hex}020305fafb2c01", "dd".repeat(16)),
+            Message::Ack(Ack { log, node, incarnation, head: head(), holes, via: vec![NodeName::new("hub").unwrap()] }),
+            format!("07{id}016e{}{head_hex}020305fafb2c010103687562", "dd".repeat(16)),
         ),
         (Message::Credit(Credit { space: space(), bytes: 250 }), "080173fa".into()),
         (Message::Rewind(Rewind { log, head: head() }), format!("09{id}{head_hex}")),
@@ -247,12 +257,24 @@ fn a_changed_bit_of_a_batch_is_named_and_the_stream_goes_on() {
 }
 
 #[test]
+fn an_ack_that_came_through_too_many_hands_is_refused() {
+    let via = |count| {
+        let Message::Ack(ack) = golden().swap_remove(7).0 else { panic!("the eighth is an ack") };
+        let via = vec![ack.node.clone(); count];
+        decode(&mut encoded(&Message::Ack(Ack { via, ..ack })), LIMIT)
+    };
+    assert!(matches!(via(VIA_MAX), Ok(Some(Message::Ack(_)))));
+    assert_eq!(via(VIA_MAX + 1), Err(CodecError::List { count: VIA_MAX + 1, limit: VIA_MAX }));
+}
+
+#[test]
 fn holes_that_are_none_are_refused() {
     let holes = |ranges: &[u8]| {
         let mut bytes = encoded(&golden()[7].0);
-        let len = bytes.len() - 1;
+        let len = bytes.len() - 2;
         bytes.truncate(len);
         bytes.extend_from_slice(ranges);
+        bytes.extend_from_slice(&[0]);
         let len = (bytes.len() - 4) as u32;
         bytes[..4].copy_from_slice(&len.to_le_bytes());
         decode(&mut bytes, LIMIT)

@@ -2,7 +2,7 @@
 //! own chain.
 //!
 //! They go towards the writer: against the stream, from target to source. Nobody is told of its own disk or of what it
-//! told itself, and the writer of a log is never among those who hold it.
+//! told itself or came through it, and the writer of a log is never among those who hold it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -37,10 +37,10 @@ pub(super) struct PassingQueues {
 #[derive(Debug, Default)]
 pub(super) struct Passing {
     /// To be passed on; by node.
-    out: BTreeMap<NodeName, (Incarnation, Head, Holes)>,
+    out: BTreeMap<NodeName, Ack>,
     in_out: bool,
     /// Passed on in this session, as it stands.
-    told: BTreeMap<NodeName, (Incarnation, Head, Holes)>,
+    told: BTreeMap<NodeName, Ack>,
     /// What the peer has passed on; at most [`WITNESSES_MAX`].
     witnesses: BTreeMap<NodeName, Witness>,
     in_judgements: bool,
@@ -57,6 +57,8 @@ struct Witness {
     believed: Head,
     /// What it is said to have lost: that needs no proof.
     holes: Holes,
+    /// Through whom the peer has it.
+    via: Vec<NodeName>,
     /// What is said and has not been judged.
     claimed: Option<Head>,
 }
@@ -100,14 +102,13 @@ impl Session {
         if is_nobody_s || !log.flows_in() {
             return;
         }
-        let news = (ack.incarnation, ack.head, ack.holes.clone());
         let told = log.passing.told.get(&ack.node);
         // Nothing is worth saying of a node only to take back what was said.
-        if told == Some(&news) || (told.is_none() && ack.head.next_seq == Seq::ZERO) {
+        if told == Some(ack) || (told.is_none() && ack.head.next_seq == Seq::ZERO) {
             log.passing.out.remove(&ack.node);
             return;
         }
-        log.passing.out.insert(ack.node.clone(), news);
+        log.passing.out.insert(ack.node.clone(), ack.clone());
         if !std::mem::replace(&mut log.passing.in_out, true) {
             self.passing.out.push_back(ack.log);
         }
@@ -119,13 +120,13 @@ impl Session {
             let id = self.passing.out.pop_front()?;
             let Some(log) = self.logs.get_mut(&id) else { continue };
             let flows_in = log.flows_in();
-            let Some((node, (incarnation, head, holes))) = log.passing.out.pop_first().filter(|_| flows_in) else {
+            let Some((node, ack)) = log.passing.out.pop_first().filter(|_| flows_in) else {
                 log.passing.in_out = false;
                 continue;
             };
-            log.passing.told.insert(node.clone(), (incarnation, head, holes.clone()));
+            log.passing.told.insert(node, ack.clone());
             self.passing.out.push_back(id);
-            return Some(Message::Ack(Ack { log: id, node, incarnation, head, holes }));
+            return Some(Message::Ack(ack));
         }
     }
 
@@ -140,6 +141,8 @@ impl Session {
         if !carried || !is_relay || ack.node == self.config.local || ack.node == *log.writer() {
             return Ok(());
         }
+        // What came through this node itself is nothing to it. An honest peer does not say so.
+        let said = if ack.via.contains(&self.config.local) { Seq::ZERO } else { ack.head.next_seq };
         let Some(log) = self.logs.get_mut(&ack.log) else { return Ok(()) };
         let origin = log.origin;
         let witnesses = &mut log.passing.witnesses;
@@ -150,26 +153,28 @@ impl Session {
             incarnation: ack.incarnation,
             believed: origin,
             holes: Holes::default(),
+            via: ack.via.clone(),
             claimed: None,
         });
-        let lost = witness.incarnation != ack.incarnation || ack.head.next_seq < witness.believed.next_seq;
+        let lost = witness.incarnation != ack.incarnation || said < witness.believed.next_seq;
         witness.incarnation = ack.incarnation;
         let has_lost = !ack.holes.are_within(&witness.holes);
-        let has_mended = !has_lost && ack.holes != witness.holes;
+        let has_changed = ack.holes != witness.holes || ack.via != witness.via;
         witness.holes.clone_from(&ack.holes);
-        witness.claimed = Some(ack.head).filter(|head| head.next_seq > Seq::ZERO);
+        witness.via.clone_from(&ack.via);
+        witness.claimed = Some(ack.head).filter(|_| said > Seq::ZERO);
         if lost && witness.believed.next_seq > Seq::ZERO {
             // It counts for nothing until it is found on the chain.
             let from = std::mem::replace(&mut witness.believed, origin);
             let (log, node, incarnation, holes) = (ack.log, ack.node.clone(), ack.incarnation, Holes::default());
             self.events.push_back(Event::Withdrawn { log, node, incarnation, from, to: origin, holes });
-        } else if (has_lost || has_mended) && witness.believed.next_seq > Seq::ZERO {
-            let Ack { log, ref node, incarnation, ref holes, .. } = *ack;
-            let (node, holes, head) = (node.clone(), holes.clone(), witness.believed);
+        } else if has_changed && witness.believed.next_seq > Seq::ZERO {
+            let Ack { log, node, incarnation, holes, via, .. } = ack.clone();
+            let head = witness.believed;
             self.events.push_back(if has_lost {
                 Event::Withdrawn { log, node, incarnation, from: head, to: head, holes }
             } else {
-                Event::Acked { log, node, incarnation, head, holes }
+                Event::Acked { log, node, incarnation, head, holes, via }
             });
         }
         self.judge_claims(ack.log);
@@ -211,7 +216,8 @@ impl Session {
         if witness.believed.next_seq < head.next_seq {
             witness.believed = head;
             let (node, incarnation, holes) = (node.clone(), witness.incarnation, witness.holes.clone());
-            self.events.push_back(Event::Acked { log: id, node, incarnation, head, holes });
+            let via = witness.via.clone();
+            self.events.push_back(Event::Acked { log: id, node, incarnation, head, holes, via });
         }
     }
 

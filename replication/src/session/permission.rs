@@ -199,7 +199,13 @@ impl Session {
         space.answer = None;
         let ids: Vec<_> = space.logs.iter().copied().collect();
         for id in ids {
-            self.close_incoming(id);
+            if inflow == Inflow::Refused
+                && self.logs.get(&id).is_some_and(|log| !matches!(log.incoming, Incoming::Idle))
+            {
+                self.drop_incoming(id);
+            } else {
+                self.close_incoming(id);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use counterfoil_storage::{Batch, Head, Holes, Incarnation, LogId, NodeName, Seq}
 
 use super::{
     LogState, Session,
-    state::{InFlight, Incoming, Local, Log, Outflow, Outgoing, Streaming},
+    state::{InFlight, Incoming, LastOffer, Local, Log, Outflow, Outgoing, Streaming},
 };
 use crate::{
     error::PeerMisbehaved,
@@ -31,6 +31,7 @@ impl Session {
         let own = self.frontier(index, |log| self.source_carries(Scope::Own, log));
         let space = &mut self.spaces[index];
         space.offer_due = false;
+        space.last_offer = Some(LastOffer { all, own, is_repeated: space.last_offer.is_some() });
         space.outflow = Outflow::Offered;
         self.control.push_back(Message::Offer(Offer { space: space.name.clone(), all, own }));
         for id in self.log_ids(index) {
@@ -61,8 +62,12 @@ impl Session {
     pub(super) fn handle_equal(&mut self, now: Instant, answer: &Reconciled) -> Result<(), PeerMisbehaved> {
         let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: answer.space.clone() };
         let &index = self.space_index.get(&answer.space).ok_or_else(unexpected)?;
-        if self.spaces[index].outflow != Outflow::Offered {
-            return Err(unexpected());
+        let offer = self.spaces[index].last_offer.ok_or_else(unexpected)?;
+        let offered = if answer.told == Scope::All { offer.all } else { offer.own };
+        if self.spaces[index].outflow != Outflow::Offered || answer.offered != offered {
+            // It crossed with this end's refusal, or answers the offer before that.
+            let has_crossed = offer.is_repeated || self.spaces[index].outflow == Outflow::Refused;
+            return if has_crossed { Ok(()) } else { Err(unexpected()) };
         }
         self.spaces[index].outflow = Outflow::Answering { scope: answer.scope };
         for id in self.log_ids(index) {
@@ -268,6 +273,7 @@ impl Session {
             incarnation,
             head,
             holes,
+            via: Vec::new(),
         });
     }
 
@@ -320,6 +326,9 @@ impl Session {
                 Outgoing::Checking { remote, .. } => Some(remote),
                 _ => log.peer_head,
             };
+        }
+        if matches!(reason, ParkReason::Diverged { .. }) {
+            self.disbelieve(id);
         }
         self.set_outgoing(id, Outgoing::Parked(reason.clone()));
         self.control.push_back(Message::Park(Park { log: id, flow: Flow::Outgoing, reason: reason.clone() }));
@@ -457,8 +466,22 @@ impl Session {
     /// this end's chain is not on it.
     pub(super) fn doubt_received(&mut self, id: LogId, local: Head) {
         let Some(log) = self.logs.get(&id) else { return };
-        if let (Outgoing::Streaming(_), Some(target_head)) = (&log.outgoing, log.peer_head) {
-            self.park_outgoing(id, ParkReason::Diverged { source_head: local, target_head });
+        match (&log.outgoing, log.peer_head) {
+            (Outgoing::Streaming(_), Some(target_head)) => {
+                self.park_outgoing(id, ParkReason::Diverged { source_head: local, target_head });
+            }
+            _ => self.disbelieve(id),
+        }
+    }
+
+    /// The peer has another history of a log than this end: nothing that it says it holds counts.
+    fn disbelieve(&mut self, id: LogId) {
+        let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
+        let (node, incarnation, to) = (self.config.peer.clone(), peer.incarnation, log.origin);
+        let from = log.peer_head.take().or(log.stated_head).unwrap_or(to);
+        if *log.writer() != node {
+            let holes = Holes::default();
+            self.events.push_back(Event::Withdrawn { log: id, node, incarnation, from, to, holes });
         }
     }
 

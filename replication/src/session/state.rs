@@ -37,6 +37,8 @@ pub(super) struct Space {
     pub(super) wanted: bool,
     /// It is to be offered once the logs are here.
     pub(super) offer_due: bool,
+    /// The hashes of the last offer, over all logs and over own ones, and whether it was the first.
+    pub(super) last_offer: Option<LastOffer>,
     /// Bytes sent whose credit has not been returned; sending begins only below the peer's window.
     pub(super) used_bytes: u64,
     /// Logs with batches ready to send, in rotation.
@@ -82,6 +84,7 @@ impl Space {
             outflow: Outflow::Closed,
             wanted: false,
             offer_due: false,
+            last_offer: None,
             used_bytes: 0,
             ready: VecDeque::new(),
             in_send_order: false,
@@ -122,6 +125,15 @@ impl Space {
             _ => None,
         }
     }
+}
+
+/// What an answer is compared with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LastOffer {
+    pub(super) all: FrontierHash,
+    pub(super) own: FrontierHash,
+    /// An offer was made before this one: an answer to that may still come.
+    pub(super) is_repeated: bool,
 }
 
 /// A flow from this end.

@@ -84,7 +84,7 @@ impl Session {
             self.tell_head(id, scope, told);
         }
         self.events.push_back(Event::CaughtUp { space: offer.space.clone(), whole: true });
-        self.control.push_back(Message::Equal(Reconciled { space: offer.space, scope, told }));
+        self.control.push_back(Message::Equal(Reconciled { space: offer.space, scope, told, offered }));
     }
 
     /// Begins to say all heads of a space.
@@ -119,7 +119,7 @@ impl Session {
         log.told = Some(head);
         log.told_holes.clone_from(&holes);
         let (node, incarnation) = (self.config.local.clone(), self.config.incarnation);
-        Some(Message::Ack(Ack { log: id, node, incarnation, head, holes }))
+        Some(Message::Ack(Ack { log: id, node, incarnation, head, holes, via: Vec::new() }))
     }
 
     /// Part of an answer.
@@ -214,11 +214,18 @@ impl Session {
         }
         let Some(log) = self.logs.get_mut(&id) else { return Ok(()) };
         log.source_next_seq = announce.head.next_seq;
-        if matches!(log.incoming, Incoming::Idle | Incoming::Parked(ParkReason::Gap { .. })) {
-            // It begins, or the source has again what it could not serve. If the flow was refused what follows is dropped.
-            let Some(scope) = self.spaces[index].in_scope() else { return Ok(()) };
+        if matches!(
+            log.incoming,
+            Incoming::Idle | Incoming::Parked(ParkReason::Gap { .. } | ParkReason::NoRight { .. })
+        ) {
+            // It begins, or the source has again what it could not serve, or the right to it was given back.
+            let Some(scope) = self.spaces[index].in_scope() else {
+                self.drop_incoming(id);
+                return Ok(());
+            };
             log.told = Some(log.origin);
-            self.open_incoming(id, false);
+            let was_refused = matches!(log.incoming, Incoming::Parked(ParkReason::NoRight { .. }));
+            self.open_incoming(id, was_refused);
             self.check_right(id, index, scope);
             self.note_unwanted(id)?;
             // Also of an own log: the peer believes that this end has nothing of it.
@@ -250,13 +257,23 @@ impl Session {
         self.note_opened(id);
     }
 
-    /// The flow of a log's space has been closed.
+    /// The flow of a log's space has been closed by the peer, after all that it sent.
     pub(super) fn close_incoming(&mut self, id: LogId) {
         self.release_stalled(id);
         self.note_stopped(id);
         if let Some(log) = self.logs.get_mut(&id) {
             log.incoming = Incoming::Idle;
             log.told = None;
+        }
+    }
+
+    /// The flow of a log's space is refused: what the peer sent before it heard of that is dropped, also if it comes when
+    /// the flow has been opened again.
+    pub(super) fn drop_incoming(&mut self, id: LogId) {
+        self.close_incoming(id);
+        if let Some(log) = self.logs.get_mut(&id) {
+            let (writer, space) = (log.writer().clone(), log.genesis.space.clone());
+            log.incoming = Incoming::Parked(ParkReason::NoRight { writer, space });
         }
     }
 

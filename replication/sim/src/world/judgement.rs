@@ -36,6 +36,8 @@ impl World {
                 Ok(())
             }
             Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
+            // A hub that hears of a node through this one has nothing to say of it any more; the board judges.
+            Event::Withdrawn { node, .. } if *node != self.machines[peer].name => Ok(()),
             Event::CaughtUp { space, whole: true } => self.judge_caught_up(connection, side, space),
             unexpected => Err(format!("{}: {unexpected:?}", self.machines[machine].name)),
         }
@@ -86,6 +88,9 @@ impl World {
         let name = self.machines[peer].name.clone();
         let changes = self.machines[machine].board.hear(&name, event);
         for change in &changes {
+            if change.is_withdrawal() {
+                return Err(format!("{}: {change:?} although nothing was lost", self.machines[machine].name));
+            }
             self.judge_ack(machine, &change.ack.node, change.ack.log, change.ack.head)?;
             let known = self.machines[machine].board.of_log(change.ack.log);
             let nodes: BTreeSet<_> = known.iter().map(|ack| &ack.node).collect();

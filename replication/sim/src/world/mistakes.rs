@@ -1,7 +1,7 @@
 //! Where planted mistakes are made.
 
 use bytes::BytesMut;
-use counterfoil_replication::{Ack, Message};
+use counterfoil_replication::{Ack, Heads, Message, Reconciled, Scope};
 use counterfoil_storage::Holes;
 
 use super::{Outcome, World};
@@ -26,7 +26,13 @@ impl World {
         {
             return Ok(());
         }
-        let message = self.exaggerate(machine, message);
+        let message = match message {
+            Message::Heads(heads) if bug == Bug::AnswersEqualAlways => match self.equal(connection, side, heads) {
+                Some(message) => message,
+                None => return Ok(()),
+            },
+            message => self.exaggerate(machine, message),
+        };
         let is_now = match bug {
             Bug::AcksForAnother => self.plan.second_hub,
             _ => self.rng.chance(1, SELDOM),
@@ -49,6 +55,14 @@ impl World {
         }
         self.send(connection, side, message);
         Ok(())
+    }
+
+    /// That all that was offered is here, instead of what is.
+    fn equal(&self, connection: u64, side: usize, heads: Heads) -> Option<Message> {
+        let Heads { space, scope, told, first, .. } = heads;
+        let offer = self.connections.get(&connection)?.ends[side].offers.get(&space).filter(|_| first)?;
+        let offered = if told == Scope::All { offer.all } else { offer.own };
+        Some(Message::Equal(Reconciled { space, scope, told, offered }))
     }
 
     /// Passes on this machine's own head instead of the one that was heard.
@@ -83,7 +97,7 @@ impl World {
                 let Some(journal) = &self.machines[machine].journal else { return Ok(()) };
                 let (node, incarnation) = (self.machines[machine].name.clone(), journal.identity().incarnation);
                 let holes = Holes::default();
-                let ack = Ack { log: batch.log(), node, incarnation, head: batch.head(), holes };
+                let ack = Ack { log: batch.log(), node, incarnation, head: batch.head(), holes, via: Vec::new() };
                 self.say_one(connection, to, &Message::Ack(ack))?;
             }
             (Bug::SendsBack, Message::Batch(_)) if self.rng.chance(1, SELDOM) => {

@@ -62,7 +62,12 @@ fn misbehaviour(hub: &mut Node, message: Message) -> PeerMisbehaved {
 fn every_wrong_message_is_a_named_error() {
     let log = genesis("p", "p").log_id();
     let head = Head { next_seq: Seq(1), digest: Digest::from_bytes([1; 32]) };
-    let equal = Message::Equal(Reconciled { space: space("p"), scope: Scope::Own, told: Scope::Own });
+    let equal = Message::Equal(Reconciled {
+        space: space("p"),
+        scope: Scope::Own,
+        told: Scope::Own,
+        offered: FrontierHash::of([]),
+    });
     let heads = Message::Heads(Heads {
         space: space("p"),
         scope: Scope::Own,
@@ -73,7 +78,7 @@ fn every_wrong_message_is_a_named_error() {
     });
     let ack = |life: &str| {
         let holes = Holes::default();
-        Message::Ack(Ack { log, node: node("p"), incarnation: incarnation(life), head, holes })
+        Message::Ack(Ack { log, node: node("p"), incarnation: incarnation(life), head, holes, via: Vec::new() })
     };
     let refuse = Message::Refuse(Refuse { space: space("x"), flow: Flow::Incoming, reason: Refusal::NoRightToStream });
     let beat = Message::Heartbeat(Heartbeat { next_ms: 0, frontiers: vec![], heads: vec![] });
@@ -381,11 +386,8 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         name.clone().prop_map(|space| Message::Want(Want { space })),
         (name.clone(), hash.clone()).prop_map(|(space, hash)| Message::Offer(Offer { space, all: hash, own: hash })),
-        (name.clone(), scope.clone(), scope.clone()).prop_map(|(space, scope, told)| Message::Equal(Reconciled {
-            space,
-            scope,
-            told
-        })),
+        (name.clone(), scope.clone(), scope.clone(), hash.clone())
+            .prop_map(|(space, scope, told, offered)| { Message::Equal(Reconciled { space, scope, told, offered }) }),
         (name.clone(), any::<bool>()).prop_map(|(space, whole)| Message::CaughtUp(CaughtUp { space, whole })),
         (name.clone(), scope.clone(), scope, heads.clone(), any::<bool>(), any::<bool>()).prop_map(
             |(space, scope, told, heads, first, last)| {
@@ -402,7 +404,14 @@ fn message() -> impl Strategy<Value = Message> {
             Message::Announce(Announce { genesis: genesis(space.as_str(), &writer), head })
         }),
         (log.clone(), head.clone()).prop_map(|(log, head)| {
-            Message::Ack(Ack { log, node: node("p"), incarnation: incarnation("p"), head, holes: Holes::default() })
+            Message::Ack(Ack {
+                log,
+                node: node("p"),
+                incarnation: incarnation("p"),
+                head,
+                holes: Holes::default(),
+                via: Vec::new(),
+            })
         }),
         (name.clone(), 0_u64..200).prop_map(|(space, bytes)| Message::Credit(Credit { space, bytes })),
         (log.clone(), head.clone()).prop_map(|(log, head)| Message::Rewind(Rewind { log, head })),

@@ -7,7 +7,7 @@ use crate::message::Ack;
 
 /// An ack of `who`, as the hub's other sessions hear it.
 fn ack(log: LogId, who: &str, head: Head) -> Ack {
-    Ack { log, node: node(who), incarnation: incarnation(who), head, holes: Holes::default() }
+    Ack { log, node: node(who), incarnation: incarnation(who), head, holes: Holes::default(), via: Vec::new() }
 }
 
 /// What the practice believes that `who` holds, event by event; `-` for what was taken back.
@@ -127,4 +127,16 @@ fn what_was_passed_on_before_the_source_had_the_log_is_passed_on_again() {
     assert!(pass_on(&mut second));
     run(start(), &mut hub, &mut second);
     assert_eq!(told(&hub, "hub-3"), ["1"]);
+}
+
+#[test]
+fn an_ack_that_came_through_this_node_itself_does_not_count_and_takes_back_what_did() {
+    let (mut practice, mut hub, log, heads) = mirrored();
+    hub.session.handle_acked_elsewhere(&ack(log, "far", heads[3]));
+    run(start(), &mut practice, &mut hub);
+    let round = Ack { via: vec![node("p"), node("other")], ..ack(log, "far", heads[3]) };
+    practice.handle(start(), Message::Ack(round.clone())).unwrap();
+    assert_eq!(told(&practice, "far"), ["3", "-3 to 0"]);
+    practice.handle(start(), Message::Ack(Ack { node: node("farther"), ..round })).unwrap();
+    assert_eq!(told(&practice, "farther"), Vec::<String>::new());
 }

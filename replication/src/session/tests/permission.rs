@@ -238,3 +238,108 @@ fn a_right_to_read_taken_away_can_not_be_had_back_by_answering_again() {
     }
     assert_eq!(hub.batches_sent(), 0);
 }
+
+/// What the peer says until it has nothing more to say; kept back.
+fn under_way(node: &mut Node) -> Vec<Message> {
+    node.serve(start());
+    std::iter::from_fn(|| {
+        let message = node.transmit();
+        node.serve(start());
+        message
+    })
+    .collect()
+}
+
+#[test]
+fn a_right_taken_away_and_given_back_while_batches_are_under_way_parks_nothing_and_accuses_nobody() {
+    for is_known in [true, false] {
+        let (mut practice, mut hub) = practice_and_hub();
+        if is_known {
+            practice.append("p", "p", &["a"]);
+        }
+        run(start(), &mut practice, &mut hub);
+        let log = practice.append("p", "p", &["b"]);
+        practice.append("p", "p", &["c"]);
+        practice.append("p", "p", &["d"]);
+        let mut sent = under_way(&mut practice).into_iter();
+        // Of a new log the announcement alone has come, or the first batch too.
+        for message in sent.by_ref().take(2) {
+            hub.handle(start(), message).unwrap();
+        }
+        for policy in [Policy::nothing(), Policy::own_space_only()] {
+            hub.session.handle_policy(Arc::new(policy)).unwrap();
+            hub.serve(start());
+        }
+        for message in sent {
+            hub.handle(start(), message).unwrap();
+        }
+        run(start(), &mut practice, &mut hub);
+        let all: &[&str] = if is_known { &["a", "b", "c", "d"] } else { &["b", "c", "d"] };
+        assert_eq!(hub.bodies(log), all, "known: {is_known}");
+        assert_eq!((practice.parked(log), hub.parked(log)), (None, None), "known: {is_known}");
+        assert_eq!(practice.acked(log), Some(Seq(all.len() as u64)));
+        assert_eq!(hub.session.target_outstanding(), 0);
+    }
+}
+
+#[test]
+fn a_log_announced_while_its_flow_was_refused_goes_on_once_the_right_is_given_back() {
+    let (mut practice, mut hub) = practice_and_hub();
+    run(start(), &mut practice, &mut hub);
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    hub.serve(start());
+    let log = practice.append("p", "p", &["a"]);
+    let mut sent = under_way(&mut practice).into_iter();
+    hub.handle(start(), sent.next().unwrap()).unwrap();
+    hub.session.handle_policy(Arc::new(Policy::own_space_only())).unwrap();
+    for message in sent {
+        hub.handle(start(), message).unwrap();
+    }
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(hub.bodies(log), ["a"]);
+    assert_eq!((practice.parked(log), hub.parked(log)), (None, None));
+}
+
+#[test]
+fn an_answer_to_an_offer_that_was_taken_back_is_not_taken_for_one_to_the_next() {
+    let (mut hub, mut reader) = (Node::new("hub", "r", &[]), Node::new("r", "hub", &[("s", Direction::Receive)]));
+    let log = hub.append("s", "hub", &["a"]);
+    reader.append("s", "hub", &["a"]);
+    let may_read = || Arc::new(grant("r", "s", "\"read\""));
+    hub.session.handle_policy(may_read()).unwrap();
+    for message in under_way(&mut reader) {
+        hub.handle(start(), message).unwrap();
+    }
+    for message in under_way(&mut hub) {
+        reader.handle(start(), message).unwrap();
+    }
+    let answer = under_way(&mut reader);
+    assert!(answer.iter().any(|message| matches!(message, Message::Equal(_))), "{answer:?}");
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    hub.append("s", "hub", &["b"]);
+    hub.session.handle_policy(may_read()).unwrap();
+    for message in answer {
+        hub.handle(start(), message).unwrap();
+    }
+    assert_eq!(hub.acked(log), None, "the second record was offered, and nobody has it");
+    run(start(), &mut hub, &mut reader);
+    assert_eq!((reader.bodies(log).len(), hub.acked(log)), (2, Some(Seq(2))));
+}
+
+#[test]
+fn an_answer_that_crosses_with_a_refusal_accuses_nobody() {
+    let (mut hub, mut reader) = (Node::new("hub", "r", &[]), Node::new("r", "hub", &[("s", Direction::Receive)]));
+    hub.session.handle_policy(Arc::new(grant("r", "s", "\"read\""))).unwrap();
+    for message in under_way(&mut reader) {
+        hub.handle(start(), message).unwrap();
+    }
+    for message in under_way(&mut hub) {
+        reader.handle(start(), message).unwrap();
+    }
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    let answer = under_way(&mut reader);
+    assert!(answer.iter().any(|message| matches!(message, Message::Equal(_))), "{answer:?}");
+    for message in answer {
+        hub.handle(start(), message).unwrap();
+    }
+}

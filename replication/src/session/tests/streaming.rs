@@ -412,6 +412,7 @@ fn an_acknowledgement_of_a_head_that_is_not_on_the_chain_does_not_count() {
         node: node("hub"),
         incarnation: incarnation("hub"),
         head: Head { next_seq: Seq(1), digest: Digest::from_bytes([1; 32]) },
+        via: Vec::new(),
     };
     practice.handle(start(), Message::Ack(forged)).unwrap();
     assert_eq!(practice.acked(log), None);

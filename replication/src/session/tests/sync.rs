@@ -198,3 +198,25 @@ fn a_log_that_came_from_the_peer_goes_on_to_it_when_more_comes_from_elsewhere() 
     assert_eq!(b.bodies(log), ["1", "2"]);
     assert_eq!((a.batches_sent(), b.batches_sent()), (1, 1));
 }
+
+#[test]
+fn what_a_peer_was_believed_to_hold_is_taken_back_when_it_turns_out_to_be_another_history() {
+    let relay = || Policy::parse("[[grant]]\nnode = \"r\"\nspace = \"s\"\nrights = [\"relay\"]").unwrap();
+    let mut hub = Node::with("hub", "r", &[], relay(), Limits::default());
+    let mut liar = Node::new("r", "hub", &[("s", Direction::Send)]);
+    run(start(), &mut hub, &mut liar);
+    // Another session has brought the log, and it is not durable yet.
+    let log = hub.append("s", "w", &["as written"]);
+    hub.logs.get_mut(&log).unwrap().durable = 0;
+    hub.flushing = false;
+    hub.announce_logs();
+    liar.append("s", "w", &["forged"]);
+    run(start(), &mut hub, &mut liar);
+    let of_log = hub.events.iter().filter_map(|event| match event {
+        Event::Holds { head, .. } => Some(("holds", head.next_seq)),
+        Event::Withdrawn { to, .. } => Some(("withdrawn", to.next_seq)),
+        _ => None,
+    });
+    assert_eq!(of_log.collect::<Vec<_>>(), [("holds", Seq(1)), ("withdrawn", Seq::ZERO)], "{:?}", hub.events);
+    assert!(matches!(hub.parked(log), Some((ParkReason::Chain { .. }, By::Local))), "{:?}", hub.events);
+}

@@ -1,0 +1,251 @@
+//! What holds of whom, whoever says it.
+
+use super::*;
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+fn log() -> LogId {
+    LogId::from_bytes([1; 16])
+}
+
+fn head(next_seq: u64) -> Head {
+    Head { next_seq: Seq(next_seq), digest: Digest::from_bytes([0; 32]) }
+}
+
+fn life(incarnation: u8) -> Incarnation {
+    Incarnation::from_bytes([incarnation; 16])
+}
+
+fn acked(of: &str, incarnation: u8, next_seq: u64) -> Event {
+    Event::Acked {
+        log: log(),
+        node: node(of),
+        incarnation: life(incarnation),
+        head: head(next_seq),
+        holes: Holes::default(),
+        via: Vec::new(),
+    }
+}
+
+fn withdrawn(of: &str, incarnation: u8, to: u64) -> Event {
+    let (node, incarnation) = (node(of), life(incarnation));
+    Event::Withdrawn { log: log(), node, incarnation, from: head(99), to: head(to), holes: Holes::default() }
+}
+
+fn met(of: &str, incarnation: u8) -> Event {
+    Event::PeerReady { node: node(of), incarnation: life(incarnation), protocol: 1 }
+}
+
+/// What is known, as `(node, next_seq)`.
+fn known(board: &AckBoard) -> Vec<(String, u64)> {
+    board.of_log(log()).into_iter().map(|ack| (ack.node.to_string(), ack.head.next_seq.0)).collect()
+}
+
+#[test]
+fn each_node_counts_once_by_its_own_word_or_else_by_the_best_of_those_who_pass_it_on() {
+    let board = AckBoard::new(node("own"));
+    for (peer, event) in [
+        ("hub", acked("hub", 1, 5)),
+        ("hub", acked("far", 2, 3)),
+        ("other", acked("far", 2, 4)),
+        ("other", acked("own", 3, 9)),
+    ] {
+        board.hear(&node(peer), &event);
+    }
+    assert_eq!(known(&board), [("far".to_owned(), 4), ("hub".to_owned(), 5)]);
+    board.hear(&node("other"), &acked("hub", 1, 7));
+    assert_eq!(known(&board)[1].1, 5, "what it says itself");
+    board.hear(&node("other"), &withdrawn("far", 2, 1));
+    assert_eq!(known(&board)[0].1, 3, "the other one still says so");
+    board.hear(&node("far"), &acked("far", 2, 2));
+    assert_eq!(known(&board)[0].1, 3, "it is on its way to what was said of it");
+    board.hear(&node("far"), &acked("far", 2, 3));
+    board.hear(&node("other"), &acked("far", 2, 9));
+    assert_eq!(known(&board)[0].1, 3, "from here on its own word");
+    board.hear(&node("far"), &withdrawn("far", 2, 1));
+    assert_eq!(known(&board)[0].1, 1);
+}
+
+#[test]
+fn another_life_begins_anew_and_hearsay_of_an_old_one_does_not_count() {
+    let board = AckBoard::new(node("own"));
+    board.hear(&node("hub"), &acked("hub", 1, 7));
+    let changes = board.hear(&node("hub"), &met("hub", 2));
+    assert_eq!((changes[0].from, changes[0].ack.head.next_seq), (Some(head(7)), Seq::ZERO));
+    board.hear(&node("other"), &acked("hub", 1, 7));
+    assert_eq!(known(&board), [("hub".to_owned(), 0)]);
+    assert_eq!(board.hear(&node("hub"), &met("hub", 2)), []);
+}
+
+#[test]
+fn a_session_is_told_of_what_it_passes_on_but_not_what_its_own_peer_told_or_holds() {
+    let board = AckBoard::new(node("hub"));
+    let (upstream, far) = (board.subscribe(node("practice")), board.subscribe(node("far")));
+    let mut cx = Context::from_waker(Waker::noop());
+    board.hear(&node("far"), &acked("far", 1, 5));
+    assert!(upstream.poll(&mut cx).is_pending(), "it passes on nothing of this log yet");
+    upstream.add(log());
+    far.add(log());
+    assert!(upstream.poll(&mut cx).is_ready());
+    let taken = |session: &Subscription| -> Vec<String> {
+        session.take().iter().map(|ack| format!("{} {}", ack.node, ack.head.next_seq)).collect()
+    };
+    assert_eq!(taken(&upstream), ["far 5"]);
+    assert!(upstream.poll(&mut cx).is_pending());
+    board.hear(&node("practice"), &acked("practice", 1, 9));
+    board.hear(&node("practice"), &acked("third", 1, 9));
+    assert_eq!(taken(&upstream), ["far 5", "third 0"], "nothing is to be said of it");
+    board.hear(&node("far"), &withdrawn("far", 1, 2));
+    assert_eq!(taken(&far), ["practice 9", "third 9"]);
+    drop((upstream, far));
+    assert!(board.table().interested.is_empty() && board.table().subscribers.is_empty());
+}
+
+fn stated(of: &str, incarnation: u8, next_seq: u64) -> Event {
+    let (node, incarnation, holes) = (node(of), life(incarnation), Holes::default());
+    Event::Stated { log: log(), node, incarnation, head: head(next_seq), holes }
+}
+
+#[test]
+fn what_a_node_was_only_seen_to_send_is_taken_back_when_it_states_less_and_those_who_passed_it_on_hear_it() {
+    let board = AckBoard::new(node("hub"));
+    let upstream = board.subscribe(node("practice"));
+    upstream.add(log());
+    let (node_far, incarnation) = (node("far"), life(1));
+    board.hear(&node("far"), &Event::Holds { log: log(), node: node_far, incarnation, head: head(5) });
+    assert_eq!(upstream.take()[0].head.next_seq, Seq(5));
+    let changes = board.hear(&node("far"), &stated("far", 1, 3));
+    assert_eq!(changes.len(), 1, "who counted it is told");
+    assert_eq!((changes[0].from, changes[0].ack.head.next_seq), (Some(head(5)), Seq::ZERO));
+    assert_eq!(upstream.take()[0].head.next_seq, Seq::ZERO);
+}
+
+#[test]
+fn hearsay_of_another_life_than_a_node_was_met_in_does_not_count_even_if_nothing_else_is_known() {
+    let board = AckBoard::new(node("own"));
+    board.hear(&node("hub"), &met("hub", 2));
+    assert_eq!(board.hear(&node("other"), &acked("hub", 1, 7)), []);
+    assert_eq!(known(&board), []);
+    board.hear(&node("other"), &acked("hub", 2, 7));
+    assert_eq!(known(&board), [("hub".to_owned(), 7)]);
+}
+
+#[test]
+fn what_others_said_before_a_session_began_does_not_outweigh_what_the_node_states_in_it() {
+    let board = AckBoard::new(node("own"));
+    board.hear(&node("other"), &acked("far", 1, 7));
+    let session = board.subscribe(node("far"));
+    // This is said while the session runs: it may be newer than what is on its way in it.
+    board.hear(&node("third"), &acked("far", 1, 6));
+    let changes = board.hear(&node("far"), &stated("far", 1, 3));
+    assert_eq!((changes[0].from, changes[0].ack.head.next_seq), (Some(head(7)), Seq::ZERO));
+    board.hear(&node("far"), &acked("far", 1, 3));
+    board.hear(&node("other"), &acked("far", 1, 9));
+    assert_eq!(known(&board), [("far".to_owned(), 3)], "from here on its own word");
+    drop(session);
+
+    let board = AckBoard::new(node("own"));
+    let session = board.subscribe(node("far"));
+    board.hear(&node("other"), &acked("far", 1, 7));
+    assert_eq!(board.hear(&node("far"), &stated("far", 1, 3)), [], "it may be on its way to there");
+    assert_eq!(known(&board), [("far".to_owned(), 7)]);
+    drop(session);
+}
+
+/// Nodes that pass on to each other, each to some others.
+struct Mesh {
+    boards: BTreeMap<&'static str, Arc<AckBoard>>,
+    /// From whom to whom, and what was said there last.
+    ways: Vec<(&'static str, &'static str, Subscription, BTreeMap<NodeName, Ack>)>,
+}
+
+impl Mesh {
+    fn new(ways: &[(&'static str, &'static str)]) -> Self {
+        let mut boards = BTreeMap::new();
+        for name in ways.iter().flat_map(|(from, to)| [*from, *to]) {
+            boards.entry(name).or_insert_with(|| AckBoard::new(node(name)));
+        }
+        let ways = ways.iter().map(|(from, to)| {
+            let way = boards[from].subscribe(node(to));
+            way.add(log());
+            (*from, *to, way, BTreeMap::new())
+        });
+        let ways = ways.collect();
+        Self { boards, ways }
+    }
+
+    /// Passes on until nobody has anything to say; how many words that took.
+    fn settle(&mut self) -> usize {
+        let mut words = 0;
+        loop {
+            let before = words;
+            for (from, to, way, said) in &mut self.ways {
+                for ack in way.take() {
+                    let was = said.insert(ack.node.clone(), ack.clone());
+                    if was.as_ref() == Some(&ack) || (was.is_none() && ack.head.next_seq == Seq::ZERO) {
+                        continue;
+                    }
+                    words += 1;
+                    assert!(words < 1000, "it goes round for ever");
+                    assert!(ack.via.len() <= VIA_MAX && !ack.via.contains(&node(to)) && ack.node != node(to));
+                    let Ack { log, node: of, incarnation, head, holes, via } = ack;
+                    let lost =
+                        was.is_some_and(|was| was.incarnation != incarnation || was.head.next_seq > head.next_seq);
+                    let (board, from) = (&self.boards[to], node(from));
+                    if lost || head.next_seq == Seq::ZERO {
+                        let (node, holes) = (of.clone(), holes.clone());
+                        let withdrawn =
+                            Event::Withdrawn { log, node, incarnation, from: head, to: nothing().head, holes };
+                        board.hear(&from, &withdrawn);
+                    }
+                    if head.next_seq > Seq::ZERO {
+                        board.hear(&from, &Event::Acked { log, node: of, incarnation, head, holes, via });
+                    }
+                }
+            }
+            if words == before {
+                return words;
+            }
+        }
+    }
+
+    fn of(&self, name: &str, of: &str) -> Option<u64> {
+        let known = known(&self.boards[name]).into_iter().find(|(node, _)| node == of);
+        known.map(|(_, next_seq)| next_seq)
+    }
+}
+
+#[test]
+fn what_a_node_takes_back_does_not_come_round_in_a_ring_of_hubs() {
+    // The witness is outside of the ring, so that none in it has the node's own word.
+    let ring = [("witness", "x"), ("x", "l"), ("l", "r"), ("r", "x"), ("l", "x"), ("r", "l"), ("x", "r")];
+    let mut mesh = Mesh::new(&ring);
+    mesh.boards["witness"].hear(&node("far"), &acked("far", 1, 5));
+    mesh.settle();
+    for hub in ["x", "l", "r"] {
+        assert_eq!(mesh.of(hub, "far"), Some(5));
+    }
+    mesh.boards["witness"].hear(&node("far"), &withdrawn("far", 1, 3));
+    mesh.settle();
+    for hub in ["x", "l", "r"] {
+        assert_eq!(mesh.of(hub, "far"), Some(3), "{hub}");
+    }
+    // And in another life, which has nothing.
+    mesh.boards["witness"].hear(&node("far"), &met("far", 2));
+    mesh.settle();
+    for hub in ["x", "l", "r"] {
+        assert_eq!(mesh.of(hub, "far"), Some(0), "{hub}");
+    }
+}
+
+#[test]
+fn an_ack_comes_through_nine_hubs_and_no_further() {
+    let hubs = ["h0", "h1", "h2", "h3", "h4", "h5", "h6", "h7", "h8", "h9", "h10"];
+    let ways: Vec<_> = hubs.windows(2).map(|pair| (pair[0], pair[1])).collect();
+    let mut mesh = Mesh::new(&ways);
+    mesh.boards["h0"].hear(&node("far"), &acked("far", 1, 5));
+    mesh.settle();
+    assert_eq!((mesh.of("h9", "far"), mesh.of("h10", "far")), (Some(5), None));
+}
