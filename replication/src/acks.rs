@@ -208,7 +208,7 @@ impl AckBoard {
                 self.change(*log, node, |heard, lives, at| {
                     let heard = in_life(heard, lives, peer, node, *incarnation);
                     let left = Held { head: *to, holes: holes.clone() };
-                    heard.is_some_and(|heard| heard.take_back(peer, node, left, at))
+                    heard.is_some_and(|heard| heard.take_back(peer, node, &left, at))
                 })
             }
             Event::PeerReady { node, incarnation, .. } => {
@@ -358,12 +358,12 @@ impl Heard {
     }
 
     /// Somebody takes back what it said of the node, down to what is left.
-    fn take_back(&mut self, by: &NodeName, node: &NodeName, left: Held, at: u64) -> bool {
+    fn take_back(&mut self, by: &NodeName, node: &NodeName, left: &Held, at: u64) -> bool {
         self.held = self.held.filter(|held| by != node || held.next_seq <= left.head.next_seq);
         self.is_own_word |= by == node;
         let via = self.told.get(by).map(|told| told.via.clone()).unwrap_or_default();
         let before = self.told.insert(by.clone(), Told { held: left.clone(), via, at });
-        before.is_none_or(|before| before.held != left)
+        before.is_none_or(|before| before.held != *left)
     }
 
     /// A node that was rolled back has lost what it said beyond that, and one whose disk has rotted what it says that it

@@ -216,7 +216,7 @@ impl World {
         let event = if is_withdrawal {
             Event::Withdrawn { log, node: node.clone(), incarnation, from: head, to: head, holes }
         } else {
-            Event::Acked { log, node: node.clone(), incarnation, head, holes }
+            Event::Acked { log, node: node.clone(), incarnation, head, holes, via: Vec::new() }
         };
         self.store.inner.acks.hear(&node, event);
     }
