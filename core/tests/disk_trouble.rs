@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use counterfoil::{Durability, ErrorKind, Store};
+use counterfoil::{Durability, ErrorKind, Retention, Store};
 
 #[path = "disk/mod.rs"]
 mod disk;
@@ -96,4 +96,35 @@ fn a_disk_that_refuses_to_read_is_told_once_and_ends_the_reading_of_one_log_and_
         disk.refuses_reads.store(false, Ordering::Relaxed);
         assert_eq!(records().filter_map(Result::ok).count(), RECORDS + others);
     }
+}
+
+#[test]
+fn what_retention_can_not_do_is_told_in_the_stats_until_it_is_done() {
+    let disk = Disk::default();
+    let builder = Store::builder().node("practice-12").vfs(Arc::new(disk.clone())).segment_bytes(1 << 16, 1 << 16);
+    let builder = builder.background(false).retention(Retention::keep_all().remove_beyond(0).mirrors(0));
+    let store = builder.create("store").unwrap();
+    let space = store.own_space().unwrap();
+    let append = || space.append([7; 1000]).and_then(|receipt| receipt.wait(Durability::Local));
+    (0..300).for_each(|_| append().unwrap());
+    let last_error = || store.stats().retention.last_error;
+
+    disk.is_full.store(true, Ordering::Relaxed);
+    let full = (0..1000).find_map(|_| append().err()).unwrap();
+    assert_eq!(full.kind(), ErrorKind::StorageFull);
+    let kept = space.logs()[0].first_seq;
+    let error = store.trim().unwrap_err();
+    assert_eq!((error.kind(), last_error()), (ErrorKind::StorageFull, Some(error.to_string())));
+    assert_eq!(space.logs()[0].first_seq, kept, "nothing is removed in part");
+    disk.is_full.store(false, Ordering::Relaxed);
+    let trimmed = store.trim().unwrap();
+    assert!(trimmed.records() >= 300 && trimmed.freed_segments >= 4, "{trimmed:?}");
+    assert_eq!(last_error(), None);
+
+    append().unwrap();
+    disk.refuses_flushes.store(true, Ordering::Relaxed);
+    let error = store.trim().unwrap_err();
+    assert_eq!((error.kind(), last_error()), (ErrorKind::Disk, Some(error.to_string())));
+    let stats = store.stats().retention;
+    assert_eq!((stats.runs, stats.trimmed_records), (3, trimmed.records()));
 }

@@ -421,3 +421,20 @@ fn a_batch_that_comes_again_below_the_floor_is_not_stored_and_none_is_mended_the
     let again = journal.mend(&batches[1..2]);
     assert!(matches!(again, Err(MendError::Read(ReadError::Trimmed { .. }))), "{again:?}");
 }
+
+#[test]
+fn giving_back_ends_when_it_is_to_and_the_next_call_does_the_rest() {
+    let vfs = Memory::default();
+    let journal = create(&vfs);
+    let log = create_log(&journal, "s");
+    append(&journal, log, 400);
+    journal.trim(&[(log, Seq(400))]).unwrap();
+    let (before, _) = segments(&vfs);
+    assert_eq!(journal.free_while(|| false).unwrap().segments, 0);
+    let looks = std::cell::Cell::new(0);
+    let freed = journal.free_while(|| looks.replace(looks.get() + 1) < 3).unwrap().segments;
+    assert_eq!((freed, segments(&vfs).0), (3, before - 3));
+    assert_sound(&vfs, &journal);
+    assert!(journal.free().unwrap().segments >= 2);
+    assert_sound(&vfs, &journal);
+}

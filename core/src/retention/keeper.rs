@@ -266,9 +266,9 @@ impl Store {
         if turn.is_freed {
             return Ok(trimmed);
         }
-        match self.inner.journal.free() {
+        match self.inner.journal.free_while(|| !self.inner.keeper.is_stopping()) {
             Ok(freed) => {
-                turn.is_freed = true;
+                turn.is_freed = !self.inner.keeper.is_stopping();
                 let counted = (freed.segments, freed.bytes, freed.copied_bytes);
                 (trimmed.freed_segments, trimmed.freed_bytes, trimmed.copied_bytes) = counted;
                 if freed.segments > 0 {

@@ -243,9 +243,19 @@ impl Journal {
     /// Something that is kept and would have to be copied can't be read, or is missing and may have been there: it stays
     /// where it is, and what came later too. Or nothing can be written.
     pub fn free(&self) -> Result<Freed, TrimError> {
+        self.free_while(|| true)
+    }
+
+    /// The same, segment by segment as long as it `goes_on`: what is left is for the next call. So that whoever closes the
+    /// journal need not wait for all of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`free`](Self::free).
+    pub fn free_while(&self, goes_on: impl Fn() -> bool) -> Result<Freed, TrimError> {
         // Nothing is mended in a segment that is given back.
         let _mending = self.shared.mending.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.free()
+        self.shared.free(goes_on)
     }
 }
 
@@ -344,7 +354,7 @@ impl Shared {
         Ok(())
     }
 
-    fn free(&self) -> Result<Freed, TrimError> {
+    fn free(&self, goes_on: impl Fn() -> bool) -> Result<Freed, TrimError> {
         if self.options.read_only {
             return Err(AppendError::ReadOnly.into());
         }
@@ -356,7 +366,7 @@ impl Shared {
         let mut emptied = None;
         let mut copied_bytes = 0;
         let mut failure = None;
-        for number in numbers {
+        for number in numbers.into_iter().take_while(|_| goes_on()) {
             match self.empty(number, copied_bytes) {
                 Ok(Some(copied)) => copied_bytes += copied,
                 Ok(None) => break,
