@@ -1,12 +1,16 @@
 //! What recovery does in detail, where nothing acknowledged is at stake: what it keeps aside, and how far it looks.
 
 use std::{
+    io::IoSlice,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use counterfoil_faults::{Fault, FaultVfs, Injection, Operation, Player, STORE, Step, small_options};
-use counterfoil_storage::{Finding, Journal, OpenError, Options, Recovery, Seq};
+use counterfoil_storage::{
+    Finding, Journal, OpenError, Options, Recovery, Seq,
+    vfs::{OpenMode, Vfs as _},
+};
 
 fn options(disk: &FaultVfs) -> Options {
     let mut options = small_options();
@@ -139,5 +143,32 @@ fn damage_longer_than_what_is_read_at_a_time_does_not_hide_what_comes_behind_it(
             assert!(batch.as_ref().is_ok_and(Option::is_some), "{damaged_len}: {seq} is not served: {batch:?}");
         }
         assert!(journal.read_batch(log, Seq(1)).is_err(), "{damaged_len}: what is damaged is named");
+    }
+}
+
+#[test]
+fn what_a_recovery_that_was_cut_short_left_where_the_next_segment_belongs_is_neither_damage_nor_a_torn_tail() {
+    // Killed, so that the last commit is copied to the next segment; and closed, so that the next one is begun by a commit.
+    for is_closed in [false, true] {
+        let mut player = Player::new(FaultVfs::new(1), small_options());
+        let steps =
+            [Step::CreateLog, Step::AppendAll(0, vec![700; 4]), Step::Commit, Step::Append(0, 50), Step::Commit];
+        player.play(&steps).unwrap();
+        let journal = player.journal.take().expect("open");
+        if is_closed {
+            journal.close().unwrap();
+        }
+        drop(journal);
+        let disk = player.disk.kill();
+        // A frame, but no header yet.
+        let left = disk.open(&Path::new(STORE).join("0000000000000001.seg"), OpenMode::Create).unwrap();
+        left.write_at(&[IoSlice::new(&vec![0x55; 20_000])], 8192).unwrap();
+        left.sync_data().unwrap();
+        disk.sync_dir(Path::new(STORE)).unwrap();
+        let mut after = player.on_disk(disk);
+        assert_eq!(after.play(&[Step::Append(0, 14_000), Step::Commit, Step::Kill]), Ok(()), "closed: {is_closed}");
+        let kept = after.disk.files().into_iter().filter(|path| path.to_string_lossy().contains("torn-")).count();
+        assert_eq!(kept, 0, "closed: {is_closed}");
+        assert_eq!(after.prove_sound(after.disk.kill()), Ok(()), "closed: {is_closed}");
     }
 }

@@ -301,6 +301,55 @@ fn batches_of_a_log_whose_announcement_has_rotted_are_not_given_back() {
 
 type Event = Box<dyn FnOnce() + Send>;
 
+/// Mends all that is missing of a log, from all its batches.
+fn mend(journal: &Journal, batches: &[Batch]) {
+    let log = batches[0].log();
+    while let Some(hole) = journal.holes(log).unwrap().last() {
+        let missing = batches.iter().rev().skip_while(|batch| batch.head() != hole.end);
+        let missing: Vec<_> = missing.take_while(|batch| batch.next_seq() > hole.first_seq).cloned().collect();
+        assert!(!missing.is_empty(), "{hole:?}");
+        journal.mend(&missing).unwrap();
+    }
+}
+
+#[test]
+fn a_segment_lost_after_an_earlier_one_was_mended_and_given_back_is_told_of_until_it_is_mended_too() {
+    let disk = FaultVfs::new(1);
+    let journal = create(&disk);
+    let logs = ["quiet", "busy"].map(|name| own_log(&journal, name));
+    let [quiet, busy] = logs;
+    append(&journal, quiet, 40);
+    fill(&disk, &journal, busy, 3);
+    let mut disk = kill(&disk, journal);
+    // Of the first loss some is kept where it was stored anew, when the place of the lost segment is given back.
+    for (round, lost) in [0, 1].into_iter().enumerate() {
+        let whole = open(&disk.snapshot().kill()).0;
+        let batches = logs.map(|log| {
+            let first_seq = whole.log(log).unwrap().first_seq;
+            whole.read(log, first_seq).map(Result::unwrap).collect::<Vec<_>>()
+        });
+        let lost = segments(&disk)[lost].clone();
+        disk.lose(&lost);
+        let (journal, recovery) = open(&disk);
+        assert_eq!(recovery.damage().count(), 1);
+        mend(&journal, &batches[1]);
+        if round == 0 {
+            assert!(disk.content(&lost).is_none(), "a record of the quiet log is missing yet");
+            mend(&journal, &batches[0]);
+        }
+        assert!(disk.content(&lost).is_some(), "an empty one takes its place");
+        let floor = end_of(&journal, busy);
+        fill(&disk, &journal, busy, 4);
+        journal.trim(&[(busy, floor)]).unwrap();
+        let freed = journal.free().unwrap();
+        assert!(round > 0 || freed.segments > 2, "{freed:?}");
+        logs.iter().for_each(|log| assert_served(&journal, *log));
+        disk = kill(&disk, journal);
+        assert_eq!(open(&disk.snapshot().kill()).1.damage().count(), 0);
+        assert_eq!(damage_of(&disk), 0);
+    }
+}
+
 /// A file system on which something happens right before a file is opened to read: at the open of that number.
 struct Racing {
     disk: FaultVfs,

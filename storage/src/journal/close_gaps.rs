@@ -20,10 +20,10 @@ use super::{
     commit::Shared,
     error::{DiskError, MendError, Place},
     fill::SealJob,
-    index::{Footer, SegmentIndex},
+    index::{Footer, RunLinks, SegmentIndex},
     recovery::missing_ranges,
     segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader},
-    view::SealedSegment,
+    view::{LogState, SealedSegment},
 };
 use crate::{
     ids::{Arrival, LogId, SegmentNumber, Seq, random_bytes},
@@ -36,8 +36,12 @@ const EMPTY_LEN_MAX: u64 = FRAMES_OFFSET + 64;
 /// Counts what is there and what is not.
 #[derive(Debug, Default)]
 struct Census {
+    /// The first segment that is kept. Before it all has been given back.
+    first_segment: SegmentNumber,
     /// Where the runs of each log end.
     ends: HashMap<LogId, Seq>,
+    /// The links of the first run that is there of each log; of a log without one those of its last run.
+    fronts: HashMap<LogId, RunLinks>,
     /// Records that no run has.
     gaps: Vec<(LogId, Range<Seq>)>,
     /// Batches that have been rewritten, apart from those that were copied forward out of segments given back since.
@@ -50,6 +54,9 @@ impl Census {
     /// Counts what a segment holds that begins with `first_arrival`; before `first_kept` all has been given back.
     fn count(&mut self, index: &SegmentIndex, first_arrival: Arrival, first_kept: Arrival) {
         for (log, entry) in index.arrivals_from(Arrival::ZERO, usize::MAX) {
+            if let Some(links) = index.links(log) {
+                self.fronts.entry(log).or_insert_with(|| links.clone());
+            }
             let end = self.ends.entry(log).or_default();
             if *end < entry.first_seq {
                 self.gaps.push((log, *end..entry.first_seq));
@@ -66,11 +73,21 @@ impl Census {
         }
     }
 
-    /// How many batches in the gaps have been rewritten.
+    /// How many batches in the gaps have been rewritten that were lost with a segment which would be kept. Not counted is
+    /// one of which that can't be told: then what is missing goes on being told of.
     fn filled(&self) -> u64 {
-        let in_gap =
-            |(log, gap): &(LogId, Range<Seq>)| self.rewritten.range((*log, gap.start)..(*log, gap.end)).count() as u64;
+        let in_gap = |(log, gap): &(LogId, Range<Seq>)| {
+            let rewritten = self.rewritten.range((*log, gap.start)..(*log, gap.end));
+            rewritten.filter(|(_, seq)| gap.start > Seq::ZERO || self.was_kept(*log, *seq)).count() as u64
+        };
         self.gaps.iter().map(in_gap).sum()
+    }
+
+    /// Whether what stands before the first batch of a log that is there was, surely, not in a segment given back.
+    fn was_kept(&self, log: LogId, seq: Seq) -> bool {
+        let path = self.fronts.get(&log).map_or(&[][..], |links| &links.path);
+        let run = path.iter().find(|node| node.first_seq <= seq);
+        self.first_segment == SegmentNumber::ZERO || run.is_some_and(|run| run.segment >= self.first_segment)
     }
 }
 
@@ -154,7 +171,9 @@ impl Shared {
             if view.logs().any(|state| !state.holes.is_empty()) {
                 return Ok(false);
             }
-            let heads: Vec<_> = view.logs().map(|state| (state.id, state.row.head.next_seq)).collect();
+            let head = |state: &LogState| (state.id, state.row.head.next_seq, state.row.links.clone());
+            let heads: Vec<_> = view.logs().map(head).collect();
+            census.first_segment = view.first_segment;
             // What was given back before the first segment that is kept is not missing.
             let first_arrival = match view.sealed.first() {
                 Some(first) if first.number == view.first_segment => first.first_arrival,
@@ -176,7 +195,8 @@ impl Shared {
                 return Ok(false);
             }
         }
-        for (log, head) in heads {
+        for (log, head, links) in heads {
+            census.fronts.entry(log).or_insert(links);
             let end = census.ends.get(&log).copied().unwrap_or_default();
             census.gaps.push((log, end..head.max(end)));
         }

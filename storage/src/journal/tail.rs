@@ -253,10 +253,12 @@ impl Tail {
             None => {
                 let path = segment::path(&self.dir, number);
                 let file = match self.vfs.open(&path, OpenMode::Create) {
-                    // Left by an attempt that found no space for its content.
+                    // Left by an attempt that found no space for its content, or by a recovery that was cut short.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                         let file = self.vfs.open(&path, OpenMode::Write)?;
                         segment::check_unused(&*file)?;
+                        // What is left in it would look like damage behind what is written now.
+                        file.set_len(0)?;
                         file
                     }
                     opened => opened?,

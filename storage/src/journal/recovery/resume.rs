@@ -89,11 +89,16 @@ impl Opening<'_> {
             previous_end: offset,
         };
         let (copy, front) = FrameHeader::new(kind, commit, first_arrival, &frame.entries, &salt);
-        let file = match self.vfs.open(&path, OpenMode::Create) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.vfs.open(&path, OpenMode::Write),
+        let create = || match self.vfs.open(&path, OpenMode::Create) {
+            // Left by a recovery that was cut short: what is in it would look like damage behind what is written now.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let file = self.vfs.open(&path, OpenMode::Write)?;
+                file.set_len(0)?;
+                Ok(file)
+            }
             opened => opened,
         };
-        let file = file.map_err(failed("creating", &path))?;
+        let file = create().map_err(failed("creating", &path))?;
         let mut slices = vec![IoSlice::new(&front)];
         slices.extend(frame.entries.iter().map(FrameEntry::bytes).map(|bytes| IoSlice::new(bytes)));
         write_full(&*file, &mut slices, FRAMES_OFFSET).map_err(failed("writing", &path))?;
