@@ -51,6 +51,10 @@ pub enum Workload {
     Kopen,
     /// Memory taken with it.
     Kmem,
+    /// Both ways at once.
+    W,
+    /// What a hub in between adds.
+    R,
     /// Mirrored in real time.
     M,
     /// A mirror that catches up from nothing.
@@ -123,7 +127,7 @@ pub const RECORDS_A_CALL: usize = 1000;
 
 impl Workload {
     /// In the order in which they run: those that share a store follow each other, and the store is closed for H.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::A,
         Self::At,
         Self::B,
@@ -147,6 +151,8 @@ impl Workload {
         Self::Kget,
         Self::Kopen,
         Self::Kmem,
+        Self::W,
+        Self::R,
         Self::M,
         Self::N,
         Self::O,
@@ -182,6 +188,8 @@ impl Workload {
             Self::Kget => "Kget",
             Self::Kopen => "Kopen",
             Self::Kmem => "Kmem",
+            Self::W => "W",
+            Self::R => "R",
             Self::M => "M",
             Self::N => "N",
             Self::O => "O",
@@ -225,6 +233,10 @@ impl Workload {
             Self::Kget => "one of these keys got at random from the collection",
             Self::Kopen => "reopen a store and the collection after a clean close, and get a key",
             Self::Kmem => "most memory of a process that opens it, gets at random and puts, of two budgets of 64 MiB",
+            Self::W => "records a second both ways at once, half from each end, of those one way, over TLS",
+            Self::R => {
+                "what one who waits until a far hub has a record, through a near one, waits longer than for the near one"
+            }
             Self::M => "mirrored in real time over TLS, durable at both ends",
             Self::N => "a mirror that catches up from nothing, the same",
             Self::O => "one writer, waiting until mirrored",
@@ -240,9 +252,9 @@ impl Workload {
     /// Of its figures.
     pub fn unit(self) -> Unit {
         match self {
-            Self::At | Self::G | Self::Gc | Self::G1e5 | Self::Kget | Self::O => Unit::Microseconds,
+            Self::At | Self::G | Self::Gc | Self::G1e5 | Self::Kget | Self::R | Self::O => Unit::Microseconds,
             Self::H | Self::H1e5 | Self::Hkill | Self::H100g | Self::Kopen => Unit::Milliseconds,
-            Self::Disk | Self::Mem | Self::Kmem | Self::U => Unit::Times,
+            Self::Disk | Self::Mem | Self::Kmem | Self::W | Self::U => Unit::Times,
             Self::V20 | Self::V200 => Unit::MegabitsPerSecond,
             _ => Unit::RecordsPerSecond,
         }
@@ -270,7 +282,8 @@ impl Workload {
 
     /// Whether it is asked of Counterfoil alone: a bound that holds whatever others reach.
     pub fn is_asked_of_us_alone(self) -> bool {
-        matches!(self, Self::Mem | Self::G1e5 | Self::H1e5 | Self::Hkill | Self::H100g) || self.is_of_keys()
+        matches!(self, Self::Mem | Self::G1e5 | Self::H1e5 | Self::Hkill | Self::H100g | Self::W | Self::R)
+            || self.is_of_keys()
     }
 
     /// Whether it is of a collection of many keys.

@@ -32,6 +32,8 @@ pub(crate) struct Effort {
     /// Rounds of those workloads that take two nodes.
     pub(crate) rounds_of_pairs: usize,
     pub(crate) mirrored_records: usize,
+    /// Records that R waits for in a turn, twice.
+    pub(crate) waits: usize,
     pub(crate) catch_up_records: usize,
     pub(crate) fhir_records: usize,
     /// Of V20 and V200.
@@ -58,6 +60,7 @@ impl Effort {
         hole_gib: Some(100),
         rounds_of_pairs: 5,
         mirrored_records: 256_000,
+        waits: 400,
         catch_up_records: (1 << 30) / RECORD_BYTES,
         fhir_records: usize::MAX,
         line_records: [32_000, 320_000],
@@ -81,6 +84,7 @@ impl Effort {
         hole_gib: None,
         rounds_of_pairs: 3,
         mirrored_records: 100_000,
+        waits: 100,
         catch_up_records: (1 << 27) / RECORD_BYTES,
         fhir_records: 3_000,
         line_records: [8_000, 128_000],
@@ -105,6 +109,7 @@ impl Effort {
         hole_gib: Some(1),
         rounds_of_pairs: 1,
         mirrored_records: 2_000,
+        waits: 3,
         catch_up_records: 16_000,
         fhir_records: 50,
         line_records: [4_000, 4_000],

@@ -20,6 +20,7 @@ mod report;
 mod run;
 mod table;
 mod turn;
+mod ways;
 
 use std::{
     collections::BTreeMap,
@@ -106,6 +107,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         progress: progress::Progress::new(),
         archives: BTreeMap::new(),
         keyed: None,
+        chain: None,
     };
     let mut chapters = Vec::new();
     for workload in &arguments.workloads {

@@ -12,6 +12,7 @@ use crate::{
     progress::Progress,
     report::{Entry, Results, Series},
     turn::{self, Bodies, Turn, now},
+    ways::{self, Chain},
 };
 
 pub(crate) struct Arena<'a> {
@@ -23,6 +24,8 @@ pub(crate) struct Arena<'a> {
     pub(crate) archives: BTreeMap<(Archive, usize), Stand>,
     /// Holds a collection of many keys, once one was made.
     pub(crate) keyed: Option<TempDir>,
+    /// Of R, while it runs.
+    pub(crate) chain: Option<Chain>,
 }
 
 /// A system's store and, while it is open, the system.
@@ -89,6 +92,9 @@ impl Arena<'_> {
                 }
             }
         }
+        if let Some(Err(error)) = self.chain.take().map(Chain::end) {
+            results.absent.push((Counterfoil.name(), format!("failed: {error}")));
+        }
         for (place, turns) in turns {
             let contender = self.lineup[place];
             let entry = Entry { system: contender.name(), remark: contender.remark(workload) };
@@ -124,7 +130,10 @@ impl Arena<'_> {
             keyed::put(folder.path(), self.effort.keys, &self.bodies)?;
             self.keyed = Some(folder);
         }
-        if workload == Workload::Hkill || workload.is_of_keys() {
+        if workload == Workload::R {
+            self.chain = Some(Chain::new()?);
+        }
+        if matches!(workload, Workload::Hkill | Workload::W | Workload::R) || workload.is_of_keys() {
             // Each turn makes its own, or all of them share one.
             return Ok(Stand { system: None, folder: folder()? });
         }
@@ -157,6 +166,8 @@ impl Arena<'_> {
         match workload {
             Workload::H | Workload::H1e5 | Workload::H100g => reopen(contender, stand),
             workload if workload.is_of_keys() => self.keyed_turn(workload),
+            Workload::W => ways::both_ways(self.effort.mirrored_records, &self.bodies),
+            Workload::R => self.chain.as_ref().ok_or("it was not made ready")?.take(self.effort.waits, &self.bodies),
             Workload::Hkill => Ok(Turn { figure: alone::reopen_killed()?, latencies: Vec::new() }),
             Workload::Disk => measure(stand, self.effort.archive_records),
             Workload::Mem => {

@@ -2,11 +2,11 @@
 
 use std::{
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Waker},
-    thread::{self, Thread},
+    thread::{self, JoinHandle, Thread},
     time::{Duration, Instant},
 };
 
@@ -123,7 +123,7 @@ impl LocalLinkBuilder {
             shared.measure_behind(move || far.upgrade().map_or(0, |far| behind_records(&near, &far.journal, &spaces)));
         }
         let pump = Pump::new(inners, &shareds, Arc::clone(&control));
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("counterfoil-link".to_owned())
             .spawn(move || pump.run())
             .map_err(|error| Error::System { what: "starting the thread of a link".to_owned(), error })?;
@@ -136,7 +136,14 @@ impl LocalLinkBuilder {
         }
         drop(linking);
         let ([shared, far_shared], far) = (shareds, Arc::downgrade(&self.target));
-        Ok(LocalLink { source: self.source, shared, far, far_shared, control })
+        Ok(LocalLink {
+            source: self.source,
+            shared,
+            far,
+            far_shared,
+            control,
+            thread: Arc::new(Mutex::new(Some(thread))),
+        })
     }
 }
 
@@ -161,6 +168,8 @@ pub struct LocalLink {
     far: Weak<Inner>,
     far_shared: Arc<LinkShared>,
     control: Arc<Control>,
+    /// Until somebody has waited for its end.
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl LocalLink {
@@ -206,9 +215,19 @@ impl LocalLink {
         far.is_none_or(|far| far.wait_link_synced(&self.far_shared, left))
     }
 
-    /// Ends it.
+    /// Ends it, for both stores: from the return on nothing goes through, and another link may be started. Waits for what it is
+    /// doing, which may be a commit.
     pub fn stop(&self) {
+        self.control.set(Wish::Stopped);
+        // Not for itself, should a waker of an application's have led here.
+        if self.control.thread.get().is_none_or(|thread| thread.id() != thread::current().id()) {
+            // If it panicked it has ended too, and the panic has been told.
+            let _ = lock(&self.thread).take().map(JoinHandle::join);
+        }
         self.source.stop_links(|link| std::ptr::eq(link, &raw const *self.shared));
+        if let Some(far) = self.far.upgrade() {
+            far.stop_links(|link| std::ptr::eq(link, &raw const *self.far_shared));
+        }
     }
 }
 
