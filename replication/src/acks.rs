@@ -12,6 +12,7 @@ use counterfoil_storage::{Digest, Head, Holes, Incarnation, LogId, NodeName, Seq
 
 use crate::{
     event::Event,
+    memory::Memory,
     message::{Ack, VIA_MAX},
 };
 
@@ -31,6 +32,8 @@ use crate::{
 pub struct AckBoard {
     own: NodeName,
     table: Mutex<Table>,
+    /// What was said of frontiers, for the sessions to come.
+    memory: Arc<Memory>,
 }
 
 #[derive(Debug, Default)]
@@ -175,7 +178,12 @@ impl Heard {
 impl AckBoard {
     /// For the store of the node `own`, with nothing on it.
     pub fn new(own: NodeName) -> Arc<Self> {
-        Arc::new(Self { own, table: Mutex::default() })
+        Arc::new(Self { own, table: Mutex::default(), memory: Arc::default() })
+    }
+
+    /// What the sessions of the store remember from one to the next.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

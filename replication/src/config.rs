@@ -81,6 +81,10 @@ pub struct Limits {
     pub control_max: usize,
     /// Bytes of batches read ahead of sending them. Beyond it each log may hold one batch more. Default: 1 MiB.
     pub ready_bytes_max: usize,
+    /// Of a space with more logs than this the peer is not told all heads at once, but first which parts of it differ: one
+    /// more round trip, unless one of the two remembers what was said before. Default: 256, whose heads fit into the first
+    /// segments of a connection.
+    pub heads_at_once_max: usize,
     /// How long the peer may take to say `Hello`. Default: 10 s.
     pub handshake_timeout: Duration,
     /// Time between heartbeats while records flow; 10 ms to 2 minutes. Default: 1 s.
@@ -106,6 +110,7 @@ impl Default for Limits {
             fetches_max: 4,
             control_max: 16_384,
             ready_bytes_max: 1 << 20,
+            heads_at_once_max: 256,
             handshake_timeout: Duration::from_secs(10),
             heartbeat_busy: Duration::from_secs(1),
             heartbeat_idle: Duration::from_secs(15),

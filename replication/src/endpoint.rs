@@ -260,10 +260,12 @@ impl Endpoint {
         endpoint
     }
 
-    /// Passes on, of the logs that flow in, the acks that the sessions of this store hear: give it the store's board.
+    /// Passes on, of the logs that flow in, the acks that the sessions of this store hear, and goes on from what was said in
+    /// earlier sessions: give it the store's board, before anything was sent.
     #[must_use]
     pub fn with_acks(mut self, board: &Arc<AckBoard>) -> Self {
         self.acks = Some(board.subscribe(self.session.config().peer.clone()));
+        self.session.remember_in(board.memory());
         self
     }
 
@@ -595,7 +597,7 @@ mod tests {
         };
         for message in [
             Message::Hello(hello),
-            Message::Offer(Offer { space: space.clone(), all: hash, own: hash }),
+            Message::Offer(Offer { space: space.clone(), all: hash, own: hash, heard: None }),
             Message::Announce(Announce { head: batch.head(), genesis: forged }),
             Message::Batch(batch),
         ] {

@@ -22,6 +22,7 @@ mod error;
 mod event;
 mod frontier;
 mod log_limit;
+mod memory;
 mod message;
 #[cfg(feature = "net")]
 pub mod net;
@@ -36,9 +37,9 @@ pub use event::{By, Event, NotMended, SessionStatus, SpaceStatus};
 pub use frontier::{FrontierHash, LogHead};
 pub use log_limit::LogLimit;
 pub use message::{
-    Ack, Announce, CaughtUp, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd, MendOutcome,
-    Message, Offer, PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, VIA_MAX,
-    Want, Window,
+    Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd,
+    MendOutcome, Message, Offer, PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Parts, Reconciled, Refusal, Refuse,
+    Rewind, Scope, VIA_MAX, Want, Window,
 };
 pub use policy::{Policy, PolicyError, Rights};
 pub use session::{

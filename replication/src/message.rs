@@ -7,7 +7,8 @@
 //! both     Hello
 //! target   Want{space}                              asks the other end to be a source (read right needed)
 //! source   Offer{space, hash of its frontier}       asks to stream (write or relay right needed)
-//! target   Equal{space} | Heads{space, heads}…      or Refuse
+//! target   Equal{space} | Heads{space, heads}… | Parts{space, hashes}      or Refuse
+//! source   Differing{space, parts}                  answers Parts, and is answered by Heads
 //! source   Announce{genesis, head}                  once per log that the target lacks
 //! source   Batch…                                   verbatim, within the credit granted
 //! target   Ack{log, node, head}, Credit{space, …}   once durable there; acks of others are passed on
@@ -82,6 +83,10 @@ pub enum Message {
     Mend(Mend),
     /// Ends the answer to a [`Mend`].
     MendEnd(MendEnd),
+    /// Answer to an offer: hashes of what the target holds.
+    Parts(Parts),
+    /// Answer to [`Parts`]: which of them differ.
+    Differing(Differing),
     /// Records, as their writer encoded them. Not a control message: travels verbatim.
     #[serde(skip)]
     Batch(Batch),
@@ -145,6 +150,8 @@ pub struct Offer {
     pub all: FrontierHash,
     /// Over those of them that the source itself writes.
     pub own: FrontierHash,
+    /// Over what the target has told so far, in this session and in earlier ones, as far as the source remembers it.
+    pub heard: Option<FrontierHash>,
 }
 
 /// Which logs of a space a flow carries: what the target permits.
@@ -169,7 +176,8 @@ pub struct Reconciled {
     pub offered: FrontierHash,
 }
 
-/// What the target holds of a space; as many messages as needed.
+/// What the target holds of a space; as many messages as needed. After [`Differing`], of the parts named there: then
+/// none of them is the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heads {
     /// The space.
@@ -181,10 +189,35 @@ pub struct Heads {
     pub told: Scope,
     /// Durable heads of the logs that the target holds; at most [`codec::HEADS_MAX`] in one message.
     pub heads: Vec<LogHead>,
+    /// Whether only those are named that have changed since what the offer called heard: the answer is this one message.
+    pub since_heard: bool,
     /// Whether this is the first message of the answer.
     pub first: bool,
     /// Whether this is the last message of the answer.
     pub last: bool,
+}
+
+/// What the target holds of a space, in parts: for a space of many logs of which the source may have nearly all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// The space.
+    pub space: SpaceName,
+    /// Which logs this flow carries.
+    pub scope: Scope,
+    /// Of which logs heads are told, as in [`Heads`].
+    pub told: Scope,
+    /// Over each of 2^n parts of the frontier of those logs: a log is in the part that the first n bits of its id number.
+    /// At most [`codec::PARTS_MAX`].
+    pub hashes: Vec<FrontierHash>,
+}
+
+/// Which of the parts that the target told are neither what the source has nor what the target had told before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differing {
+    /// The space.
+    pub space: SpaceName,
+    /// Numbers of the parts, ascending. At most [`codec::PARTS_MAX`].
+    pub parts: Vec<u16>,
 }
 
 /// Which of a space's two flows is meant, as seen by the end that says so.

@@ -1,14 +1,16 @@
 //! The session: one connection's protocol, as a machine.
 //!
-//! Code map: [`state`] is what is known of spaces and logs; [`source`] finds where each log stands at the
-//! target, [`sending`] reads ahead and sends; [`target`] stores and acknowledges; [`mending`] gets back what was lost;
+//! Code map: [`state`] is what is known of spaces and logs; [`reconciling`] offers and takes the answer, [`source`] finds where
+//! each log stands at the target, [`sending`] reads ahead and sends; [`answering`] answers offers, [`target`] stores and acknowledges; [`mending`] gets back what was lost;
 //! [`passing`] has acks of other nodes; [`keeping`] bounds the logs that a peer may bring; [`permission`] applies the policy; [`liveness`] keeps the timers; [`status`] reports.
 
+mod answering;
 mod keeping;
 mod liveness;
 mod mending;
 mod passing;
 mod permission;
+mod reconciling;
 mod sending;
 mod source;
 mod state;
@@ -41,6 +43,7 @@ use crate::{
     config::{Direction, SessionConfig},
     error::{PeerMisbehaved, SessionError},
     event::{By, Event, SessionStatus},
+    memory::{Memory, Statements},
     message::{Flow, GapCause, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, Want},
     policy::Policy,
 };
@@ -157,6 +160,8 @@ pub struct Session {
     logs: HashMap<LogId, Log>,
     /// It has been told that not all logs found a place.
     overflow_told: bool,
+    /// What is said in this session and was said in earlier ones; `None` if only for as long as it lasts.
+    memory: Option<Arc<Memory>>,
     loads: VecDeque<SpaceName>,
     /// Control messages in order; at most `limits.control_max` that the peer caused.
     control: VecDeque<Message>,
@@ -211,6 +216,7 @@ impl Session {
             space_index: HashMap::new(),
             logs: HashMap::new(),
             overflow_told: false,
+            memory: None,
             loads: VecDeque::new(),
             control: VecDeque::from([Message::Hello(hello)]),
             events: VecDeque::new(),
@@ -252,6 +258,18 @@ impl Session {
         }
     }
 
+    /// Goes on from what was said in earlier sessions with the peer, and remembers what is said in this one. Call before
+    /// anything was sent.
+    pub(crate) fn remember_in(&mut self, memory: &Arc<Memory>) {
+        self.memory = Some(Arc::clone(memory));
+        for index in 0..self.spaces.len() {
+            self.spaces[index].statements = self.statements_of(&self.spaces[index].name);
+            if self.spaces[index].outflow == Outflow::Offered {
+                self.recall_offer(index);
+            }
+        }
+    }
+
     /// Takes a message from the peer.
     pub fn handle_message(&mut self, now: Instant, message: Message) -> Result<(), SessionError> {
         self.liveness.heard(now);
@@ -270,7 +288,9 @@ impl Session {
                 Ok(())
             }
             Message::Equal(answer) => self.handle_equal(now, &answer),
-            Message::Heads(heads) => self.handle_heads(now, &heads),
+            Message::Heads(heads) => self.handle_heads(now, heads),
+            Message::Parts(parts) => self.handle_parts(parts),
+            Message::Differing(differing) => self.handle_differing(differing),
             Message::Refuse(refuse) => self.handle_refuse(refuse),
             Message::Announce(announce) => self.handle_announce(announce),
             Message::Ack(ack) => self.handle_ack(&ack),
@@ -444,8 +464,14 @@ impl Session {
         }
         let index = self.spaces.len();
         self.space_index.insert(name.clone(), index);
-        self.spaces.push(Space::new(name, brought));
+        let statements = self.statements_of(&name);
+        self.spaces.push(Space::new(name, brought, statements));
         index
+    }
+
+    /// What was said of a space before this session, as far as it is remembered.
+    fn statements_of(&self, space: &SpaceName) -> Arc<Statements> {
+        self.memory.as_ref().map(|memory| memory.of(&self.config.peer, space)).unwrap_or_default()
     }
 
     /// Asks for the logs of a space, once; what is due begins when they are here.

@@ -45,6 +45,7 @@ fn a_peer_that_may_only_read_does_not_make_up_mirrors() {
             scope: Scope::All,
             told: Scope::All,
             heads: vec![],
+            since_heard: false,
             first: true,
             last: true,
         }),

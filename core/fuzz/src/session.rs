@@ -14,9 +14,9 @@ use std::{
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Ack, Announce, CaughtUp, CloseReason, Credit, Direction, Endpoint, Flow, FrontierHash, Heads, Heartbeat, Hello,
-    Limits, LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Policy, Reconciled, Refusal, Refuse,
-    Rewind, Scope, SessionConfig, Want, Window, codec,
+    Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Direction, Endpoint, Flow, FrontierHash, Heads, Heartbeat,
+    Hello, Limits, LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Parts, Policy, Reconciled,
+    Refusal, Refuse, Rewind, Scope, SessionConfig, Want, Window, codec,
 };
 use counterfoil_storage::{
     Batch, Digest, Genesis, Head, Holes, Incarnation, Journal, LogId, NodeName, Seq, SpaceName, vfs::Memory,
@@ -172,6 +172,16 @@ enum Step {
         end: HeadPick,
         refused: bool,
     },
+    /// Of a frontier.
+    Parts {
+        space: u8,
+        all: bool,
+        hashes: Vec<u8>,
+    },
+    Differing {
+        space: u8,
+        parts: Vec<u8>,
+    },
 }
 
 #[derive(Debug, Arbitrary)]
@@ -273,6 +283,42 @@ fn life(number: u8) -> Incarnation {
     Incarnation::from_bytes([number % 3; 16])
 }
 
+/// The same of those that offer and answer.
+fn of_frontiers(step: &Step) -> Option<Message> {
+    Some(match step {
+        Step::Offer { space: number, hash: value } => {
+            let heard = (value % 2 == 1).then(|| hash(value / 2));
+            Message::Offer(Offer { space: space(*number), all: hash(*value), own: hash(*value), heard })
+        }
+        Step::Equal { space: number, all } => Message::Equal(Reconciled {
+            space: space(*number),
+            scope: scope(*all),
+            told: scope(*all),
+            offered: hash(*number),
+        }),
+        Step::Heads { space: number, all, heads: choices, first, last } => Message::Heads(Heads {
+            space: space(*number),
+            scope: scope(*all),
+            told: scope(*all),
+            heads: heads(choices),
+            since_heard: choices.len() == 1 && *first && *last,
+            first: *first,
+            last: *last,
+        }),
+        Step::Parts { space: number, all, hashes } => Message::Parts(Parts {
+            space: space(*number),
+            scope: scope(*all),
+            told: scope(*all),
+            hashes: hashes.iter().map(|value| hash(*value)).collect(),
+        }),
+        Step::Differing { space: number, parts } => Message::Differing(Differing {
+            space: space(*number),
+            parts: parts.iter().map(|part| u16::from(part % 8)).collect(),
+        }),
+        _ => return None,
+    })
+}
+
 /// The message that a step has the peer say.
 fn message(step: &Step) -> Option<Message> {
     Some(match step {
@@ -299,23 +345,9 @@ fn message(step: &Step) -> Option<Message> {
             takes_zstd: false,
         }),
         Step::Want(number) => Message::Want(Want { space: space(*number) }),
-        Step::Offer { space: number, hash: value } => {
-            Message::Offer(Offer { space: space(*number), all: hash(*value), own: hash(*value) })
+        Step::Offer { .. } | Step::Equal { .. } | Step::Heads { .. } | Step::Parts { .. } | Step::Differing { .. } => {
+            return of_frontiers(step);
         }
-        Step::Equal { space: number, all } => Message::Equal(Reconciled {
-            space: space(*number),
-            scope: scope(*all),
-            told: scope(*all),
-            offered: hash(*number),
-        }),
-        Step::Heads { space: number, all, heads: choices, first, last } => Message::Heads(Heads {
-            space: space(*number),
-            scope: scope(*all),
-            told: scope(*all),
-            heads: heads(choices),
-            first: *first,
-            last: *last,
-        }),
         Step::Refuse { space: number, incoming } => {
             Message::Refuse(Refuse { space: space(*number), flow: flow(*incoming), reason: Refusal::NoRightToStream })
         }
@@ -437,6 +469,7 @@ impl Hub {
         limits.space_window_bytes = WINDOW_BYTES;
         limits.batch_len_max_bytes = 4 << 10;
         limits.control_max = CONTROL_MAX;
+        limits.heads_at_once_max = 1;
         limits.fetch_bytes = 100;
         let directions =
             brings.iter().map(|both| both.map(|both| if both { Direction::Both } else { Direction::Send }));

@@ -2,8 +2,9 @@
 
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Ack, Announce, CaughtUp, CloseReason, Credit, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello, LogHead, Mend,
-    MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
+    Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello,
+    LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Parts, Reconciled, Refusal, Refuse, Rewind,
+    Scope, Want, Window,
     codec::{self, MessageReader, MessageWriter, PREFIX_LEN},
 };
 use counterfoil_storage::{Holes, Incarnation, Seq, SpaceName};
@@ -114,16 +115,19 @@ pub fn messages() -> Vec<Message> {
             takes_zstd: true,
         }),
         Message::Want(Want { space: space.clone() }),
-        Message::Offer(Offer { space: space.clone(), all: hash, own: hash }),
+        Message::Offer(Offer { space: space.clone(), all: hash, own: hash, heard: Some(hash) }),
         Message::Equal(Reconciled { space: space.clone(), scope: Scope::Own, told: Scope::All, offered: hash }),
         Message::Heads(Heads {
             space: space.clone(),
             scope: Scope::All,
             told: Scope::All,
             heads: heads.clone(),
+            since_heard: false,
             first: true,
             last: true,
         }),
+        Message::Parts(Parts { space: space.clone(), scope: Scope::All, told: Scope::All, hashes: vec![hash; 2] }),
+        Message::Differing(Differing { space: space.clone(), parts: vec![1] }),
         Message::Refuse(Refuse { space: space.clone(), flow: Flow::Incoming, reason: Refusal::NoRightToStream }),
         Message::Announce(Announce { genesis: genesis.clone(), head }),
         Message::Ack(Ack {

@@ -206,7 +206,8 @@ fn encoded(messages: &[Message]) -> BytesMut {
 fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
     let space = SpaceName::new(node.as_str()).unwrap();
     let hash = FrontierHash::from_bytes([1; 16]);
-    let offer = |space: &SpaceName| Message::Offer(Offer { space: space.clone(), all: hash, own: hash });
+    let offer =
+        |space: &SpaceName| Message::Offer(Offer { space: space.clone(), all: hash, own: hash, heard: Some(hash) });
     let begin = |nonce: u64, writer: &NodeName, space: &SpaceName| {
         let mut bytes = [7; 16];
         bytes[..8].copy_from_slice(&nonce.to_le_bytes());
@@ -234,6 +235,7 @@ fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
                     scope: Scope::All,
                     told: Scope::All,
                     heads: vec![LogHead { log, head }; codec::HEADS_MAX],
+                    since_heard: false,
                     first: false,
                     last: false,
                 }),

@@ -3,7 +3,7 @@
 //! They are made around the product, not in it: in what leaves a machine, reaches it, or is left out. So nothing that is
 //! delivered has a switch for them.
 
-use counterfoil_replication::{Ack, CaughtUp, Event, Message};
+use counterfoil_replication::{Ack, CaughtUp, Event, Heads, Message};
 use counterfoil_storage::{Batch, BatchBuilder, Digest, Head, Hlc, Holes, NodeName, Seq};
 
 /// A planted mistake, made by every machine.
@@ -39,6 +39,8 @@ pub enum Bug {
     ReturnsCreditTwice,
     /// Whatever was offered, the answer is that it is here.
     AnswersEqualAlways,
+    /// A target that is asked what has changed since it last said so says that nothing has.
+    SaysNothingChanged,
     /// A log that the target lacks is not announced.
     ForgetsToAnnounce,
     /// A hub passes on its own head as that of the hub behind it.
@@ -94,8 +96,13 @@ impl Bug {
     ];
 
     /// Those that only nodes that sync can make.
-    pub const OF_SYNC: [Self; 4] =
-        [Self::AsksForNothing, Self::RelaysNothing, Self::SendsBack, Self::SaysCaughtUpAtOnce];
+    pub const OF_SYNC: [Self; 5] = [
+        Self::AsksForNothing,
+        Self::RelaysNothing,
+        Self::SendsBack,
+        Self::SaysCaughtUpAtOnce,
+        Self::SaysNothingChanged,
+    ];
 
     /// What leaves the machine `from` instead of a message. `is_now`: one of those that
     /// are made now and then, or in a certain shape, is due.
@@ -138,6 +145,9 @@ impl Bug {
             (Self::PassesNothingOn, Message::Ack(ack)) if ack.node != *from => Vec::new(),
             (Self::ReturnsCreditTwice, Message::Credit(credit)) => {
                 vec![Message::Credit(credit.clone()), Message::Credit(credit)]
+            }
+            (Self::SaysNothingChanged, Message::Heads(heads)) if heads.since_heard => {
+                vec![Message::Heads(Heads { heads: Vec::new(), ..heads })]
             }
             (Self::SaysCaughtUpAtOnce, Message::Announce(announce)) => {
                 let caught_up = CaughtUp { space: announce.genesis.space.clone(), whole: true };

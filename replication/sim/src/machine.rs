@@ -8,7 +8,7 @@ use std::{
 };
 
 use counterfoil_faults::{FaultVfs, Rng, STORE, small_options};
-use counterfoil_replication::{AckBoard, Message};
+use counterfoil_replication::{AckBoard, Heads, Message, Parts, Reconciled};
 use counterfoil_storage::{
     AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Incarnation, Journal, Lives, LogId, LogWriter, NodeName,
     Options, Receipt, Seq, SpaceName,
@@ -242,9 +242,12 @@ impl Machine {
             // Another node's promise, passed on: judged by what that node has promised.
             Message::Ack(ack) if ack.node != self.name => return Ok(()),
             Message::Ack(ack) => vec![(ack.log, ack.head)],
-            // All of the space that is there was offered as it is.
-            Message::Equal(answer) => {
-                let logs = journal.logs(Some(&answer.space)).into_iter();
+            // All of the space that is there was offered as it is, or its hashes were told, or it is as was told before but
+            // for what is named.
+            Message::Equal(Reconciled { space, .. })
+            | Message::Parts(Parts { space, .. })
+            | Message::Heads(Heads { space, since_heard: true, .. }) => {
+                let logs = journal.logs(Some(space)).into_iter();
                 logs.map(|log| (log.id, log.durable)).collect()
             }
             Message::Heads(heads) => heads.heads.iter().map(|head| (head.log, head.head)).collect(),

@@ -72,6 +72,8 @@ pub struct Plan {
     pub full_disks: u64,
     /// Window of a session and of a space, in bytes.
     pub windows: (u64, u64),
+    /// In spaces of more logs than this not all heads are told at once.
+    pub heads_at_once_max: usize,
     /// Whether they follow what is measured, between a sixteenth and 16 times of that.
     pub windows_vary: bool,
 }
@@ -105,6 +107,7 @@ impl Plan {
             full_disks,
             windows: (window, 1 << (8 + rng.below(12))),
             windows_vary: rng.chance(1, 2),
+            heads_at_once_max: if rng.chance(1, 2) { 256 } else { rng.below(4) as usize },
         }
     }
 

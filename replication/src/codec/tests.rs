@@ -7,8 +7,8 @@ use super::*;
 use crate::{
     frontier::{FrontierHash, LogHead},
     message::{
-        Ack, Announce, CaughtUp, CloseReason, Credit, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd,
-        MendOutcome, Offer, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
+        Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, GapCause, Heads, Heartbeat, Hello, Mend,
+        MendEnd, MendOutcome, Offer, Park, ParkReason, Parts, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
     },
 };
 
@@ -34,6 +34,21 @@ fn batch() -> Batch {
 
 /// One of each kind, with the hexadecimal form that it has for ever.
 fn golden() -> Vec<(Message, String)> {
+    [golden_but_parts(), golden_parts()].concat()
+}
+
+fn golden_parts() -> Vec<(Message, String)> {
+    let (hash, hash_hex) = (FrontierHash::from_bytes([0xcc; 16]), "cc".repeat(16));
+    vec![
+        (
+            Message::Parts(Parts { space: space(), scope: Scope::All, told: Scope::All, hashes: vec![hash; 2] }),
+            format!("130173010102{hash_hex}{hash_hex}"),
+        ),
+        (Message::Differing(Differing { space: space(), parts: vec![1, 300] }), "1401730201fb2c01".into()),
+    ]
+}
+
+fn golden_but_parts() -> Vec<(Message, String)> {
     let hash = FrontierHash::from_bytes([0xcc; 16]);
     let (id, digest, hash_hex) = ("aa".repeat(16), "bb".repeat(32), "cc".repeat(16));
     let incarnation = Incarnation::from_bytes([0xdd; 16]);
@@ -60,7 +75,14 @@ fn golden() -> Vec<(Message, String)> {
     vec![
         (Message::Hello(hello), format!("000101{}fc00008000fc00004000fc00001000fbe80301", "dd".repeat(16))),
         (Message::Want(Want { space: space() }), "010173".into()),
-        (Message::Offer(Offer { space: space(), all: hash, own: hash }), format!("020173{hash_hex}{hash_hex}")),
+        (
+            Message::Offer(Offer { space: space(), all: hash, own: hash, heard: None }),
+            format!("020173{hash_hex}{hash_hex}00"),
+        ),
+        (
+            Message::Offer(Offer { space: space(), all: hash, own: hash, heard: Some(hash) }),
+            format!("020173{hash_hex}{hash_hex}01{hash_hex}"),
+        ),
         (
             Message::Equal(Reconciled { space: space(), scope: Scope::Own, told: Scope::All, offered: hash }),
             format!("0301730001{hash_hex}"),
@@ -71,10 +93,11 @@ fn golden() -> Vec<(Message, String)> {
                 scope: Scope::Own,
                 told: Scope::All,
                 heads: heads.clone(),
+                since_heard: false,
                 first: true,
                 last: false,
             }),
-            format!("040173000101{id}{head_hex}0100"),
+            format!("040173000101{id}{head_hex}000100"),
         ),
         (
             Message::Refuse(Refuse { space: space(), flow: Flow::Incoming, reason: Refusal::NoRightToRead }),
@@ -211,10 +234,25 @@ fn a_length_beyond_the_limit_is_refused_before_its_bytes_come() {
 #[test]
 fn a_list_beyond_the_limit_is_refused() {
     let heads = vec![LogHead { log: log(), head: head() }; HEADS_MAX + 1];
-    let message =
-        Message::Heads(Heads { space: space(), scope: Scope::All, told: Scope::All, heads, first: true, last: true });
-    let expected = CodecError::List { count: HEADS_MAX + 1, limit: HEADS_MAX };
-    assert_eq!(decode(&mut encoded(&message), LIMIT), Err(expected));
+    let heads = Heads {
+        space: space(),
+        scope: Scope::All,
+        told: Scope::All,
+        heads,
+        since_heard: false,
+        first: true,
+        last: true,
+    };
+    let hashes = vec![FrontierHash::from_bytes([1; 16]); PARTS_MAX + 1];
+    let parts = Parts { space: space(), scope: Scope::All, told: Scope::All, hashes };
+    let differing = Differing { space: space(), parts: vec![1; PARTS_MAX + 1] };
+    for (message, limit) in [
+        (Message::Heads(heads), HEADS_MAX),
+        (Message::Parts(parts), PARTS_MAX),
+        (Message::Differing(differing), PARTS_MAX),
+    ] {
+        assert_eq!(decode(&mut encoded(&message), LIMIT), Err(CodecError::List { count: limit + 1, limit }));
+    }
 }
 
 #[test]
@@ -224,10 +262,13 @@ fn the_longest_messages_within_bounds_can_be_sent() {
     let heads = vec![LogHead { log: log(), head: far }; HEADS_MAX];
     let frontiers = vec![(space.clone(), FrontierHash::from_bytes([1; 16])); FRONTIERS_MAX];
     let beat = Message::Heartbeat(Heartbeat { next_ms: u32::MAX, frontiers, heads });
+    let long_space = space.clone();
     let mut genesis = Genesis::new(space, NodeName::new(&"n".repeat(MAX_NAME_LEN)).unwrap(), [1; 16]);
     genesis.base = (0..60_u16).map(|index| (log_of(index), far)).collect();
     assert!(genesis.encode().len() > MAX_GENESIS_LEN - 1000, "{}", genesis.encode().len());
-    for message in [beat, Message::Announce(Announce { genesis, head: far })] {
+    let hashes = vec![FrontierHash::from_bytes([1; 16]); PARTS_MAX];
+    let parts = Parts { space: long_space, scope: Scope::All, told: Scope::All, hashes };
+    for message in [beat, Message::Announce(Announce { genesis, head: far }), Message::Parts(parts)] {
         assert_eq!(decode(&mut encoded(&message), LIMIT), Ok(Some(message)));
     }
 }
@@ -259,7 +300,7 @@ fn a_changed_bit_of_a_batch_is_named_and_the_stream_goes_on() {
 #[test]
 fn an_ack_that_came_through_too_many_hands_is_refused() {
     let via = |count| {
-        let Message::Ack(ack) = golden().swap_remove(7).0 else { panic!("the eighth is an ack") };
+        let Message::Ack(ack) = golden().swap_remove(8).0 else { panic!("the ninth is an ack") };
         let via = vec![ack.node.clone(); count];
         decode(&mut encoded(&Message::Ack(Ack { via, ..ack })), LIMIT)
     };
@@ -270,7 +311,7 @@ fn an_ack_that_came_through_too_many_hands_is_refused() {
 #[test]
 fn holes_that_are_none_are_refused() {
     let holes = |ranges: &[u8]| {
-        let mut bytes = encoded(&golden()[7].0);
+        let mut bytes = encoded(&golden()[8].0);
         let len = bytes.len() - 2;
         bytes.truncate(len);
         bytes.extend_from_slice(ranges);
@@ -288,7 +329,7 @@ fn holes_that_are_none_are_refused() {
 
 #[test]
 fn a_genesis_that_is_none_is_refused() {
-    let bytes = encoded(&golden()[6].0);
+    let bytes = encoded(&golden()[7].0);
     for position in 7..11 {
         let mut bytes = bytes.clone();
         bytes[position] ^= 0xff;
@@ -308,7 +349,7 @@ proptest! {
     #[test]
     fn random_control_messages_never_panic_and_what_decodes_is_within_bounds(
         bytes in prop::collection::vec(any::<u8>(), 1..400),
-        kind in 0_u8..19,
+        kind in 0_u8..21,
     ) {
         let mut buffer = BytesMut::new();
         buffer.put_u32_le(bytes.len() as u32 + 1);
@@ -323,7 +364,7 @@ proptest! {
 
     #[test]
     fn messages_with_changed_bytes_never_panic(
-        pick in 0_usize..23,
+        pick in 0_usize..26,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let mut bytes = encoded(&golden()[pick].0);

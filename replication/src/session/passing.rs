@@ -133,7 +133,7 @@ impl Session {
     /// The peer passes on an ack.
     pub(super) fn handle_passed_ack(&mut self, ack: &Ack) -> Result<(), PeerMisbehaved> {
         let Some(log) = self.logs.get(&ack.log) else { return self.check_unknown_ack(ack.log) };
-        let carried = self.spaces[log.space].out_scope().is_some_and(|scope| self.source_carries(scope, log));
+        let carried = self.spaces[log.space].answered_scope().is_some_and(|scope| self.source_carries(scope, log));
         // Who may only read could say anything of others' disks: it is this node that chose to send to the peer, or
         // the policy that lets the peer relay.
         let is_relay = self.spaces[log.space].brought.is_some_and(Direction::sends) || self.rights(log.space).relay;

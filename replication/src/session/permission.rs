@@ -180,6 +180,7 @@ impl Session {
     fn close_outflow(&mut self, index: usize) {
         let space = &mut self.spaces[index];
         space.outflow = Outflow::Refused;
+        space.base = None;
         space.offer_due = false;
         space.in_sync = false;
         let ids: Vec<_> = space.logs.iter().copied().collect();
@@ -197,6 +198,7 @@ impl Session {
         space.inflow = inflow;
         space.offered = None;
         space.answer = None;
+        space.asked = None;
         let ids: Vec<_> = space.logs.iter().copied().collect();
         for id in ids {
             if inflow == Inflow::Refused

@@ -1,5 +1,5 @@
-//! The end that streams: offers, finding the target's heads on the chains here, reading ahead, sending
-//! within credit in fair rotation, and believing acknowledgements only of what was sent.
+//! The end that streams: where each log stands at the target, finding the target's heads on the chains here, and believing
+//! acknowledgements only of what was sent.
 
 use std::time::Instant;
 
@@ -7,182 +7,24 @@ use counterfoil_storage::{Batch, Head, Holes, Incarnation, LogId, NodeName, Seq}
 
 use super::{
     LogState, Session,
-    state::{InFlight, Incoming, LastOffer, Local, Log, Outflow, Outgoing, Streaming},
+    state::{InFlight, Incoming, Local, Log, Outflow, Outgoing, Streaming},
 };
 use crate::{
     error::PeerMisbehaved,
     event::{By, Event},
-    frontier::{FrontierHash, LogHead},
-    message::{
-        Ack, Announce, CaughtUp, Flow, GapCause, Heads, Message, Offer, Park, ParkReason, Reconciled, Rewind, Scope,
-    },
+    message::{Ack, Announce, CaughtUp, Flow, GapCause, Message, Park, ParkReason, Rewind},
 };
 
 impl Session {
-    /// Hash over those logs of a space that `carries` picks.
-    pub(super) fn frontier(&self, index: usize, carries: impl Fn(&Log) -> bool) -> FrontierHash {
-        let logs = self.spaces[index].logs.iter().filter_map(|id| self.logs.get(id).map(|log| (*id, log)));
-        FrontierHash::of(logs.filter(|(_, log)| carries(log)).map(|(log, state)| LogHead { log, head: state.head() }))
-    }
-
-    /// Offers a space whose logs are here.
-    pub(super) fn offer(&mut self, index: usize) {
-        let all = self.frontier(index, |_| true);
-        let own = self.frontier(index, |log| self.source_carries(Scope::Own, log));
-        let space = &mut self.spaces[index];
-        space.offer_due = false;
-        space.last_offer = Some(LastOffer { all, own, is_repeated: space.last_offer.is_some() });
-        space.outflow = Outflow::Offered;
-        self.control.push_back(Message::Offer(Offer { space: space.name.clone(), all, own }));
-        for id in self.log_ids(index) {
-            let offered = self.logs.get(&id).map(Log::head);
-            self.await_answer(id, offered);
-        }
-    }
-
-    fn await_answer(&mut self, id: LogId, offered: Option<Head>) {
-        self.set_outgoing(id, Outgoing::Awaiting { offered });
-        if let Some(log) = self.logs.get_mut(&id) {
-            log.is_announced = false;
-        }
-    }
-
     /// The target has named a log that the flow carries.
-    fn note_announced(&mut self, id: LogId) {
+    pub(super) fn note_announced(&mut self, id: LogId) {
         if let Some(log) = self.logs.get_mut(&id) {
             log.is_announced = true;
         }
     }
 
-    fn log_ids(&self, index: usize) -> Vec<LogId> {
-        self.spaces[index].logs.iter().copied().collect()
-    }
-
-    /// The target has what was offered.
-    pub(super) fn handle_equal(&mut self, now: Instant, answer: &Reconciled) -> Result<(), PeerMisbehaved> {
-        let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: answer.space.clone() };
-        let &index = self.space_index.get(&answer.space).ok_or_else(unexpected)?;
-        let offer = self.spaces[index].last_offer.ok_or_else(unexpected)?;
-        let offered = if answer.told == Scope::All { offer.all } else { offer.own };
-        if self.spaces[index].outflow != Outflow::Offered || answer.offered != offered {
-            // It crossed with this end's refusal, or answers the offer before that.
-            let has_crossed = offer.is_repeated || self.spaces[index].outflow == Outflow::Refused;
-            return if has_crossed { Ok(()) } else { Err(unexpected()) };
-        }
-        self.spaces[index].outflow = Outflow::Answering { scope: answer.scope };
-        for id in self.log_ids(index) {
-            let Some(log) = self.logs.get(&id) else { continue };
-            let Outgoing::Awaiting { offered: Some(head) } = log.outgoing else { continue };
-            if head.next_seq == Seq::ZERO || !self.source_carries(answer.told, log) {
-                continue;
-            }
-            if self.source_carries(answer.scope, log) {
-                if !log.peer_holes.is_empty() {
-                    // It may have acknowledged them in an earlier session.
-                    self.note_statement(id, head);
-                }
-                self.note_announced(id);
-                self.stream_from(id, head);
-            } else {
-                self.note_peer_head(id, head);
-            }
-        }
-        // The target knows.
-        self.spaces[index].caught_up = Some(true);
-        self.finish_answer(now, index, answer.scope);
-        Ok(())
-    }
-
-    /// The target says what it has.
-    pub(super) fn handle_heads(&mut self, now: Instant, heads: &Heads) -> Result<(), PeerMisbehaved> {
-        let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: heads.space.clone() };
-        let &index = self.space_index.get(&heads.space).ok_or_else(unexpected)?;
-        let scope = heads.scope;
-        match self.spaces[index].outflow {
-            Outflow::Offered | Outflow::Open { .. } | Outflow::Answering { .. } if heads.first => {}
-            // The target refused before and now has been granted the right to accept. If it was this end that
-            // refused, nothing that the peer says begins the flow.
-            Outflow::Refused if heads.first && self.spaces[index].loaded && self.rights(index).read => {}
-            Outflow::Answering { scope: begun } if begun == scope && !heads.first => {}
-            // This end has just stopped the flow: the answer crossed with that.
-            Outflow::Refused => return Ok(()),
-            _ => return Err(unexpected()),
-        }
-        if heads.first {
-            self.spaces[index].outflow = Outflow::Answering { scope };
-            self.spaces[index].caught_up = None;
-            for id in self.log_ids(index) {
-                self.await_answer(id, None);
-            }
-        }
-        for LogHead { log: id, head } in &heads.heads {
-            let Some(log) = self.logs.get(id) else { continue };
-            if log.space != index {
-                continue;
-            }
-            let (is_carried, is_equal) = (self.source_carries(scope, log), *head == log.head());
-            self.note_statement(*id, *head);
-            if is_carried {
-                self.note_announced(*id);
-                self.classify(*id, *head);
-            } else if is_equal {
-                self.note_peer_head(*id, *head);
-            }
-        }
-        if heads.last {
-            self.note_unnamed(index, scope);
-            self.finish_answer(now, index, scope);
-        }
-        Ok(())
-    }
-
-    /// The peer has named all that it has: of the other logs it has nothing. `Equal` says nothing of the kind: what came
-    /// after the offer was not compared, and of the rest no more was ever acknowledged than was offered.
-    fn note_unnamed(&mut self, index: usize, scope: Scope) {
-        for id in self.log_ids(index) {
-            let Some(log) = self.logs.get(&id) else { continue };
-            if matches!(log.outgoing, Outgoing::Awaiting { .. }) && self.source_carries(scope, log) {
-                self.note_statement(id, log.origin);
-            }
-        }
-    }
-
-    /// The answer is complete: what it did not name, the target lacks.
-    fn finish_answer(&mut self, now: Instant, index: usize, scope: Scope) {
-        self.spaces[index].outflow = Outflow::Open { scope };
-        for id in self.log_ids(index) {
-            let Some(log) = self.logs.get(&id) else { continue };
-            // Also those that came after the offer.
-            if matches!(log.outgoing, Outgoing::Awaiting { .. } | Outgoing::Idle) {
-                if self.source_carries(scope, log) && log.has_records() {
-                    self.stream_from_start(id);
-                } else {
-                    self.set_outgoing(id, Outgoing::Idle);
-                    self.tell_uncarried(id, scope);
-                }
-            }
-        }
-        let space = &mut self.spaces[index];
-        space.in_sync = false;
-        space.behind_since.get_or_insert(now);
-        self.check_in_sync(index);
-    }
-
-    /// Tells of a log that the peer may lack something of, and does not let this end stream.
-    fn tell_uncarried(&mut self, id: LogId, scope: Scope) {
-        let Some(log) = self.logs.get(&id) else { return };
-        // More than is here is no less, though it may be another history: then the log stops where it is carried.
-        let known = log.peer_head.into_iter().chain(log.stated_head).map(|head| head.next_seq).max();
-        let is_there = *log.writer() == self.config.peer || known.is_some_and(|known| known >= log.head().next_seq);
-        if log.has_records() && !is_there && !self.source_carries(scope, log) {
-            let (writer, space) = (log.writer().clone(), self.spaces[log.space].name.clone());
-            let reason = ParkReason::NoRight { writer, space };
-            self.events.push_back(Event::Parked { log: id, reason, by: By::Peer });
-        }
-    }
-
     /// The one decision of where a log stands, given where it ends at the target. Exactly one row matches.
-    fn classify(&mut self, id: LogId, remote: Head) {
+    pub(super) fn classify(&mut self, id: LogId, remote: Head) {
         let Some(log) = self.logs.get(&id) else { return };
         let (local, origin) = (log.head(), log.origin);
         let first_seq = log.local.map_or(Seq::ZERO, |local| local.first_seq);
@@ -219,7 +61,7 @@ impl Session {
     }
 
     /// Streams a log that the target has nothing of.
-    fn stream_from_start(&mut self, id: LogId) {
+    pub(super) fn stream_from_start(&mut self, id: LogId) {
         let Some(log) = self.logs.get(&id) else { return };
         let origin = log.origin;
         let first_seq = log.local.map_or(Seq::ZERO, |local| local.first_seq);
@@ -253,7 +95,7 @@ impl Session {
 
     /// Tells where the peer first says in this session that a log ends there. Only this may take back what it
     /// acknowledged in an earlier session: what comes later can be overtaken by another session's.
-    fn note_statement(&mut self, id: LogId, head: Head) {
+    pub(super) fn note_statement(&mut self, id: LogId, head: Head) {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
         log.stated_head = Some(head);
         if !std::mem::replace(&mut log.stated, true) && *log.writer() != self.config.peer {
@@ -264,7 +106,7 @@ impl Session {
     }
 
     /// Records up to where the peer has a log durable, and tells of it.
-    fn note_peer_head(&mut self, id: LogId, head: Head) {
+    pub(super) fn note_peer_head(&mut self, id: LogId, head: Head) {
         let (Some(log), Some(peer)) = (self.logs.get_mut(&id), self.peer) else { return };
         log.stated = true;
         self.change_peer_head(id, head, peer.incarnation, |log, node, incarnation, head, holes| Event::Acked {
@@ -434,7 +276,10 @@ impl Session {
         // Nothing leaves a node before it is durable there, so the peer has it durable.
         match &log.outgoing {
             Outgoing::Idle if scope.is_some_and(|scope| self.source_carries(scope, log)) => {}
-            Outgoing::Idle | Outgoing::Awaiting { .. } => return self.note_held(id, head),
+            Outgoing::Idle | Outgoing::Awaiting { .. } => {
+                self.note_streamed(id, head);
+                return self.note_held(id, head);
+            }
             Outgoing::Streaming(streaming) if streaming.sent.next_seq <= batch.first_seq() => {}
             // It need not be looked for any more.
             Outgoing::Checking { remote, .. } if remote.next_seq < head.next_seq => {}
@@ -450,6 +295,7 @@ impl Session {
     /// The peer has streamed what this end did not take, because it has it or can't: it is not sent back there, whether or
     /// not it turns out to be on this end's chain.
     pub(super) fn note_untaken(&mut self, id: LogId, head: Head) {
+        self.note_streamed(id, head);
         let Some(log) = self.logs.get(&id) else { return };
         let is_news = match &log.outgoing {
             Outgoing::Idle => self.spaces[log.space].out_scope().is_some_and(|scope| self.source_carries(scope, log)),
@@ -492,6 +338,7 @@ impl Session {
         if Some(ack.incarnation) != self.peer.map(|peer| peer.incarnation) {
             return Err(PeerMisbehaved::ForeignAck { node: ack.node.clone() });
         }
+        self.note_heard(ack.log, ack.head);
         let Some(log) = self.logs.get_mut(&ack.log) else { return self.check_unknown_ack(ack.log) };
         log.is_announced = true;
         let index = log.space;
@@ -526,6 +373,7 @@ impl Session {
             return Err(PeerMisbehaved::UnknownLog { log: rewind.log });
         };
         let index = log.space;
+        self.note_heard(rewind.log, rewind.head);
         if matches!(log.outgoing, Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. }) {
             if rewind.head.next_seq > Seq::ZERO {
                 // It has some of it. Of one that it has nothing of it may not know.

@@ -12,7 +12,8 @@ use super::{mending::Mending, passing::Passing};
 use crate::{
     config::Direction,
     event::NotMended,
-    frontier::FrontierHash,
+    frontier::{FrontierHash, part_of},
+    memory::{Base, Statements},
     message::{Offer, ParkReason, Scope},
 };
 
@@ -57,10 +58,19 @@ pub(super) struct Space {
     /// The frontier last said in a heartbeat.
     pub(super) said: Option<FrontierHash>,
 
+    /// What was said of the space so far, by either end.
+    pub(super) statements: Arc<Statements>,
+    /// What the peer had said when it was made the offer that it has not answered.
+    pub(super) base: Option<Base>,
+    /// The peer has been told hashes of so many parts of what is here: which of them differ is awaited.
+    pub(super) asked: Option<usize>,
+
     /// The flow towards this end.
     pub(super) inflow: Inflow,
     /// An offer that waits for the logs to be here.
     pub(super) offered: Option<Offer>,
+    /// How many there were.
+    pub(super) offers: u64,
     /// An answer that is being sent: heads of logs after this one are still to be said.
     pub(super) answer: Option<Answer>,
     /// Bytes received that are neither durable nor dropped.
@@ -73,7 +83,7 @@ pub(super) struct Space {
 }
 
 impl Space {
-    pub(super) fn new(name: SpaceName, brought: Option<Direction>) -> Self {
+    pub(super) fn new(name: SpaceName, brought: Option<Direction>, statements: Arc<Statements>) -> Self {
         Self {
             name,
             brought,
@@ -95,8 +105,12 @@ impl Space {
             lacking: None,
             caught_up: None,
             said: None,
+            statements,
+            base: None,
+            asked: None,
             inflow: Inflow::Closed,
             offered: None,
+            offers: 0,
             answer: None,
             outstanding: 0,
             credit_due: 0,
@@ -114,6 +128,14 @@ impl Space {
     pub(super) fn out_scope(&self) -> Option<Scope> {
         match self.outflow {
             Outflow::Open { scope } => Some(scope),
+            _ => None,
+        }
+    }
+
+    /// Which logs the flow from this end carries, as soon as the peer says so.
+    pub(super) fn answered_scope(&self) -> Option<Scope> {
+        match self.outflow {
+            Outflow::Answering { scope } | Outflow::Open { scope } => Some(scope),
             _ => None,
         }
     }
@@ -165,10 +187,28 @@ pub(super) enum Inflow {
 }
 
 /// How far an answer has been sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Answer {
     /// Heads of logs after this one are still to be said; `None`: of all.
     pub(super) after: Option<LogId>,
+    /// Only in these parts, of which the peer has said that they differ.
+    pub(super) parts: Option<WantedParts>,
+}
+
+/// Parts of a frontier.
+#[derive(Debug)]
+pub(super) struct WantedParts {
+    /// There are 2^`bits` of them.
+    pub(super) bits: u8,
+    /// Which are wanted; ascending.
+    pub(super) parts: Vec<u16>,
+}
+
+impl WantedParts {
+    /// Whether a log is in one of them.
+    pub(super) fn have(&self, log: LogId) -> bool {
+        self.parts.binary_search(&(part_of(log, self.bits) as u16)).is_ok()
+    }
 }
 
 /// One log of the session.
@@ -318,6 +358,8 @@ pub(super) enum Outgoing {
     Awaiting {
         /// Its head when it was offered.
         offered: Option<Head>,
+        /// Up to where the peer has streamed it since its answer began, which need not name it.
+        streamed: Option<Head>,
     },
     /// The target's head is being looked for on the chain here.
     Checking { remote: Head, fetching: bool },

@@ -1,24 +1,18 @@
-//! The end that receives: answering offers, checking each batch, acknowledging what is durable,
-//! returning credit.
+//! The end that receives: checking each batch, acknowledging what is durable, returning credit.
 
-use std::{collections::VecDeque, ops::Bound, sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use counterfoil_storage::{Batch, Genesis, Head, LogId, Seq};
 
 use super::{
     Session, StoreFailure, StoreRequest,
-    state::{Answer, Incoming, Inflow, Log, Unsettled},
+    state::{Incoming, Inflow, Log, Unsettled},
     window::Windows,
 };
 use crate::{
-    codec,
     error::PeerMisbehaved,
     event::{By, Event},
-    frontier::{FrontierHash, LogHead},
-    message::{
-        Ack, Announce, CaughtUp, Credit, Flow, Heads, Message, Offer, Park, ParkReason, Reconciled, Refusal, Rewind,
-        Scope, Window,
-    },
+    message::{Announce, CaughtUp, Credit, Flow, Message, Park, ParkReason, Rewind, Scope, Window},
 };
 
 /// Credit is returned when a quarter of a window has come together: the source then still has half of it.
@@ -38,7 +32,7 @@ pub(super) struct TargetQueues {
     /// Spaces whose credit is to be returned now.
     credits: VecDeque<usize>,
     /// Spaces whose answer is being sent.
-    answers: VecDeque<usize>,
+    pub(super) answers: VecDeque<usize>,
     /// Logs that are stalled.
     stalled: Vec<LogId>,
     /// Logs that were announced and are not taken.
@@ -56,120 +50,6 @@ impl Session {
         true
     }
 
-    pub(super) fn handle_offer(&mut self, offer: Offer) {
-        let Some(index) = self.space_or_add(&offer.space) else {
-            return self.refuse(offer.space, Flow::Incoming, Refusal::TooManySpaces);
-        };
-        if self.permitted_scope(index).is_none() {
-            return self.refuse_inflow(index);
-        }
-        self.spaces[index].offered = Some(offer);
-        self.load(index);
-    }
-
-    /// Answers the offer of a space whose logs are here, if there is one.
-    pub(super) fn answer_offer(&mut self, index: usize) {
-        let Some(scope) = self.permitted_scope(index) else { return };
-        let Some(offer) = self.spaces[index].offered.take() else { return };
-        self.spaces[index].inflow = Inflow::Open { scope };
-        let told = self.told_scope(index, scope);
-        let hash = self.frontier(index, |log| self.target_carries(told, log));
-        let offered = if told == Scope::All { offer.all } else { offer.own };
-        if hash != offered {
-            return self.answer_with_heads(index);
-        }
-        let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
-        self.tell_holes(index, scope);
-        for id in ids {
-            self.tell_head(id, scope, told);
-        }
-        self.events.push_back(Event::CaughtUp { space: offer.space.clone(), whole: true });
-        self.control.push_back(Message::Equal(Reconciled { space: offer.space, scope, told, offered }));
-    }
-
-    /// Begins to say all heads of a space.
-    pub(super) fn answer_with_heads(&mut self, index: usize) {
-        if let Some(scope) = self.spaces[index].in_scope() {
-            self.tell_holes(index, scope);
-        }
-        // Nothing is on the way yet: this finds out how long it is.
-        self.tell_windows(self.liveness.last_heard, None);
-        let space = &mut self.spaces[index];
-        if space.answer.replace(Answer { after: None }).is_none() {
-            self.target.answers.push_back(index);
-        }
-    }
-
-    /// Says which logs of a space have holes, before an answer lets the source believe that they have not.
-    fn tell_holes(&mut self, index: usize, scope: Scope) {
-        let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
-        for id in ids {
-            let Some(log) = self.logs.get(&id) else { continue };
-            if !log.holes.is_empty() && self.target_carries(scope, log) {
-                let ack = self.ack_of(id);
-                self.control.extend(ack);
-            }
-        }
-    }
-
-    /// What is durable here of a log, which the peer is told now.
-    fn ack_of(&mut self, id: LogId) -> Option<Message> {
-        let log = self.logs.get_mut(&id)?;
-        let (head, holes) = (log.head(), log.holes.clone());
-        log.told = Some(head);
-        log.told_holes.clone_from(&holes);
-        let (node, incarnation) = (self.config.local.clone(), self.config.incarnation);
-        Some(Message::Ack(Ack { log: id, node, incarnation, head, holes, via: Vec::new() }))
-    }
-
-    /// Part of an answer.
-    pub(super) fn next_answer(&mut self) -> Option<Message> {
-        loop {
-            let &index = self.target.answers.front()?;
-            let space = &self.spaces[index];
-            let (Some(answer), Some(scope), true) = (space.answer, space.in_scope(), space.loaded) else {
-                self.spaces[index].answer = None;
-                self.target.answers.pop_front();
-                continue;
-            };
-            let told = self.told_scope(index, scope);
-            let from = answer.after.map_or(Bound::Unbounded, Bound::Excluded);
-            let ids: Vec<_> = space.logs.range((from, Bound::Unbounded)).take(codec::HEADS_MAX).copied().collect();
-            let last = ids.len() < codec::HEADS_MAX;
-            let after = ids.last().copied();
-            let heads = ids.into_iter().filter_map(|id| self.tell_head(id, scope, told)).collect();
-            let space = &mut self.spaces[index];
-            space.answer = if last { None } else { Some(Answer { after }) };
-            let name = space.name.clone();
-            if last {
-                self.target.answers.pop_front();
-            }
-            let first = answer.after.is_none();
-            return Some(Message::Heads(Heads { space: name, scope, told, heads, first, last }));
-        }
-    }
-
-    /// The durable head of a log that the peer is being told, and may continue if the flow carries it.
-    fn tell_head(&mut self, id: LogId, scope: Scope, told: Scope) -> Option<LogHead> {
-        let log = self.logs.get(&id)?;
-        let head = log.head();
-        if !self.target_carries(told, log) || !log.has_records() {
-            return None;
-        }
-        if !self.target_carries(scope, log) {
-            return Some(LogHead { log: id, head });
-        }
-        let log = self.logs.get_mut(&id)?;
-        log.told = Some(head);
-        match log.incoming {
-            Incoming::Idle => self.open_incoming(id, false),
-            // All is compared anew, so what had stopped is tried again.
-            Incoming::Parked(_) => self.open_incoming(id, true),
-            Incoming::Open { .. } | Incoming::Stalled { .. } => {}
-        }
-        Some(LogHead { log: id, head })
-    }
-
     /// The source says that this end has all.
     pub(super) fn handle_caught_up(&mut self, caught_up: CaughtUp) -> Result<(), PeerMisbehaved> {
         let CaughtUp { space, whole } = caught_up;
@@ -180,24 +60,6 @@ impl Session {
             self.events.push_back(Event::CaughtUp { space, whole });
         }
         Ok(())
-    }
-
-    /// The source says the hash of what it has sent. If that is not what is here although nothing is under
-    /// way and nothing has stopped, the heads are compared again, once for each pair of hashes.
-    pub(super) fn compare_frontier(&mut self, index: usize, theirs: FrontierHash) {
-        let space = &self.spaces[index];
-        let Some(scope) = space.in_scope() else { return };
-        let mut logs = space.logs.iter().filter_map(|id| self.logs.get(id));
-        let stopped = logs.any(|log| matches!(log.incoming, Incoming::Parked(_) | Incoming::Stalled { .. }));
-        // While this end has something that the source lacks they differ, and that is on its way.
-        let is_ahead = space.out_scope().is_some() && !space.in_sync;
-        if space.outstanding > 0 || space.answer.is_some() || stopped || is_ahead {
-            return;
-        }
-        let ours = self.frontier(index, |log| self.target_carries(scope, log));
-        if ours != theirs && self.spaces[index].compared.replace((theirs, ours)) != Some((theirs, ours)) {
-            self.answer_with_heads(index);
-        }
     }
 
     pub(super) fn handle_announce(&mut self, announce: Announce) -> Result<(), PeerMisbehaved> {
@@ -466,6 +328,7 @@ impl Session {
             self.open_incoming(id, true);
             if let Some(log) = self.logs.get_mut(&id) {
                 log.told = Some(head);
+                self.spaces[log.space].statements.stated().note(id, head);
             }
             self.control.push_back(Message::Rewind(Rewind { log: id, head }));
         }
@@ -568,7 +431,7 @@ impl Session {
     }
 
     /// Queues an acknowledgement if the peer does not know what is durable here.
-    fn queue_ack(&mut self, id: LogId) {
+    pub(super) fn queue_ack(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
         if log.is_untold() && !std::mem::replace(&mut log.in_ack_queue, true) {
             self.target.acks.push_back(id);

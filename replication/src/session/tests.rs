@@ -4,6 +4,7 @@ mod hostile;
 mod mending;
 mod passing;
 mod permission;
+mod reconciling;
 mod streaming;
 mod sync;
 mod transcript;
@@ -62,6 +63,7 @@ pub(super) fn start() -> Instant {
 }
 
 /// One log of a model store.
+#[derive(Clone)]
 pub(super) struct ModelLog {
     pub(super) genesis: Arc<Genesis>,
     pub(super) batches: Vec<Batch>,

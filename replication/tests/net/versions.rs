@@ -65,7 +65,7 @@ async fn a_newer_peer_with_a_longer_hello_is_spoken_to_in_the_version_that_both_
     let session = tokio::spawn(session);
     far.write_all(&hello(1, 9, &MORE)).await.unwrap();
     // In version 1: nothing is held of the space, whose source may stream its own logs.
-    far.write_all(&control(&[4, 1, b'a', 0, 0, 0, 1, 1])).await.unwrap();
+    far.write_all(&control(&[4, 1, b'a', 0, 0, 0, 0, 1, 1])).await.unwrap();
     sleep(Duration::from_millis(500)).await;
     assert_eq!(handle.status().incarnation.map(|life| *life.as_bytes()), Some([0xdd; 16]));
     handle.stop();

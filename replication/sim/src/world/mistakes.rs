@@ -1,8 +1,8 @@
 //! Where planted mistakes are made.
 
 use bytes::BytesMut;
-use counterfoil_replication::{Ack, Heads, Message, Reconciled, Scope};
-use counterfoil_storage::Holes;
+use counterfoil_replication::{Ack, Heads, Message, Parts, Reconciled, Scope};
+use counterfoil_storage::{Holes, SpaceName};
 
 use super::{Outcome, World};
 use crate::bugs::Bug;
@@ -27,10 +27,16 @@ impl World {
             return Ok(());
         }
         let message = match message {
-            Message::Heads(heads) if bug == Bug::AnswersEqualAlways => match self.equal(connection, side, heads) {
-                Some(message) => message,
-                None => return Ok(()),
-            },
+            Message::Heads(Heads { space, scope, told, first: true, .. })
+            | Message::Parts(Parts { space, scope, told, .. })
+                if bug == Bug::AnswersEqualAlways =>
+            {
+                match self.equal(connection, side, space, [scope, told]) {
+                    Some(message) => message,
+                    None => return Ok(()),
+                }
+            }
+            Message::Heads(_) if bug == Bug::AnswersEqualAlways => return Ok(()),
             message => self.exaggerate(machine, message),
         };
         let is_now = match bug {
@@ -58,9 +64,8 @@ impl World {
     }
 
     /// That all that was offered is here, instead of what is.
-    fn equal(&self, connection: u64, side: usize, heads: Heads) -> Option<Message> {
-        let Heads { space, scope, told, first, .. } = heads;
-        let offer = self.connections.get(&connection)?.ends[side].offers.get(&space).filter(|_| first)?;
+    fn equal(&self, connection: u64, side: usize, space: SpaceName, [scope, told]: [Scope; 2]) -> Option<Message> {
+        let offer = self.connections.get(&connection)?.ends[side].offers.get(&space)?;
         let offered = if told == Scope::All { offer.all } else { offer.own };
         Some(Message::Equal(Reconciled { space, scope, told, offered }))
     }

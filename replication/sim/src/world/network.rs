@@ -26,6 +26,7 @@ impl World {
         let mut limits = Limits::default();
         limits.session_window_bytes = session_window_bytes;
         limits.space_window_bytes = space_window_bytes;
+        limits.heads_at_once_max = self.plan.heads_at_once_max;
         let scope = if self.plan.windows_vary { 16 } else { 1 };
         limits.space_window_bytes_min = space_window_bytes / scope;
         limits.space_window_bytes_max = space_window_bytes * scope;

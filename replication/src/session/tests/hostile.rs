@@ -8,8 +8,8 @@ use crate::{
     error::PeerMisbehaved,
     frontier::{FrontierHash, LogHead},
     message::{
-        Ack, Announce, CaughtUp, CloseReason, Credit, Flow, Heads, Heartbeat, Hello, Offer, Park, Reconciled, Refusal,
-        Refuse, Rewind, Scope, Want, Window,
+        Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, Heads, Heartbeat, Hello, Offer, Park, Parts,
+        Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
     },
 };
 
@@ -28,7 +28,7 @@ fn hello() -> Hello {
 
 fn offer(name: &str) -> Message {
     let hash = FrontierHash::from_bytes([1; 16]);
-    Message::Offer(Offer { space: space(name), all: hash, own: hash })
+    Message::Offer(Offer { space: space(name), all: hash, own: hash, heard: None })
 }
 
 fn announce(name: &str) -> Message {
@@ -73,6 +73,7 @@ fn every_wrong_message_is_a_named_error() {
         scope: Scope::Own,
         told: Scope::Own,
         heads: vec![],
+        since_heard: false,
         first: true,
         last: true,
     });
@@ -385,14 +386,19 @@ fn message() -> impl Strategy<Value = Message> {
     let heads = prop::collection::vec((log.clone(), head.clone()), 0..4);
     prop_oneof![
         name.clone().prop_map(|space| Message::Want(Want { space })),
-        (name.clone(), hash.clone()).prop_map(|(space, hash)| Message::Offer(Offer { space, all: hash, own: hash })),
+        (name.clone(), hash.clone(), prop::option::of(hash.clone()))
+            .prop_map(|(space, hash, heard)| Message::Offer(Offer { space, all: hash, own: hash, heard })),
+        (name.clone(), scope.clone(), prop::collection::vec(hash.clone(), 0..5))
+            .prop_map(|(space, scope, hashes)| { Message::Parts(Parts { space, scope, told: scope, hashes }) }),
+        (name.clone(), prop::collection::vec(0_u16..5, 0..4))
+            .prop_map(|(space, parts)| Message::Differing(Differing { space, parts })),
         (name.clone(), scope.clone(), scope.clone(), hash.clone())
             .prop_map(|(space, scope, told, offered)| { Message::Equal(Reconciled { space, scope, told, offered }) }),
         (name.clone(), any::<bool>()).prop_map(|(space, whole)| Message::CaughtUp(CaughtUp { space, whole })),
-        (name.clone(), scope.clone(), scope, heads.clone(), any::<bool>(), any::<bool>()).prop_map(
-            |(space, scope, told, heads, first, last)| {
+        (name.clone(), scope.clone(), scope, heads.clone(), any::<[bool; 3]>()).prop_map(
+            |(space, scope, told, heads, [since_heard, first, last])| {
                 let heads = heads.into_iter().map(|(log, head)| LogHead { log, head }).collect();
-                Message::Heads(Heads { space, scope, told, heads, first, last })
+                Message::Heads(Heads { space, scope, told, heads, since_heard, first, last })
             }
         ),
         (name.clone(), flow.clone()).prop_map(|(space, flow)| Message::Refuse(Refuse {
@@ -437,7 +443,12 @@ proptest! {
         messages in prop::collection::vec((message(), any::<bool>(), 0_u64..400), 1..60),
     ) {
         let policy = "[[grant]]\nnode = \"p\"\nspace = \"p\"\nrights = [\"read\", \"write\"]";
-        let limits = Limits { session_window_bytes: 2000, space_window_bytes: 1000, ..Limits::default() };
+        let limits = Limits {
+            session_window_bytes: 2000,
+            space_window_bytes: 1000,
+            heads_at_once_max: 0,
+            ..Limits::default()
+        };
         let mut hub =
             Node::with("hub", "p", &[("q", Direction::Both)], Policy::parse(policy).unwrap(), limits);
         let mut now = start();

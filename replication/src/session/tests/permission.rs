@@ -209,8 +209,15 @@ fn a_node_that_may_only_write_gets_nothing_by_answering_an_offer_that_was_never_
     writer.append("s", "w", &["own"]);
     run(start(), &mut writer, &mut hub);
     hub.handle(start(), Message::Want(Want { space: space("s") })).unwrap();
-    let heads =
-        Heads { space: space("s"), scope: Scope::All, told: Scope::All, heads: Vec::new(), first: true, last: true };
+    let heads = Heads {
+        space: space("s"),
+        scope: Scope::All,
+        told: Scope::All,
+        heads: Vec::new(),
+        since_heard: false,
+        first: true,
+        last: true,
+    };
     hub.handle(start(), Message::Heads(heads)).unwrap();
     while hub.transmit().is_some() {
         hub.serve(start());
@@ -230,8 +237,15 @@ fn a_right_to_read_taken_away_can_not_be_had_back_by_answering_again() {
     run(start(), &mut reader, &mut hub);
     hub.sent.clear();
     hub.append("s", "hub", &["secret"]);
-    let heads =
-        Heads { space: space("s"), scope: Scope::All, told: Scope::All, heads: Vec::new(), first: true, last: true };
+    let heads = Heads {
+        space: space("s"),
+        scope: Scope::All,
+        told: Scope::All,
+        heads: Vec::new(),
+        since_heard: false,
+        first: true,
+        last: true,
+    };
     hub.handle(start(), Message::Heads(heads)).unwrap();
     while hub.transmit().is_some() {
         hub.serve(start());

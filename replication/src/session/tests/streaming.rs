@@ -377,7 +377,8 @@ fn an_end_that_asks_receives_all_logs_of_the_space() {
 #[test]
 fn many_logs_are_compared_in_messages_of_bounded_length() {
     let mut source = Node::new("s", "t", &[("x", Direction::Send)]);
-    let mut target = Node::new("t", "s", &[("x", Direction::Receive)]);
+    let limits = Limits { heads_at_once_max: usize::MAX, ..Limits::default() };
+    let mut target = Node::with("t", "s", &[("x", Direction::Receive)], Policy::own_space_only(), limits);
     let count = codec::HEADS_MAX * 2;
     for index in 0..count {
         source.append("x", &format!("w{index}"), &["r"]);

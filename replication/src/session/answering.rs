@@ -1,0 +1,227 @@
+//! The end that receives says where its logs end: answers offers, and compares again what turns out to differ.
+
+use std::ops::Bound;
+
+use counterfoil_storage::LogId;
+
+use super::{
+    Session,
+    state::{Answer, Incoming, Inflow, Log, WantedParts},
+};
+use crate::{
+    codec,
+    error::PeerMisbehaved,
+    event::Event,
+    frontier::{FrontierHash, LogHead, hash_parts},
+    message::{Ack, Differing, Flow, Heads, Message, Offer, Parts, Reconciled, Refusal, Scope},
+};
+
+/// Logs in a part of a frontier, if their ids are spread evenly: the hash of a part takes 16 bytes, a head 49 to 57.
+const LOGS_PER_PART: usize = 8;
+/// The fewest parts into which a frontier is cut.
+const PARTS_MIN: usize = 4;
+
+impl Session {
+    pub(super) fn handle_offer(&mut self, offer: Offer) {
+        let Some(index) = self.space_or_add(&offer.space) else {
+            return self.refuse(offer.space, Flow::Incoming, Refusal::TooManySpaces);
+        };
+        // The source counts them, too: also those that are refused.
+        self.spaces[index].offers += 1;
+        if self.permitted_scope(index).is_none() {
+            return self.refuse_inflow(index);
+        }
+        self.spaces[index].offered = Some(offer);
+        self.load(index);
+    }
+
+    /// Answers the offer of a space whose logs are here, if there is one.
+    pub(super) fn answer_offer(&mut self, index: usize) {
+        let Some(scope) = self.permitted_scope(index) else { return };
+        let Some(offer) = self.spaces[index].offered.take() else { return };
+        self.spaces[index].inflow = Inflow::Open { scope };
+        let told = self.told_scope(index, scope);
+        let heads = self.heads_of(index, |log| self.target_carries(told, log));
+        let Some(answer) = self.short_answer(index, scope, told, &offer, &heads) else {
+            return self.answer_with_heads(index);
+        };
+        self.tell_holes(index, scope);
+        let space = &mut self.spaces[index];
+        space.statements.stated().begin(told);
+        space.asked = if let Message::Parts(parts) = &answer { Some(parts.hashes.len()) } else { None };
+        for head in heads {
+            self.tell_head(head.log, scope, told);
+        }
+        if matches!(answer, Message::Equal(_)) {
+            self.events.push_back(Event::CaughtUp { space: offer.space, whole: true });
+        } else {
+            self.measure_way();
+        }
+        self.control.push_back(answer);
+    }
+
+    /// An answer that is one message, if there is one that says as much as all heads do.
+    fn short_answer(
+        &self,
+        index: usize,
+        scope: Scope,
+        told: Scope,
+        offer: &Offer,
+        heads: &[LogHead],
+    ) -> Option<Message> {
+        let hash = FrontierHash::of(heads.iter().copied());
+        let space = offer.space.clone();
+        let offered = if told == Scope::All { offer.all } else { offer.own };
+        if hash == offered {
+            return Some(Message::Equal(Reconciled { space, scope, told, offered }));
+        }
+        // An offer that repeats one may cross with the answer to that, which must not be taken for the answer to this.
+        if self.spaces[index].offers > 1 {
+            return None;
+        }
+        let changed = offer.heard.and_then(|heard| {
+            let stated = self.spaces[index].statements.stated();
+            if heard == hash { Some(Vec::new()) } else { stated.changed(told, heads, heard) }
+        });
+        if let Some(heads) = changed.filter(|changed| changed.len() <= codec::HEADS_MAX) {
+            let (since_heard, first, last) = (true, true, true);
+            return Some(Message::Heads(Heads { space, scope, told, heads, since_heard, first, last }));
+        }
+        (heads.len() > self.config.limits.heads_at_once_max).then(|| {
+            let parts = (heads.len() / LOGS_PER_PART).clamp(PARTS_MIN, codec::PARTS_MAX);
+            let hashes = hash_parts(heads.iter().copied(), parts.ilog2() as u8);
+            Message::Parts(Parts { space, scope, told, hashes })
+        })
+    }
+
+    /// Begins to say all heads of a space.
+    pub(super) fn answer_with_heads(&mut self, index: usize) {
+        if let Some(scope) = self.spaces[index].in_scope() {
+            self.tell_holes(index, scope);
+            let told = self.told_scope(index, scope);
+            self.spaces[index].statements.stated().begin(told);
+        }
+        self.measure_way();
+        self.spaces[index].asked = None;
+        self.begin_answer_with(index, None);
+    }
+
+    fn begin_answer_with(&mut self, index: usize, parts: Option<WantedParts>) {
+        if self.spaces[index].answer.replace(Answer { after: None, parts }).is_none() {
+            self.target.answers.push_back(index);
+        }
+    }
+
+    /// Nothing is on the way yet: this finds out how long it is.
+    fn measure_way(&mut self) {
+        self.tell_windows(self.liveness.last_heard, None);
+    }
+
+    /// The source says in which parts the two ends differ.
+    pub(super) fn handle_differing(&mut self, differing: Differing) -> Result<(), PeerMisbehaved> {
+        let Differing { space, parts } = differing;
+        let &index = self.space_index.get(&space).ok_or(PeerMisbehaved::UnknownSpace { space })?;
+        // The flow has been refused or answered anew meanwhile.
+        let Some(count) = self.spaces[index].asked.take() else { return Ok(()) };
+        let ascends = parts.is_sorted_by(|one, next| one < next);
+        if let Some(last) = parts.last().copied().filter(|last| !ascends || usize::from(*last) >= count) {
+            return Err(PeerMisbehaved::OutOfRange { field: "a part of a frontier", value: last.into() });
+        }
+        self.begin_answer_with(index, Some(WantedParts { bits: count.ilog2() as u8, parts }));
+        Ok(())
+    }
+
+    /// Says which logs of a space have holes, before an answer lets the source believe that they have not.
+    fn tell_holes(&mut self, index: usize, scope: Scope) {
+        let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
+        for id in ids {
+            let Some(log) = self.logs.get(&id) else { continue };
+            if !log.holes.is_empty() && self.target_carries(scope, log) {
+                let ack = self.ack_of(id);
+                self.control.extend(ack);
+            }
+        }
+    }
+
+    /// What is durable here of a log, which the peer is told now.
+    pub(super) fn ack_of(&mut self, id: LogId) -> Option<Message> {
+        let log = self.logs.get_mut(&id)?;
+        let (head, holes) = (log.head(), log.holes.clone());
+        log.told = Some(head);
+        log.told_holes.clone_from(&holes);
+        self.spaces[log.space].statements.stated().note(id, head);
+        let (node, incarnation) = (self.config.local.clone(), self.config.incarnation);
+        Some(Message::Ack(Ack { log: id, node, incarnation, head, holes, via: Vec::new() }))
+    }
+
+    /// Part of an answer.
+    pub(super) fn next_answer(&mut self) -> Option<Message> {
+        loop {
+            let &index = self.target.answers.front()?;
+            let space = &mut self.spaces[index];
+            let (Some(answer), Some(scope), true) = (space.answer.take(), space.in_scope(), space.loaded) else {
+                self.target.answers.pop_front();
+                continue;
+            };
+            let Answer { after, parts } = answer;
+            let told = self.told_scope(index, scope);
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let space = &mut self.spaces[index];
+            let wanted = space.logs.range((from, Bound::Unbounded)).copied();
+            let wanted = wanted.filter(|id| parts.as_ref().is_none_or(|parts| parts.have(*id)));
+            let ids: Vec<_> = wanted.take(codec::HEADS_MAX).collect();
+            let (first, last) = (after.is_none() && parts.is_none(), ids.len() < codec::HEADS_MAX);
+            if last {
+                self.target.answers.pop_front();
+            } else {
+                space.answer = Some(Answer { after: ids.last().copied(), parts });
+            }
+            let space = space.name.clone();
+            let heads = ids.into_iter().filter_map(|id| self.tell_head(id, scope, told)).collect();
+            return Some(Message::Heads(Heads { space, scope, told, heads, since_heard: false, first, last }));
+        }
+    }
+
+    /// The durable head of a log that the peer is being told, and may continue if the flow carries it.
+    fn tell_head(&mut self, id: LogId, scope: Scope, told: Scope) -> Option<LogHead> {
+        let log = self.logs.get(&id)?;
+        let head = log.head();
+        if !self.target_carries(told, log) || !log.has_records() {
+            return None;
+        }
+        self.spaces[log.space].statements.stated().note(id, head);
+        if !self.target_carries(scope, log) {
+            return Some(LogHead { log: id, head });
+        }
+        let log = self.logs.get_mut(&id)?;
+        log.told = Some(head);
+        match log.incoming {
+            Incoming::Idle => self.open_incoming(id, false),
+            // All is compared anew, so what had stopped is tried again.
+            Incoming::Parked(_) => self.open_incoming(id, true),
+            Incoming::Open { .. } | Incoming::Stalled { .. } => {}
+        }
+        // What was told of its holes before the answer may not be so any more.
+        self.queue_ack(id);
+        Some(LogHead { log: id, head })
+    }
+
+    /// The source says the hash of what it has sent. If that is not what is here although nothing is under
+    /// way and nothing has stopped, the heads are compared again, once for each pair of hashes.
+    pub(super) fn compare_frontier(&mut self, index: usize, theirs: FrontierHash) {
+        let space = &self.spaces[index];
+        let Some(scope) = space.in_scope() else { return };
+        let mut logs = space.logs.iter().filter_map(|id| self.logs.get(id));
+        let stopped = logs.any(|log| matches!(log.incoming, Incoming::Parked(_) | Incoming::Stalled { .. }));
+        // While this end has something that the source lacks they differ, and that is on its way.
+        let is_ahead = space.out_scope().is_some() && !space.in_sync;
+        let is_answering = space.answer.is_some() || space.asked.is_some();
+        if space.outstanding > 0 || is_answering || stopped || is_ahead {
+            return;
+        }
+        let ours = self.frontier(index, |log: &Log| self.target_carries(scope, log));
+        if ours != theirs && self.spaces[index].compared.replace((theirs, ours)) != Some((theirs, ours)) {
+            self.answer_with_heads(index);
+        }
+    }
+}

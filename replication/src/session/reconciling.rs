@@ -1,0 +1,300 @@
+//! The end that streams finds out where each log ends at the target: offers a space, and takes the answer.
+//!
+//! An answer comes in one of four forms, of which the target takes the first that applies. All is equal; or what has
+//! changed since the target last said it; or, of many logs, hashes of parts of its frontier, of which this end names those
+//! that differ and gets the heads in them; or all heads. Whichever it is, afterwards this end knows of each log
+//! what it would know if all heads had been named.
+
+use std::time::Instant;
+
+use counterfoil_storage::{Head, LogId, Seq};
+
+use super::{
+    Session,
+    state::{LastOffer, Log, Outflow, Outgoing},
+};
+use crate::{
+    error::PeerMisbehaved,
+    event::{By, Event},
+    frontier::{FrontierHash, LogHead, hash_parts, part_of},
+    message::{Differing, Heads, Message, Offer, ParkReason, Parts, Reconciled, Scope},
+};
+
+impl Session {
+    /// Hash over those logs of a space that `carries` picks.
+    pub(super) fn frontier(&self, index: usize, carries: impl Fn(&Log) -> bool) -> FrontierHash {
+        FrontierHash::of(self.heads_of(index, carries))
+    }
+
+    /// Heads of those logs of a space that `carries` picks and that have records, ascending.
+    pub(super) fn heads_of(&self, index: usize, carries: impl Fn(&Log) -> bool) -> Vec<LogHead> {
+        let logs = self.spaces[index].logs.iter().filter_map(|id| self.logs.get(id).map(|log| (*id, log)));
+        let logs = logs.filter(|(_, log)| log.has_records() && carries(log));
+        logs.map(|(log, state)| LogHead { log, head: state.head() }).collect()
+    }
+
+    /// Offers a space whose logs are here.
+    pub(super) fn offer(&mut self, index: usize) {
+        let all = self.frontier(index, |_| true);
+        let own = self.frontier(index, |log| self.source_carries(Scope::Own, log));
+        let space = &mut self.spaces[index];
+        space.offer_due = false;
+        space.last_offer = Some(LastOffer { all, own, is_repeated: space.last_offer.is_some() });
+        space.outflow = Outflow::Offered;
+        space.base = space.statements.heard().base();
+        let heard = space.base.as_ref().map(|base| base.hash);
+        self.control.push_back(Message::Offer(Offer { space: space.name.clone(), all, own, heard }));
+        for id in self.log_ids(index) {
+            let offered = self.logs.get(&id).map(Log::head);
+            self.await_answer(id, offered);
+        }
+    }
+
+    /// The same offer, which has not left yet, with what is remembered since.
+    pub(super) fn recall_offer(&mut self, index: usize) {
+        let space = &mut self.spaces[index];
+        space.base = space.statements.heard().base();
+        let heard = space.base.as_ref().map(|base| base.hash);
+        for message in &mut self.control {
+            if let Message::Offer(offer) = message
+                && offer.space == space.name
+            {
+                offer.heard = heard;
+            }
+        }
+    }
+
+    fn await_answer(&mut self, id: LogId, offered: Option<Head>) {
+        self.set_outgoing(id, Outgoing::Awaiting { offered, streamed: None });
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.is_announced = false;
+        }
+    }
+
+    fn log_ids(&self, index: usize) -> Vec<LogId> {
+        self.spaces[index].logs.iter().copied().collect()
+    }
+
+    /// The target has what was offered.
+    pub(super) fn handle_equal(&mut self, now: Instant, answer: &Reconciled) -> Result<(), PeerMisbehaved> {
+        let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: answer.space.clone() };
+        let &index = self.space_index.get(&answer.space).ok_or_else(unexpected)?;
+        let offer = self.spaces[index].last_offer.ok_or_else(unexpected)?;
+        let offered = if answer.told == Scope::All { offer.all } else { offer.own };
+        if self.spaces[index].outflow != Outflow::Offered || answer.offered != offered {
+            // It crossed with this end's refusal, or answers the offer before that.
+            let has_crossed = offer.is_repeated || self.spaces[index].outflow == Outflow::Refused;
+            return if has_crossed { Ok(()) } else { Err(unexpected()) };
+        }
+        self.spaces[index].outflow = Outflow::Answering { scope: answer.scope };
+        self.spaces[index].base = None;
+        self.spaces[index].statements.heard().begin(answer.told);
+        for id in self.log_ids(index) {
+            let Some(log) = self.logs.get(&id) else { continue };
+            let Outgoing::Awaiting { offered: Some(head), .. } = log.outgoing else { continue };
+            if head.next_seq == Seq::ZERO || !self.source_carries(answer.told, log) {
+                continue;
+            }
+            self.spaces[index].statements.heard().note(id, head);
+            if self.source_carries(answer.scope, log) {
+                if !log.peer_holes.is_empty() {
+                    // It may have acknowledged them in an earlier session.
+                    self.note_statement(id, head);
+                }
+                self.note_announced(id);
+                self.stream_from(id, head);
+            } else {
+                self.note_peer_head(id, head);
+            }
+        }
+        // The target knows.
+        self.spaces[index].caught_up = Some(true);
+        self.finish_answer(now, index, answer.scope);
+        Ok(())
+    }
+
+    /// The target says what it has, or, once the parts that differ were named, what it has in these.
+    pub(super) fn handle_heads(&mut self, now: Instant, heads: Heads) -> Result<(), PeerMisbehaved> {
+        let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: heads.space.clone() };
+        let &index = self.space_index.get(&heads.space).ok_or_else(unexpected)?;
+        let Heads { scope, told, .. } = heads;
+        let is_first_offer = self.is_first_offer(index);
+        let is_first_answer = match self.spaces[index].outflow {
+            // It answers the offer before this one.
+            Outflow::Offered if !is_first_offer && (heads.since_heard || !heads.first) => return Ok(()),
+            Outflow::Offered if heads.first => true,
+            Outflow::Open { .. } | Outflow::Answering { .. } if heads.first => false,
+            // The target refused before and now has been granted the right to accept. If it was this end that
+            // refused, nothing that the peer says begins the flow.
+            Outflow::Refused if heads.first && self.spaces[index].loaded && self.rights(index).read => false,
+            Outflow::Answering { scope: begun } if begun == scope && !heads.first => false,
+            // This end has just stopped the flow: the answer crossed with that.
+            Outflow::Refused => return Ok(()),
+            _ => return Err(unexpected()),
+        };
+        let base = self.spaces[index].base.take();
+        let named = if heads.since_heard {
+            let base = base.filter(|_| is_first_answer && heads.last).ok_or_else(unexpected)?;
+            base.with(heads.heads)
+        } else {
+            heads.heads
+        };
+        if heads.first {
+            self.begin_answer(index, scope, told);
+        }
+        for head in named {
+            self.take_head(index, scope, head);
+        }
+        if heads.last {
+            self.note_unnamed(index, scope);
+            self.finish_answer(now, index, scope);
+        }
+        Ok(())
+    }
+
+    /// The target says hashes of parts of what it has. What is as it is here, or as it was heard before, is known thereby.
+    pub(super) fn handle_parts(&mut self, parts: Parts) -> Result<(), PeerMisbehaved> {
+        let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: parts.space.clone() };
+        let &index = self.space_index.get(&parts.space).ok_or_else(unexpected)?;
+        match self.spaces[index].outflow {
+            // It answers the offer before this one.
+            _ if !self.is_first_offer(index) => return Ok(()),
+            Outflow::Offered => {}
+            // This end has just stopped the flow: the answer crossed with that.
+            Outflow::Refused => return Ok(()),
+            _ => return Err(unexpected()),
+        }
+        let Parts { space, scope, told, hashes } = parts;
+        let (field, value) = ("the number of parts of a frontier", hashes.len() as u64);
+        let bits = bits_of(hashes.len()).ok_or(PeerMisbehaved::OutOfRange { field, value })?;
+        let heard = self.spaces[index].base.take().map(|base| base.heads).unwrap_or_default();
+        let here = self.heads_of(index, |log| self.source_carries(told, log));
+        self.begin_answer(index, scope, told);
+        let equal = |heads: &[LogHead]| -> Vec<bool> {
+            let known = hash_parts(heads.iter().copied(), bits);
+            hashes.iter().zip(known).map(|(there, known)| *there == known).collect()
+        };
+        let (as_here, as_heard) = (equal(&here), equal(&heard));
+        for head in here.into_iter().filter(|head| as_here[part_of(head.log, bits)]) {
+            self.take_head(index, scope, head);
+        }
+        let only_as_heard = |part: usize| as_heard[part] && !as_here[part];
+        for head in heard.into_iter().filter(|head| only_as_heard(part_of(head.log, bits))) {
+            self.take_head(index, scope, head);
+        }
+        let differing = (0..hashes.len()).filter(|part| !as_here[*part] && !as_heard[*part]);
+        let parts = differing.map(|part| part as u16).collect();
+        self.control.push_back(Message::Differing(Differing { space, parts }));
+        Ok(())
+    }
+
+    /// Whether a space was not offered more than once: else an answer may be to the offer before, and all that is taken for one to
+    /// the last is an answer that holds whatever was offered.
+    fn is_first_offer(&self, index: usize) -> bool {
+        self.spaces[index].last_offer.is_none_or(|offer| !offer.is_repeated)
+    }
+
+    /// An answer begins, by which all is compared anew.
+    fn begin_answer(&mut self, index: usize, scope: Scope, told: Scope) {
+        let space = &mut self.spaces[index];
+        space.outflow = Outflow::Answering { scope };
+        space.caught_up = None;
+        space.statements.heard().begin(told);
+        for id in self.log_ids(index) {
+            self.await_answer(id, None);
+        }
+    }
+
+    /// The target says, in whichever way, where a log ends there.
+    fn take_head(&mut self, index: usize, scope: Scope, LogHead { log: id, head }: LogHead) {
+        self.spaces[index].statements.heard().note(id, head);
+        let Some(log) = self.logs.get(&id).filter(|log| log.space == index) else { return };
+        let (is_carried, is_equal) = (self.source_carries(scope, log), head == log.head());
+        self.note_statement(id, head);
+        if is_carried {
+            self.note_announced(id);
+            self.classify(id, head);
+        } else if is_equal {
+            self.note_peer_head(id, head);
+        }
+    }
+
+    /// The peer has named all that it has: of the other logs it has nothing. `Equal` says nothing of the kind: what came
+    /// after the offer was not compared, and of the rest no more was ever acknowledged than was offered.
+    fn note_unnamed(&mut self, index: usize, scope: Scope) {
+        for id in self.log_ids(index) {
+            let Some(log) = self.logs.get(&id) else { continue };
+            if let Outgoing::Awaiting { streamed, .. } = log.outgoing
+                && self.source_carries(scope, log)
+            {
+                self.note_statement(id, streamed.unwrap_or(log.origin));
+            }
+        }
+    }
+
+    /// The answer is complete: what it did not name, the target lacks.
+    fn finish_answer(&mut self, now: Instant, index: usize, scope: Scope) {
+        self.spaces[index].outflow = Outflow::Open { scope };
+        for id in self.log_ids(index) {
+            let Some(log) = self.logs.get(&id) else { continue };
+            // Also those that came after the offer.
+            if matches!(log.outgoing, Outgoing::Awaiting { .. } | Outgoing::Idle) {
+                if let Outgoing::Awaiting { streamed: Some(head), .. } = log.outgoing
+                    && self.source_carries(scope, log)
+                {
+                    self.classify(id, head);
+                } else if self.source_carries(scope, log) && log.has_records() {
+                    self.stream_from_start(id);
+                } else {
+                    self.set_outgoing(id, Outgoing::Idle);
+                    self.tell_uncarried(id, scope);
+                }
+            }
+        }
+        let space = &mut self.spaces[index];
+        space.in_sync = false;
+        space.behind_since.get_or_insert(now);
+        self.check_in_sync(index);
+    }
+
+    /// Tells of a log that the peer may lack something of, and does not let this end stream.
+    fn tell_uncarried(&mut self, id: LogId, scope: Scope) {
+        let Some(log) = self.logs.get(&id) else { return };
+        // More than is here is no less, though it may be another history: then the log stops where it is carried.
+        let known = log.peer_head.into_iter().chain(log.stated_head).map(|head| head.next_seq).max();
+        let is_there = *log.writer() == self.config.peer || known.is_some_and(|known| known >= log.head().next_seq);
+        if log.has_records() && !is_there && !self.source_carries(scope, log) {
+            let (writer, space) = (log.writer().clone(), self.spaces[log.space].name.clone());
+            let reason = ParkReason::NoRight { writer, space };
+            self.events.push_back(Event::Parked { log: id, reason, by: By::Peer });
+        }
+    }
+
+    /// The peer has streamed a log of which its answer, which is coming in, may say nothing any more: it got it meanwhile.
+    pub(super) fn note_streamed(&mut self, id: LogId, head: Head) {
+        let Some(log) = self.logs.get(&id) else { return };
+        if !matches!(self.spaces[log.space].outflow, Outflow::Answering { .. }) {
+            return;
+        }
+        let before = match log.outgoing {
+            Outgoing::Awaiting { streamed, .. } => streamed,
+            Outgoing::Idle => None,
+            _ => return,
+        };
+        if before.is_none_or(|before| before.next_seq < head.next_seq) {
+            self.set_outgoing(id, Outgoing::Awaiting { offered: None, streamed: Some(head) });
+        }
+    }
+
+    /// The peer has said where a log ends there, otherwise than by an answer.
+    pub(super) fn note_heard(&self, id: LogId, head: Head) {
+        if let Some(log) = self.logs.get(&id) {
+            self.spaces[log.space].statements.heard().note(id, head);
+        }
+    }
+}
+
+/// Into how many parts, as a power of two, a frontier of so many hashes was cut.
+fn bits_of(parts: usize) -> Option<u8> {
+    parts.is_power_of_two().then(|| parts.ilog2() as u8)
+}
