@@ -218,6 +218,54 @@ fn what_was_acknowledged_survives_kill_9_at_roll_over_while_opening_and_while_re
     );
 }
 
+/// Of a store's only log: where what is kept begins, and where it ends.
+fn kept(sandbox: &Sandbox) -> (u64, u64) {
+    let status = sandbox.status("practice.store");
+    let number = |name: &str| status["logs"][0][name].as_u64().unwrap();
+    (number("first_seq"), number("next_seq"))
+}
+
+#[test]
+fn what_is_kept_survives_kill_9_while_records_are_removed_and_their_space_is_given_back() {
+    let kills = count_from_env("COUNTERFOIL_KILLS", 8);
+    let trim = "trim practice.store --remove-beyond 1000000 --mirrors 0";
+    let sandbox = Sandbox::with_practice();
+    let (mut floor, mut length, mut killed) = (0, 0, 0);
+    while killed < kills {
+        let mut append = sandbox.start("append practice.store --ack");
+        let feed = Feed::begin(&mut append, long_line, length, Duration::from_micros(300));
+        eventually(|| (feed.acked() > length + 100).then_some(())).expect("records are acknowledged");
+        append.kill();
+        let acked = feed.end();
+        for _ in 0..3 {
+            let trim = sandbox.start(trim);
+            pause(killed, 50);
+            trim.kill();
+            killed += 1;
+        }
+        // Opening for writing recovers.
+        sandbox.run("append practice.store").expect_status(0);
+        let (first, next) = kept(&sandbox);
+        assert!(
+            first >= floor && next >= acked,
+            "{killed}: {first}..{next} where {acked} were acknowledged, from {floor}"
+        );
+        (floor, length) = (first, next);
+        let printed = String::from_utf8(sandbox.cat(&format!("practice.store --from {floor}"))).unwrap();
+        let mut number = floor;
+        for record in printed.lines() {
+            assert!(long_line(number).trim_end_matches('\n') == record, "{record:?} at {number}");
+            number += 1;
+        }
+        assert_eq!(number, length, "after {killed} kills");
+    }
+    sandbox.run(trim).expect_status(0);
+    sandbox.run("verify practice.store").expect_status(0);
+    let (first, _) = kept(&sandbox);
+    assert!(first > 0 && !sandbox.path("practice.store/0000000000000000.seg").exists(), "kept from {first}");
+    println!("{killed} kills while records were removed, {length} records, kept from {first}");
+}
+
 /// How often the hub is killed in the life of one writer, which is killed then, too. Not more, since
 /// a writer that meets a hub that does not last waits longer and longer before it tries again.
 const KILLS_PER_WRITER: usize = 4;

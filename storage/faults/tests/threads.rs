@@ -4,13 +4,18 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
 
 use counterfoil_faults::{Fault, FaultVfs, Injection, Ledger, Operation, Rng, STORE, small_options};
-use counterfoil_storage::{AppendError, Genesis, Journal, LogId, NodeName, Options, Receipt, SpaceName};
+use counterfoil_storage::{
+    AppendError, Genesis, Journal, LogId, NodeName, Options, ReadError, Receipt, Seq, SpaceName,
+};
 
 const WRITERS: u64 = 4;
 
@@ -62,8 +67,52 @@ fn write(journal: &Journal, log: LogId, ledger: &Mutex<Ledger>, seed: u64) {
     }
 }
 
+/// Keeps little of all logs but the last, and gives back segments, while there are writers; how many were given back.
+fn give_back(journal: &Journal, logs: &[LogId], ledger: &Mutex<Ledger>, seed: u64, writers: &AtomicU64) -> u64 {
+    let ledger = || ledger.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut rng = Rng::new(seed);
+    let mut segments = 0;
+    while writers.load(Ordering::Relaxed) > 0 {
+        let log = logs[rng.below(WRITERS - 1) as usize];
+        let Some(info) = journal.log(log) else { continue };
+        let wanted = Seq(info.durable.next_seq.0 * rng.below(1000) / 1000);
+        ledger().trimming(log, wanted);
+        let Ok(reached) = journal.trim(&[(log, wanted)]) else { break };
+        ledger().trimmed(log, reached[0]);
+        let Ok(freed) = journal.free() else { break };
+        segments += freed.segments;
+    }
+    segments
+}
+
+/// Reads all logs again and again while there are writers: nothing is ever missing but what was trimmed.
+fn read(journal: &Journal, logs: &[LogId], writers: &AtomicU64) {
+    while writers.load(Ordering::Relaxed) > 0 {
+        for log in logs {
+            for item in journal.read(*log, Seq::ZERO) {
+                match item {
+                    Ok(_) | Err(ReadError::Trimmed { .. }) => {}
+                    Err(ReadError::Disk { .. } | ReadError::UnknownLog { .. }) => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(journal.log(*log).is_none_or(|info| info.holes.is_empty()), "{log}: a hole that is none");
+        }
+    }
+}
+
 /// Runs writers until `fault` strikes, then judges what is found on the disk that `fate` makes of it.
 fn run(seed: u64, fault: impl Fn(&FaultVfs) -> Injection, fate: impl Fn(&FaultVfs) -> FaultVfs) {
+    run_with(false, seed, fault, fate);
+}
+
+/// The same, beside somebody who gives back segments and somebody who reads, if so wished; how many were given back.
+fn run_with(
+    gives_back: bool,
+    seed: u64,
+    fault: impl Fn(&FaultVfs) -> Injection,
+    fate: impl Fn(&FaultVfs) -> FaultVfs,
+) -> u64 {
     let disk = FaultVfs::new(seed);
     let node = NodeName::new("own").unwrap();
     let journal = Journal::create(Path::new(STORE), node.clone(), options(&disk)).unwrap();
@@ -77,11 +126,20 @@ fn run(seed: u64, fault: impl Fn(&FaultVfs) -> Injection, fate: impl Fn(&FaultVf
     }
     disk.inject(fault(&disk));
     let ledger = Mutex::new(ledger);
-    thread::scope(|scope| {
+    let writers = AtomicU64::new(WRITERS);
+    let freed = thread::scope(|scope| {
         for (log, number) in logs.iter().zip(0..) {
-            let (journal, ledger) = (&journal, &ledger);
-            scope.spawn(move || write(journal, *log, ledger, seed * WRITERS + number));
+            let (journal, ledger, writers) = (&journal, &ledger, &writers);
+            scope.spawn(move || {
+                write(journal, *log, ledger, seed * WRITERS + number);
+                writers.fetch_sub(1, Ordering::Relaxed);
+            });
         }
+        if !gives_back {
+            return 0;
+        }
+        scope.spawn(|| read(&journal, &logs, &writers));
+        give_back(&journal, &logs, &ledger, seed, &writers)
     });
     assert!(disk.struck() > 0, "seed {seed}: the fault never struck");
     let mut ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -96,6 +154,7 @@ fn run(seed: u64, fault: impl Fn(&FaultVfs) -> Injection, fate: impl Fn(&FaultVf
     let (journal, _) = Journal::open(Path::new(STORE), options(&after)).unwrap();
     assert_eq!(ledger.judge_reopened(&journal), Ok(()), "seed {seed}, crashed again");
     journal.close().unwrap();
+    freed
 }
 
 fn told(what: &str, runs: u64) {
@@ -115,6 +174,20 @@ fn the_power_may_go_at_any_moment_while_many_append() {
         run(seed, fault, FaultVfs::kill);
     }
     told("power cut or kill at any moment", 2 * seeds(60).end);
+}
+
+#[test]
+fn the_power_may_go_at_any_moment_while_many_append_and_segments_are_given_back() {
+    let mut freed = 0;
+    for seed in seeds(30) {
+        let fault =
+            |disk: &FaultVfs| Injection::at(disk.counts().total() + Rng::new(seed).below(6000), Fault::PowerCut);
+        freed += run_with(true, seed, fault, |disk| disk.crash(seed));
+        freed += run_with(true, seed, fault, FaultVfs::kill);
+    }
+    println!("{freed} segments were given back");
+    assert!(freed > seeds(30).end, "{freed} segments were given back");
+    told("power cut or kill at any moment, beside retention", 2 * seeds(30).end);
 }
 
 /// From one of the next 60 operations of its kind on, all of them fail.
