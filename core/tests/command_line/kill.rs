@@ -3,6 +3,7 @@
 //! `COUNTERFOIL_KILLS` sets how often in each test, for longer exploration.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, Write as _},
     os::unix::fs::MetadataExt as _,
@@ -14,6 +15,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use counterfoil::{Store, Versions};
 
 use crate::sandbox::{Running, Sandbox, count_from_env, eventually};
 
@@ -307,19 +310,62 @@ fn what_was_acknowledged_as_mirrored_survives_kill_9_of_the_hub() {
     println!("{kills} kills of the hub, {length} records");
 }
 
+/// A value for one of a few keys.
+fn keyed_line(number: u64) -> String {
+    format!("{{\"id\":\"{}\",\"number\":{number},\"text\":\"{}\"}}\n", number % 20, "x".repeat(number as usize % 97))
+}
+
 /// How many records of the log that a node writes in the space `s` a store holds, each checked.
-fn check_log(sandbox: &Sandbox, store: &str, node: &str) -> u64 {
+fn check_log(sandbox: &Sandbox, store: &str, node: &str, line: Line) -> u64 {
     let status = sandbox.status(store);
     let logs = status["logs"].as_array().unwrap().iter().filter(|log| log["space"] == "s" && log["node"] == node);
     let ids: Vec<&str> = logs.map(|log| log["id"].as_str().unwrap()).collect();
     assert!(ids.len() <= 1, "a process that was killed goes on in its log: {status}");
-    ids.first().map_or(0, |id| check(sandbox, &format!("{store} --space s --log {id}")))
+    ids.first().map_or(0, |id| check_lines(sandbox, &format!("{store} --space s --log {id}"), line))
 }
 
 #[test]
 fn what_was_acknowledged_survives_kill_9_of_any_process_of_a_sync_and_gets_everywhere() {
-    let kills = count_from_env("COUNTERFOIL_KILLS", 6);
+    let (kills, records) = kill_processes_of_a_sync(&Sandbox::with_members_and_hub(), line, "");
+    println!("{kills} kills in a sync, {records} records");
+}
+
+#[test]
+fn collections_and_their_indexes_are_equal_after_kill_9_of_any_process_of_a_sync() {
     let sandbox = Sandbox::with_members_and_hub();
+    let (kills, records) = kill_processes_of_a_sync(&sandbox, keyed_line, "--collection c --key-pointer /id");
+    let ask =
+        |words: &str, store: &str| sandbox.run(&words.replace("STORE", &format!("{store} --space s --collection c")));
+    let conflicts = ask("conflicts STORE", "hub.store").stdout;
+    let held = held_by_index(&sandbox, "hub.store");
+    for store in ["a.store", "b.store", "hub.store"] {
+        assert_eq!(held_by_index(&sandbox, store), held, "{store}");
+        assert_eq!(ask("conflicts STORE", store).stdout, conflicts, "{store}");
+        // Without the index, which only a process that writes has: made anew from the logs.
+        for (key, versions) in &held {
+            let got = ask(&format!("get STORE {key} --json"), store);
+            let shown = got.text().lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            let shown = shown.map(|version| format!("{}:{}", version["log"].as_str().unwrap(), version["seq"]));
+            assert_eq!(shown.collect::<Vec<_>>(), *versions, "{key} of {store}");
+        }
+    }
+    println!("{kills} kills in a sync of a collection, {records} writes, {} keys", held.len());
+}
+
+/// The versions that each key holds by the index on the disk, which went through all the kills.
+fn held_by_index(sandbox: &Sandbox, store: &str) -> BTreeMap<String, Vec<String>> {
+    let store = Store::open(sandbox.path(store)).unwrap();
+    let values = store.space("s").unwrap().collection_of_bytes::<String>("c").unwrap();
+    let entries = values.range(..).unwrap().map(Result::unwrap);
+    let ids = |versions: &Versions<_>| versions.all().iter().map(|version| version.id().to_string()).collect();
+    let held = entries.map(|(key, versions)| (key, ids(&versions))).collect();
+    store.close(Duration::ZERO).unwrap();
+    held
+}
+
+/// Kills writers, syncs and the hub in turn; how often, and how many records there were in the end, equal on all three.
+fn kill_processes_of_a_sync(sandbox: &Sandbox, line: Line, how: &str) -> (usize, u64) {
+    let kills = count_from_env("COUNTERFOIL_KILLS", 6);
     let (mut hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
     let sync = |name: &str| format!("sync {name}.store --with hub@{address} --tls tls-{name} --space s");
     let members = ["a", "b"];
@@ -328,14 +374,14 @@ fn what_was_acknowledged_survives_kill_9_of_any_process_of_a_sync_and_gets_every
     for round in 0..kills {
         for (name, acked) in members.into_iter().zip(&mut acked) {
             let store = format!("{name}.store");
-            let mut append = sandbox.start(&format!("append {store} --space s --ack"));
+            let mut append = sandbox.start(&format!("append {store} --space s --ack {how}"));
             let feed = Feed::begin(&mut append, line, *acked, Duration::from_millis(1));
             pause(round, 80);
             append.kill();
             let told = feed.end();
             // Opening for writing recovers.
             sandbox.run(&format!("append {store} --space s")).expect_status(0);
-            *acked = check_log(&sandbox, &store, name);
+            *acked = check_log(sandbox, &store, name, line);
             assert!(*acked >= told, "round {round}: {told} were acknowledged, {acked} are there");
         }
         let mut syncs = members.map(|name| Some(sandbox.start(&sync(name))));
@@ -356,10 +402,10 @@ fn what_was_acknowledged_survives_kill_9_of_any_process_of_a_sync_and_gets_every
     hub.signal("TERM");
     hub.finish().expect_status(0);
     for store in ["a.store", "b.store", "hub.store"] {
-        let held = members.map(|name| check_log(&sandbox, store, name));
+        let held = members.map(|name| check_log(sandbox, store, name, line));
         assert_eq!(held, acked, "{store}");
         assert_eq!(sandbox.heads(store, "s"), sandbox.heads("hub.store", "s"));
         sandbox.run(&format!("verify {store}")).expect_status(0);
     }
-    println!("{kills} kills in a sync, {} records", acked[0] + acked[1]);
+    (kills, acked[0] + acked[1])
 }
