@@ -66,6 +66,12 @@ impl Session {
         let origin = log.origin;
         let first_seq = log.local.map_or(Seq::ZERO, |local| local.first_seq);
         if first_seq > Seq::ZERO {
+            if !log.is_announced {
+                // So that the target knows what it is to ask for once it has got it of another.
+                let (genesis, head) = ((*log.genesis).clone(), log.head());
+                self.control.push_back(Message::Announce(Announce { genesis, head }));
+                self.note_announced(id);
+            }
             let gap = ParkReason::Gap { first_seq: Seq::ZERO, next_seq: first_seq, cause: GapCause::Trimmed };
             self.park_outgoing(id, gap);
         } else {
@@ -373,8 +379,14 @@ impl Session {
             return Err(PeerMisbehaved::UnknownLog { log: rewind.log });
         };
         let index = log.space;
+        let goes_on = match &log.outgoing {
+            Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. } => true,
+            // Another replica gave it what this end can't.
+            Outgoing::Parked(ParkReason::Gap { next_seq, .. }) => rewind.head.next_seq >= *next_seq,
+            _ => false,
+        };
         self.note_heard(rewind.log, rewind.head);
-        if matches!(log.outgoing, Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. }) {
+        if goes_on {
             if rewind.head.next_seq > Seq::ZERO {
                 // It has some of it. Of one that it has nothing of it may not know.
                 self.note_announced(rewind.log);

@@ -365,10 +365,29 @@ impl Session {
             }
         }
         self.settle_durable(now, id);
+        self.pass_gap(id, durable);
         // One of an earlier life that comes back is acknowledged like anybody's.
         if !is_own {
             self.queue_ack(id);
         }
+    }
+
+    /// Asks the source to go on with a log that it had stopped for want of records which are here by now: another replica had
+    /// them.
+    fn pass_gap(&mut self, id: LogId, durable: Head) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let is_passed =
+            matches!(log.incoming, Incoming::Parked(ParkReason::Gap { next_seq, .. }) if durable.next_seq >= next_seq);
+        let scope = self.spaces[log.space].in_scope();
+        // Who may not stream it could have stopped it all the same.
+        if !is_passed || self.is_own(log) || !scope.is_some_and(|scope| self.target_carries(scope, log)) {
+            return;
+        }
+        self.open_incoming(id, true);
+        if let Some(log) = self.logs.get_mut(&id) {
+            log.told = Some(durable);
+        }
+        self.control.push_back(Message::Rewind(Rewind { log: id, head: durable }));
     }
 
     /// Returns the credit of batches that are durable.

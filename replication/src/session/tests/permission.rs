@@ -87,6 +87,24 @@ fn a_peer_that_parks_what_it_may_not_stream_and_announces_it_again_still_may_not
     assert!(!hub.logs.contains_key(&log));
 }
 
+#[test]
+fn a_gap_told_by_a_peer_that_may_not_stream_the_log_opens_nothing_once_it_is_passed() {
+    let mut hub = Node::new("hub", "p", &[]);
+    let mut honest = Node::new("p", "hub", &[("p", Direction::Send)]);
+    run(start(), &mut honest, &mut hub);
+    let log = hub.append("p", "q", &["x"]);
+    let reason = ParkReason::Gap { first_seq: Seq(0), next_seq: Seq(1), cause: crate::message::GapCause::Trimmed };
+    hub.handle(start(), Message::Park(crate::message::Park { log, flow: Flow::Outgoing, reason })).unwrap();
+    // It comes from elsewhere.
+    hub.append("p", "q", &["y"]);
+    let said: Vec<_> = std::iter::from_fn(|| hub.transmit()).collect();
+    assert!(!said.iter().any(|message| matches!(message, Message::Rewind(_))), "{said:?}");
+    let more = batch(log, hub.logs[&log].head_at(2), &["z"]);
+    // Not even that is believed which would follow.
+    drop(hub.handle(start(), Message::Batch(more)));
+    assert_eq!(hub.bodies(log), ["x", "y"]);
+}
+
 /// A hub of which the disk is full, and that closes the flow before or after it learns that.
 fn closes_while_full(learns_first: bool) -> (Node, Node) {
     let limits = Limits { space_window_bytes: 200, ..Limits::default() };

@@ -203,6 +203,52 @@ fn what_retention_removed_is_an_explicit_gap() {
 }
 
 #[test]
+fn a_log_that_stopped_at_a_gap_goes_on_once_the_target_has_got_of_another_what_was_missing() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    practice.append("p", "p", &["b"]);
+    practice.logs.get_mut(&log).unwrap().trimmed = 1;
+    practice.announce_logs();
+    run(start(), &mut practice, &mut hub);
+    let (genesis, batches) = (Arc::clone(&practice.logs[&log].genesis), practice.logs[&log].batches.clone());
+    // Less than all that is missing changes nothing; and nothing is asked for twice.
+    hub.logs.insert(log, ModelLog { genesis, batches: Vec::new(), durable: 0, trimmed: 0, lost: BTreeSet::new() });
+    let rewinds = |hub: &Node| hub.sent.iter().filter(|message| matches!(message, Message::Rewind(_))).count();
+    hub.flush();
+    run(start(), &mut practice, &mut hub);
+    assert_eq!((rewinds(&hub), practice.acked(log)), (0, None));
+    hub.logs.get_mut(&log).unwrap().batches.push(batches[0].clone());
+    hub.flush();
+    practice.append("p", "p", &["c"]);
+    run(start(), &mut practice, &mut hub);
+    assert_eq!((hub.bodies(log).join(""), practice.acked(log)), ("abc".to_owned(), Some(Seq(3))));
+    practice.append("p", "p", &["d"]);
+    run(start(), &mut practice, &mut hub);
+    assert_eq!((rewinds(&hub), practice.acked(log)), (1, Some(Seq(4))));
+}
+
+#[test]
+fn a_target_that_was_away_for_longer_than_what_is_kept_is_told_the_gap_and_goes_on_like_one_that_is_new() {
+    let (mut practice, mut hub) = practice_and_hub();
+    let log = practice.append("p", "p", &["a"]);
+    run(start(), &mut practice, &mut hub);
+    for body in ["b", "c"] {
+        practice.append("p", "p", &[body]);
+    }
+    practice.logs.get_mut(&log).unwrap().trimmed = 2;
+    practice.reconnect();
+    hub.reconnect();
+    run(start(), &mut practice, &mut hub);
+    let gap = ParkReason::Gap { first_seq: Seq(1), next_seq: Seq(2), cause: GapCause::Trimmed };
+    assert_eq!(hub.parked(log), Some((gap, By::Peer)));
+    let batches = practice.logs[&log].batches.clone();
+    hub.logs.get_mut(&log).unwrap().batches.push(batches[1].clone());
+    hub.flush();
+    run(start(), &mut practice, &mut hub);
+    assert_eq!((hub.bodies(log).join(""), practice.acked(log)), ("abc".to_owned(), Some(Seq(3))));
+}
+
+#[test]
 fn a_small_window_is_never_overdrawn_and_all_arrives() {
     let limits = Limits { session_window_bytes: 500, space_window_bytes: 300, ..Limits::default() };
     let mut practice = Node::new("p", "hub", &[("p", Direction::Send)]);
