@@ -171,6 +171,18 @@ pub enum NotMended {
     NotStored,
 }
 
+/// What a session holds in memory, within its [`Limits`](crate::Limits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Held {
+    /// Bytes of batches that came from the peer and are neither durable nor dropped.
+    pub received_bytes: u64,
+    /// Bytes of batches that were read to be sent.
+    pub read_bytes: u64,
+    /// Messages that wait to be sent.
+    pub messages: usize,
+}
+
 /// How a session stands.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

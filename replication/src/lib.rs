@@ -33,7 +33,7 @@ pub use acks::{AckBoard, AckChange};
 pub use config::{Direction, Limits, SessionConfig};
 pub use endpoint::{Commit, Endpoint, Fetch, Fetched};
 pub use error::{PeerMisbehaved, SessionError};
-pub use event::{By, Event, NotMended, SessionStatus, SpaceStatus};
+pub use event::{By, Event, Held, NotMended, SessionStatus, SpaceStatus};
 pub use frontier::{FrontierHash, LogHead};
 pub use log_limit::LogLimit;
 pub use message::{

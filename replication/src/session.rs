@@ -42,7 +42,7 @@ use crate::{
     codec,
     config::{Direction, SessionConfig},
     error::{PeerMisbehaved, SessionError},
-    event::{By, Event, SessionStatus},
+    event::{By, Event, Held, SessionStatus},
     memory::{Memory, Statements},
     message::{Flow, GapCause, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, Refusal, Want},
     policy::Policy,
@@ -387,9 +387,10 @@ impl Session {
         self.control
             .pop_front()
             .or_else(|| self.next_ack())
-            .or_else(|| self.next_passed_ack())
             .or_else(|| self.next_credit())
             .or_else(|| self.next_answer())
+            // Behind the answer that opens the flow: before it nobody listens.
+            .or_else(|| self.next_passed_ack())
             .or_else(|| self.next_mend_message())
             .or_else(|| self.next_batch())
     }
@@ -402,6 +403,12 @@ impl Session {
     /// How the session stands.
     pub fn status(&self) -> SessionStatus {
         self.report()
+    }
+
+    /// What it holds in memory.
+    pub fn held(&self) -> Held {
+        let read_bytes = self.source.ready_bytes as u64;
+        Held { received_bytes: self.target_outstanding(), read_bytes, messages: self.control.len() }
     }
 
     /// Names of the spaces of the session whose logs it has asked for, in no special order.

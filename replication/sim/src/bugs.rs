@@ -65,11 +65,23 @@ pub enum Bug {
     SendsBack,
     /// A source says at once that the target has caught up.
     SaysCaughtUpAtOnce,
+    /// An end takes any amount of batches, whatever its limits.
+    TakesAnyAmount,
+    /// Who has a name may bring logs of anybody.
+    LetsEverybodyRelay,
+    /// What arrives of a known log is stored, whoever sent it.
+    StoresWhateverComes,
+    /// An ack is believed before it is looked at.
+    BelievesAcksUnseen,
+    /// Once a log has stopped, nothing else is taken either.
+    OneLogStopsAll,
+    /// Where one end of a session breaks the rules, the other one never connects again to anybody.
+    SulksOnceAccused,
 }
 
 impl Bug {
     /// All that practices and hubs can make.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::AcksOnArrival,
         Self::AcksOneTooMany,
         Self::AcksAnotherHistory,
@@ -93,6 +105,16 @@ impl Bug {
         Self::ComesBackOlder,
         Self::NeverRedials,
         Self::SaysHelloTwice,
+        Self::TakesAnyAmount,
+    ];
+
+    /// Those that only show beside one who lies.
+    pub const OF_LIARS: [Self; 5] = [
+        Self::LetsEverybodyRelay,
+        Self::StoresWhateverComes,
+        Self::BelievesAcksUnseen,
+        Self::OneLogStopsAll,
+        Self::SulksOnceAccused,
     ];
 
     /// Those that only nodes that sync can make.
@@ -173,7 +195,7 @@ impl Bug {
 }
 
 /// The same records in a batch of another encoding: their times are not kept.
-fn anew(batch: &Batch) -> Batch {
+pub(crate) fn anew(batch: &Batch) -> Batch {
     let mut builder = BatchBuilder::with_capacity(batch.bytes().len());
     for record in batch.records().flatten() {
         builder.push(Hlc::from_bits(record.time.to_bits() + 1), &record.body);

@@ -19,9 +19,18 @@
 //! - nothing is sent to where it came from;
 //! - no honest end is accused of breaking the protocol, and no log stops.
 //!
+//! - what an end holds in memory of batches and messages stays within its limits.
+//!
+//! In some histories there is a liar ([`Plan::liar`]): a peer with a name and rights of its own that twists what it says, and
+//! says what nobody asked for, also after healing. All of the above holds of the others, and nothing is stored under the name of
+//! one who did not write it, no ack counts that the node named did not give (but what the liar says of its own disk can't be more
+//! than there is), and no log of an honest node stops. Rights are taken away and given back, ends stop reading for a while, and one
+//! connection may break all the time.
+//!
 //! That a broken promise would be seen is proven by planted mistakes ([`Bug`]): each must be told from a sound history.
 
 mod bugs;
+mod liar;
 mod machine;
 mod plan;
 mod report;
@@ -30,6 +39,6 @@ mod wire;
 mod world;
 
 pub use bugs::Bug;
-pub use plan::{Plan, Shape, Sync};
+pub use plan::{Lies, Plan, Shape, Sync};
 pub use report::{Report, Violation};
 pub use world::{explore, explore_sync, explore_sync_with, explore_with};

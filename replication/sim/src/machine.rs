@@ -1,7 +1,7 @@
 //! A machine: a journal on a faulty disk, and the other book in which its promises are kept.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -14,10 +14,15 @@ use counterfoil_storage::{
     Options, Receipt, Seq, SpaceName,
 };
 
+use crate::liar::LIAR;
+
 /// The one true history of each log: what was seen durable where it is written.
 #[derive(Debug, Default)]
 pub(crate) struct Chains {
     batches: BTreeMap<LogId, Vec<Batch>>,
+    geneses: BTreeMap<LogId, Arc<Genesis>>,
+    /// Logs of the one who lies, of which there may be many histories.
+    lies: BTreeSet<LogId>,
 }
 
 impl Chains {
@@ -42,10 +47,42 @@ impl Chains {
         }
     }
 
-    /// Whether a log's history has a batch that ends in this head.
+    fn note(&mut self, log: LogId, genesis: &Arc<Genesis>) {
+        if self.geneses.contains_key(&log) {
+            return;
+        }
+        self.geneses.insert(log, Arc::clone(genesis));
+        if genesis.node.as_str() == LIAR {
+            self.lies.insert(log);
+        }
+    }
+
+    /// Whether a log is of the one who lies.
+    pub(crate) fn is_lie(&self, log: LogId) -> bool {
+        self.lies.contains(&log)
+    }
+
+    /// All logs that are somewhere.
+    pub(crate) fn logs(&self) -> impl Iterator<Item = (LogId, &Arc<Genesis>)> {
+        self.geneses.iter().map(|(log, genesis)| (*log, genesis))
+    }
+
+    /// The true batches of a log.
+    pub(crate) fn of(&self, log: LogId) -> &[Batch] {
+        self.batches.get(&log).map_or(&[][..], Vec::as_slice)
+    }
+
+    /// A life of a node that wrote something in it.
+    pub(crate) fn life(&self, node: &NodeName) -> Option<Incarnation> {
+        let genesis = self.geneses.values().find(|genesis| genesis.node == *node)?;
+        Some(Incarnation::from_bytes(genesis.nonce))
+    }
+
+    /// Whether a log's history has a batch that ends in this head; of one of the liar's it may be any.
     pub(crate) fn has_head(&self, log: LogId, head: Head) -> bool {
-        let batches = self.batches.get(&log).map_or(&[][..], Vec::as_slice);
+        let batches = self.of(log);
         head.next_seq == Seq::ZERO
+            || self.is_lie(log)
             || batches
                 .binary_search_by_key(&head.next_seq, Batch::next_seq)
                 .is_ok_and(|position| batches[position].digest() == head.digest)
@@ -195,13 +232,23 @@ impl Machine {
 
     /// Judges what has become durable since the last time.
     pub(crate) fn judge(&mut self, chains: &mut Chains) -> Result<(), String> {
-        let Some(journal) = &self.journal else { return Ok(()) };
+        let Some(journal) = self.journal.as_ref().filter(|_| !self.is_liar()) else { return Ok(()) };
         for log in journal.logs(None) {
             let from = self.judged.get(&log.id).copied().unwrap_or_default();
             if from >= log.durable.next_seq {
                 continue;
             }
             let is_origin = self.is_origin(&log.genesis);
+            chains.note(log.id, &log.genesis);
+            if chains.is_lie(log.id) {
+                // Which history came here is the liar's business; that it is one is not.
+                let end = whole(journal, &log.genesis).map_err(|error| format!("{}: {error}", self.name))?;
+                if end != log.durable {
+                    return Err(format!("{}: log {} does not end where it says", self.name, log.id));
+                }
+                self.judged.insert(log.id, end.next_seq);
+                continue;
+            }
             for batch in journal.read(log.id, from) {
                 let batch = batch.map_err(|error| format!("{}: {error}", self.name))?;
                 chains.judge(&batch, is_origin).map_err(|error| format!("{}: {error}", self.name))?;
@@ -214,8 +261,19 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether it is the one who lies: what it holds and says is not judged.
+    pub(crate) fn is_liar(&self) -> bool {
+        self.name.as_str() == LIAR
+    }
+
+    /// What its own logs began with.
+    pub(crate) fn own_logs(&self) -> Vec<Arc<Genesis>> {
+        let logs = self.journal.as_ref().map(|journal| journal.logs(None)).unwrap_or_default();
+        logs.into_iter().filter(|log| log.genesis.node == self.name).map(|log| log.genesis).collect()
+    }
+
     fn judge_promises(&self, chains: &Chains) -> Result<(), String> {
-        let Some(journal) = &self.journal else { return Ok(()) };
+        let Some(journal) = self.journal.as_ref().filter(|_| !self.is_liar()) else { return Ok(()) };
         let acked = self.promises.acked.iter().map(|(log, head)| (*log, head.next_seq, "acknowledged"));
         let local = self.promises.local.iter().map(|(log, seq)| (*log, *seq, "told its application"));
         let sent = self.promises.sent.iter().map(|(log, seq)| (*log, *seq, "sent"));
@@ -365,6 +423,22 @@ impl Machine {
         let logs = self.journal.as_ref().map(|journal| journal.logs(None)).unwrap_or_default();
         logs.into_iter().filter(|log| log.durable.next_seq > Seq::ZERO).map(|log| (log.id, log.durable)).collect()
     }
+}
+
+/// Where a log ends, if its batches follow each other.
+fn whole(journal: &Journal, genesis: &Genesis) -> Result<Head, String> {
+    let mut head = genesis.head();
+    for batch in journal.read(genesis.log_id(), Seq::ZERO) {
+        let batch = batch.map_err(|error| error.to_string())?;
+        if batch.first_seq() != head.next_seq
+            || batch.header().previous != head.digest
+            || batch.check_records().is_err()
+        {
+            return Err(format!("log {} is broken at {}", genesis.log_id(), batch.first_seq()));
+        }
+        head = batch.head();
+    }
+    Ok(head)
 }
 
 /// The space of the logs that a practice relays.

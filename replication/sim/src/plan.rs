@@ -28,6 +28,16 @@ pub struct Sync {
     pub partial: bool,
 }
 
+/// Where a liar stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lies {
+    /// It mirrors a space of its own to the hub, and may read the first practice's. Among nodes that sync it is a member of
+    /// the space that all hold.
+    Practice,
+    /// The first practice mirrors to it. Among nodes that sync it is a member that two of them know.
+    Mirror,
+}
+
 /// How often things happen, per 1000 simulated seconds unless said otherwise, and how long they last.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each shape with or without each of the others")]
@@ -70,6 +80,14 @@ pub struct Plan {
     pub disk_errors: u64,
     /// Disks that run full for a while.
     pub full_disks: u64,
+    /// Ends that stop reading for a while.
+    pub stalls: u64,
+    /// Links of which the end that is dialled takes back all rights, or denies the dialler, for a while.
+    pub denials: u64,
+    /// Whether one of the links breaks every other second.
+    pub flaps: bool,
+    /// What a peer that lies may do, if there is one.
+    pub liar: Option<Lies>,
     /// Window of a session and of a space, in bytes.
     pub windows: (u64, u64),
     /// In spaces of more logs than this not all heads are told at once.
@@ -84,6 +102,7 @@ impl Plan {
         let mut rate = |highest: u64| if rng.chance(1, 3) { 0 } else { rng.below(highest + 1) };
         let (cuts, silences, corruptions) = (rate(500), rate(100), rate(200));
         let (kills, crashes, disk_errors, full_disks) = (rate(200), rate(200), rate(60), rate(100));
+        let (stalls, denials) = (rate(100), rate(200));
         let window = 1 << (8 + rng.below(12));
         Self {
             sync: None,
@@ -105,6 +124,10 @@ impl Plan {
             crashes,
             disk_errors,
             full_disks,
+            stalls,
+            denials,
+            flaps: rng.chance(1, 4),
+            liar: if rng.chance(1, 4) { Some([Lies::Practice, Lies::Mirror][rng.below(2) as usize]) } else { None },
             windows: (window, 1 << (8 + rng.below(12))),
             windows_vary: rng.chance(1, 2),
             heads_at_once_max: if rng.chance(1, 2) { 256 } else { rng.below(4) as usize },

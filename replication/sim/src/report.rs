@@ -45,6 +45,16 @@ pub struct Report {
     pub crashes: u64,
     /// Disks that failed or ran full.
     pub disk_faults: u64,
+    /// Ends that stopped reading for a while.
+    pub stalls: u64,
+    /// Times that rights were taken away.
+    pub denials: u64,
+    /// Histories with one who lies.
+    pub liars: u64,
+    /// Messages twisted or invented.
+    pub lies: u64,
+    /// Sessions that an honest end ended because of them.
+    pub accused: u64,
 }
 
 impl Report {
@@ -61,6 +71,11 @@ impl Report {
         self.cuts += other.cuts;
         self.crashes += other.crashes;
         self.disk_faults += other.disk_faults;
+        self.stalls += other.stalls;
+        self.denials += other.denials;
+        self.liars += other.liars;
+        self.lies += other.lies;
+        self.accused += other.accused;
     }
 }
 
@@ -69,7 +84,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} simulated seconds, {} messages ({} bytes), {} records, {} acks and {} passed on, {} connections, {} cuts, {} crashes, \
-             {} disk faults",
+             {} disk faults, {} stalls, {} denials; {} with a liar: {} lies, {} sessions ended for one",
             self.simulated.as_secs(),
             self.messages,
             self.bytes,
@@ -79,7 +94,12 @@ impl fmt::Display for Report {
             self.connections,
             self.cuts,
             self.crashes,
-            self.disk_faults
+            self.disk_faults,
+            self.stalls,
+            self.denials,
+            self.liars,
+            self.lies,
+            self.accused
         )
     }
 }

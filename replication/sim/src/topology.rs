@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use counterfoil_faults::Rng;
 use counterfoil_replication::{Direction, Policy};
-use counterfoil_storage::SpaceName;
+use counterfoil_storage::{NodeName, SpaceName};
 
 use crate::{
+    liar::LIAR,
     machine::{Machine, RELAYED_SPACE},
-    plan::{Plan, Shape, Sync},
+    plan::{Lies, Plan, Shape, Sync},
 };
 
 /// A dialler and whom it dials.
@@ -20,6 +21,8 @@ pub(crate) struct Link {
     pub(crate) direction: Direction,
     /// Whether the one that is dialled takes logs of others than the dialler, too.
     pub(crate) relays: bool,
+    /// What the one that is dialled does not grant at present.
+    pub(crate) denial: Option<Denial>,
     pub(crate) policy: Arc<Policy>,
     /// Connections refused or lost in a row.
     pub(crate) failures: u32,
@@ -27,7 +30,16 @@ pub(crate) struct Link {
 
 impl Link {
     fn new(from: usize, to: usize, spaces: Vec<SpaceName>, direction: Direction) -> Self {
-        Self { from, to, spaces, direction, relays: true, policy: Arc::new(Policy::nothing()), failures: 0 }
+        Self {
+            from,
+            to,
+            spaces,
+            direction,
+            relays: true,
+            denial: None,
+            policy: Arc::new(Policy::nothing()),
+            failures: 0,
+        }
     }
 
     /// The ends between which records flow, each with the end that they flow to.
@@ -36,15 +48,40 @@ impl Link {
         [(self.from, self.to)].into_iter().chain(back).collect()
     }
 
-    /// What the one that is dialled grants the dialler of a space.
-    pub(crate) fn rights(&self, dialler: &str, space: &SpaceName) -> &'static str {
+    /// The policy of the one that is dialled.
+    pub(crate) fn answering(&self, dialler: &NodeName) -> Result<Policy, String> {
+        let text = match self.denial {
+            Some(Denial::Rights) => String::new(),
+            Some(Denial::Node) => format!("[[deny]]\nnode = \"{dialler}\""),
+            None => {
+                let grants = self.spaces.iter().map(|space| {
+                    let rights = self.rights(dialler.as_str(), space);
+                    format!("[[grant]]\nnode = \"{dialler}\"\nspace = \"{space}\"\nrights = [{rights}]\n")
+                });
+                grants.collect()
+            }
+        };
+        Policy::parse(&text).map_err(|error| error.to_string())
+    }
+
+    fn rights(&self, dialler: &str, space: &SpaceName) -> &'static str {
         match self.direction {
+            _ if dialler == LIAR && space.as_str() != LIAR && space.as_str() != SHARED => "\"read\"",
             Direction::Both if self.relays => "\"read\", \"relay\"",
             Direction::Both => "\"read\", \"write\"",
             _ if space.as_str() == dialler => "\"write\"",
             _ => "\"relay\"",
         }
     }
+}
+
+/// What is taken away for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denial {
+    /// All rights.
+    Rights,
+    /// The node.
+    Node,
 }
 
 /// Machines and their links.
@@ -67,7 +104,7 @@ fn spaces(names: &[&str]) -> Result<Vec<SpaceName>, String> {
 impl Topology {
     pub(crate) fn of(plan: &Plan, rng: &mut Rng) -> Result<Self, String> {
         match &plan.sync {
-            Some(sync) => Self::sync(sync, rng),
+            Some(sync) => Self::sync(sync, plan.liar, rng),
             None => Self::mirrors(plan, rng),
         }
     }
@@ -95,11 +132,21 @@ impl Topology {
             let direct = links[..plan.practices].iter().map(|link| Link { to: hub + 1, ..link.clone() });
             links.extend(direct.collect::<Vec<_>>());
         }
+        if let Some(lies) = plan.liar {
+            let liar = machines.len();
+            machines.push(Machine::new(LIAR, spaces(&[LIAR])?, &[], rng.next_u64())?);
+            let mut link = match lies {
+                Lies::Practice => Link::new(liar, hub, spaces(&[LIAR, "practice-0"])?, Direction::Both),
+                Lies::Mirror => Link::new(0, liar, spaces(&["practice-0"])?, Direction::Send),
+            };
+            link.relays = false;
+            links.push(link);
+        }
         Ok(Self { machines, links, writers: plan.practices })
     }
 
     /// Nodes that all write to a space that all hold, and some to one that some hold.
-    fn sync(sync: &Sync, rng: &mut Rng) -> Result<Self, String> {
+    fn sync(sync: &Sync, liar: Option<Lies>, rng: &mut Rng) -> Result<Self, String> {
         let mut machines = Vec::new();
         let holds: Vec<bool> = (0..sync.nodes).map(|_| sync.partial && rng.chance(2, 3)).collect();
         for (index, holds) in holds.iter().enumerate() {
@@ -114,6 +161,15 @@ impl Topology {
             let mut link = Link::new(from, to, spaces(carried)?, Direction::Both);
             link.relays = sync.shape != Shape::Star || rng.chance(1, 2);
             links.push(link);
+        }
+        if let Some(lies) = liar {
+            let index = machines.len();
+            machines.push(Machine::new(LIAR, spaces(&[SHARED])?, &[], rng.next_u64())?);
+            for to in 0..if lies == Lies::Mirror { 2 } else { 1 } {
+                let mut link = Link::new(index, to, spaces(&[SHARED])?, Direction::Both);
+                link.relays = false;
+                links.push(link);
+            }
         }
         Ok(Self { machines, links, writers: sync.nodes })
     }

@@ -22,6 +22,8 @@ pub(crate) struct End {
     pub(crate) under_way: usize,
     /// When the last of them arrives: a stream keeps its order.
     pub(crate) last_arrival: Duration,
+    /// What arrives is not read, and kept.
+    pub(crate) unread: Option<Vec<u8>>,
     /// What is sent from here is lost without a word.
     pub(crate) silenced: bool,
     /// The timer that has been set.
@@ -42,6 +44,7 @@ impl End {
             inbox: BytesMut::new(),
             under_way: 0,
             last_arrival: Duration::ZERO,
+            unread: None,
             silenced: false,
             timer_at: None,
             began_with,

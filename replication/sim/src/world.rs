@@ -2,12 +2,13 @@
 
 mod fortune;
 mod judgement;
+mod lies;
 mod mistakes;
 mod network;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     time::{Duration, Instant},
 };
 
@@ -17,8 +18,9 @@ use counterfoil_storage::{Batch, LogId, Seq};
 
 use crate::{
     bugs::Bug,
+    liar::Liar,
     machine::{Chains, Machine},
-    plan::Plan,
+    plan::{Lies, Plan},
     report::{Report, Violation},
     topology::{Link, Topology},
     wire::Connection,
@@ -50,7 +52,10 @@ pub fn explore_sync_with(seed: u64, bug: Bug) -> Result<Report, Violation> {
 
 fn live(seed: u64, draw: fn(&mut Rng) -> Plan, bug: Option<Bug>) -> Result<Report, Violation> {
     let mut rng = Rng::new(seed);
-    let plan = draw(&mut rng);
+    let mut plan = draw(&mut rng);
+    if bug.is_some_and(|bug| Bug::OF_LIARS.contains(&bug)) {
+        plan.liar.get_or_insert(Lies::Practice);
+    }
     let world = World::new(plan, rng);
     let mut world = world.map_err(|what| Violation { seed, at: Duration::ZERO, what })?;
     world.bug = bug;
@@ -73,6 +78,8 @@ enum Happening {
     Dial { link: usize },
     Misfortune,
     Start { machine: usize },
+    Resume { connection: u64, side: usize },
+    Grant { link: usize },
     FreeDisk { machine: usize },
 }
 
@@ -126,8 +133,14 @@ struct World {
     believed: BTreeMap<(usize, LogId), Seq>,
     healed: bool,
     report: Report,
+    /// Which machine lies, and how.
+    liar: Option<(usize, Liar)>,
+    /// The link that breaks all the time.
+    flapping: Option<usize>,
     /// The mistake that all machines make.
     bug: Option<Bug>,
+    /// Machines that a mistake has stopped.
+    stopped: BTreeSet<usize>,
     /// Batches that a mistake holds back, by connection and side.
     held: BTreeMap<(u64, usize), Option<Batch>>,
     /// Disks as they were a while ago, if a mistake needs them; by machine.
@@ -140,6 +153,8 @@ impl World {
     fn new(plan: Plan, mut rng: Rng) -> Outcome<Self> {
         let Topology { machines, links, writers } = Topology::of(&plan, &mut rng)?;
         let lives = vec![0; machines.len()];
+        let liar = machines.iter().position(Machine::is_liar).map(|index| (index, Liar::new(Rng::new(rng.next_u64()))));
+        let flapping = plan.flaps.then(|| rng.below(links.len().max(1) as u64) as usize);
         Ok(Self {
             plan,
             rng,
@@ -158,7 +173,10 @@ impl World {
             believed: BTreeMap::new(),
             healed: false,
             report: Report::default(),
+            liar,
+            flapping,
             bug: None,
+            stopped: BTreeSet::new(),
             held: BTreeMap::new(),
             older: BTreeMap::new(),
         })
@@ -166,7 +184,8 @@ impl World {
 
     /// Faults, then healing, then equality.
     fn live(&mut self) -> Outcome {
-        for machine in 0..self.writers {
+        self.report.liars = u64::from(self.liar.is_some());
+        for machine in (0..self.writers).chain(self.liar_index()) {
             self.plan_in(Duration::ZERO, Happening::Append { machine });
         }
         for link in 0..self.links.len() {
@@ -182,6 +201,9 @@ impl World {
             return Err(format!("not equal {HEALING:?} after healing: {}", self.differences()));
         }
         for index in 0..self.machines.len() {
+            if Some(index) == self.liar_index() {
+                continue;
+            }
             // Everything once more, from the disk.
             self.restart_after(index, |machine| machine.disk = machine.disk.kill())?;
         }
@@ -248,10 +270,11 @@ impl World {
             Happening::Dial { link } => self.dial(link),
             Happening::Misfortune => {
                 self.remember_disks();
-                self.misfortune();
-                Ok(())
+                self.misfortune()
             }
             Happening::Start { machine } => self.start(machine),
+            Happening::Resume { connection, side } => self.resume(connection, side),
+            Happening::Grant { link } => self.change_rights(link, None),
             Happening::FreeDisk { machine } => {
                 self.machines[machine].disk.set_capacity(None);
                 Ok(())

@@ -29,6 +29,7 @@ fn every_acknowledged_record_gets_everywhere_and_all_frontiers_become_equal() {
     }
     println!("explored {seeds} seeds: {total}");
     assert!(violations.is_empty(), "{} of {seeds}:\n{}", violations.len(), violations.join("\n"));
+    assert!(total.liars > 0 && total.lies > 0 && total.accused > 0 && total.denials > 0 && total.stalls > 0, "{total}");
     assert!(
         total.acks > 0 && total.passed_acks > 0 && total.crashes > 0 && total.cuts > 0 && total.disk_faults > 0,
         "{total}"

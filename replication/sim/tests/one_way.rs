@@ -15,7 +15,7 @@ fn every_acknowledged_record_survives_and_all_copies_become_equal() {
     if let Some(seed) = number("COUNTERFOIL_SEED") {
         match explore(seed) {
             Ok(report) => println!("seed {seed}: {report}"),
-            Err(violation) => panic!("{violation}"),
+            Err(violation) => panic!("{violation} --test one_way"),
         }
         return;
     }
@@ -24,11 +24,12 @@ fn every_acknowledged_record_survives_and_all_copies_become_equal() {
     for seed in 0..seeds {
         match explore(seed) {
             Ok(report) => total.add(&report),
-            Err(violation) => violations.push(violation.to_string()),
+            Err(violation) => violations.push(format!("{violation} --test one_way")),
         }
     }
     println!("explored {seeds} seeds: {total}");
     assert!(violations.is_empty(), "{} of {seeds}:\n{}", violations.len(), violations.join("\n"));
+    assert!(total.liars > 0 && total.lies > 0 && total.accused > 0 && total.denials > 0 && total.stalls > 0, "{total}");
     assert!(
         total.acks > 0 && total.passed_acks > 0 && total.crashes > 0 && total.cuts > 0 && total.disk_faults > 0,
         "{total}"

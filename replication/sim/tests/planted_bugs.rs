@@ -17,6 +17,20 @@ fn every_planted_bug_is_caught() {
     assert!(missed.is_empty(), "not caught in {SEEDS} histories: {missed:?}");
 }
 
+#[test]
+fn every_bug_that_only_a_liar_shows_is_caught() {
+    let mut missed = Vec::new();
+    for bug in Bug::OF_LIARS {
+        let found =
+            (0..SEEDS).find_map(|seed| explore_with(seed, bug).and_then(|_| explore_sync_with(seed, bug)).err());
+        match found {
+            Some(violation) => println!("{bug:?}: seed {}: {}", violation.seed, violation.what),
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
 /// Those of the messages and of what is believed show among nodes that sync as well.
 const ALSO_OF_SYNC: [Bug; 12] = [
     Bug::AcksOnArrival,

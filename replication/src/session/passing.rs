@@ -92,6 +92,8 @@ impl Session {
     pub(super) fn note_stopped(&mut self, id: LogId) {
         if let Some(log) = self.logs.get_mut(&id) {
             log.passing.is_opened = false;
+            // Some of it may have come when the other end did not stream any more.
+            log.passing.told.clear();
         }
     }
 

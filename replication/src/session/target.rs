@@ -429,7 +429,6 @@ impl Session {
     }
 
     /// Bytes received that are neither durable nor dropped.
-    #[cfg(test)]
     pub(super) fn target_outstanding(&self) -> u64 {
         self.target.outstanding
     }

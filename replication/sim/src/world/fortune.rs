@@ -9,16 +9,19 @@ use crate::machine::Machine;
 
 impl World {
     /// Draws what goes wrong in this second.
-    pub(super) fn misfortune(&mut self) {
+    pub(super) fn misfortune(&mut self) -> Outcome {
         if self.healed {
-            return;
+            return Ok(());
         }
         self.plan_in(Duration::from_secs(1), Happening::Misfortune);
         let plan = self.plan.clone();
         let open: Vec<u64> = self.connections.keys().copied().collect();
         for connection in open {
-            if self.rng.chance(plan.cuts, 1000) {
+            let flaps = self.flapping.is_some_and(|link| self.connected.get(&link) == Some(&connection));
+            if self.rng.chance(plan.cuts, 1000) || (flaps && self.rng.chance(1, 2)) {
                 self.cut(connection);
+            } else if self.rng.chance(plan.stalls, 1000) {
+                self.stall(connection);
             } else if self.rng.chance(plan.silences, 1000) {
                 self.silence(connection);
             } else if self.rng.chance(plan.corruptions, 1000) {
@@ -49,6 +52,7 @@ impl World {
                 self.plan_in(delay, Happening::FreeDisk { machine: index });
             }
         }
+        self.deny_something()
     }
 
     /// A connection breaks: what is under way is lost, whole or in the middle of a message.
@@ -130,6 +134,15 @@ impl World {
         self.plan.flush = Duration::from_millis(1);
         for connection in self.connections.values_mut() {
             connection.latency = connection.latency.min(self.plan.latency);
+        }
+        let open: Vec<u64> = self.connections.keys().copied().collect();
+        for (connection, side) in open.into_iter().flat_map(|id| [(id, 0), (id, 1)]) {
+            self.resume(connection, side)?;
+        }
+        for index in 0..self.links.len() {
+            if self.links[index].denial.is_some() {
+                self.change_rights(index, None)?;
+            }
         }
         for index in 0..self.machines.len() {
             self.machines[index].disk.mend();

@@ -2,16 +2,25 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use counterfoil_replication::{Direction, Event};
+use counterfoil_replication::{Direction, Event, ParkReason};
 use counterfoil_storage::{Head, LogId, NodeName, Seq, SpaceName};
 
 use super::{Happening, Outcome, World};
-use crate::{machine::Machine, topology::Link};
+use crate::{bugs::Bug, liar::LIAR, machine::Machine, topology::Link};
 
 impl World {
     pub(super) fn judge_event(&mut self, connection: u64, side: usize, event: &Event) -> Outcome {
         let Some(state) = self.connections.get(&connection) else { return Ok(()) };
         let (machine, peer) = (state.ends[side].machine, state.ends[1 - side].machine);
+        if self.is_liar(connection, side) {
+            return Ok(());
+        }
+        if let (Some(Bug::OneLogStopsAll), Event::Parked { .. }) = (self.bug, event) {
+            self.stopped.insert(machine);
+        }
+        if self.is_liar(connection, 1 - side) {
+            return self.judge_event_of_liar(machine, peer, event);
+        }
         self.post(machine, peer, event)?;
         match event {
             Event::Acked { log, node, head, .. } if *node != self.machines[peer].name => {
@@ -38,6 +47,26 @@ impl World {
             Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
             // A hub that hears of a node through this one has nothing to say of it any more; the board judges.
             Event::Withdrawn { node, .. } if *node != self.machines[peer].name => Ok(()),
+            // The end that takes a right away says so, and what that stops is told as well.
+            Event::Refused { .. } if self.plan.denials > 0 => Ok(()),
+            Event::Parked { reason: ParkReason::NoRight { .. }, .. } | Event::CaughtUp { whole: false, .. }
+                if self.plan.denials > 0 =>
+            {
+                Ok(())
+            }
+            Event::Ahead { log, remote, .. } if self.plan.denials > 0 && self.chains.has_head(*log, *remote) => {
+                if self.machines[machine].writes(*log) {
+                    return Err(format!("{}: its own log {log} was taken for rewound", self.machines[machine].name));
+                }
+                Ok(())
+            }
+            // Histories of the liar's logs part, which is nobody else's trouble.
+            Event::Parked { log, .. } | Event::Ahead { log, .. } | Event::Withdrawn { log, .. }
+                if self.is_no_trouble(*log) =>
+            {
+                Ok(())
+            }
+            Event::CaughtUp { whole: false, .. } if self.liar.is_some() => Ok(()),
             Event::CaughtUp { space, whole: true } => self.judge_caught_up(connection, side, space),
             unexpected => Err(format!("{}: {unexpected:?}", self.machines[machine].name)),
         }
@@ -65,11 +94,15 @@ impl World {
 
     /// An ack that a machine believes is a promise that the node named has made of its own disk; the node is another
     /// one, and not the writer.
-    fn judge_ack(&self, machine: usize, node: &NodeName, log: LogId, head: Head) -> Outcome {
+    pub(super) fn judge_ack(&self, machine: usize, node: &NodeName, log: LogId, head: Head) -> Outcome {
         let (name, seq) = (&self.machines[machine].name, head.next_seq);
         let Some(of) = self.machines.iter().find(|machine| machine.name == *node) else {
             return Err(format!("{name}: believed an ack of {node}, which is nobody"));
         };
+        // What it says of its own disk is its word; but there is no more than there is.
+        if of.is_liar() && self.chains.has_head(log, head) {
+            return Ok(());
+        }
         if node == name || of.writes(log) {
             return Err(format!("{name}: {node} was counted for log {log}, which one of the two writes"));
         }
@@ -88,10 +121,15 @@ impl World {
         let name = self.machines[peer].name.clone();
         let changes = self.machines[machine].board.hear(&name, event);
         for change in &changes {
-            if change.is_withdrawal() {
-                return Err(format!("{}: {change:?} although nothing was lost", self.machines[machine].name));
+            let is_of_liar = change.ack.node.as_str() == LIAR || self.chains.is_lie(change.ack.log);
+            match change.is_withdrawal() {
+                // It says that it has less, and where it then ends is looked for next.
+                true if is_of_liar => continue,
+                true => {
+                    return Err(format!("{}: {change:?} although nothing was lost", self.machines[machine].name));
+                }
+                false => self.judge_ack(machine, &change.ack.node, change.ack.log, change.ack.head)?,
             }
-            self.judge_ack(machine, &change.ack.node, change.ack.log, change.ack.head)?;
             let known = self.machines[machine].board.of_log(change.ack.log);
             let nodes: BTreeSet<_> = known.iter().map(|ack| &ack.node).collect();
             if nodes.len() != known.len() || nodes.len() >= self.machines.len() {
@@ -106,7 +144,8 @@ impl World {
 
     /// Whether each link's target has what its source has, the source knows it, and knows it of those behind as well.
     pub(super) fn is_equal(&self) -> bool {
-        self.machines.iter().all(|machine| !machine.commit_planned && machine.journal.is_some())
+        let honest = || self.machines.iter().filter(|machine| !machine.is_liar());
+        honest().all(|machine| !machine.commit_planned && machine.journal.is_some())
             && self.flows().all(|(link, flow)| self.differing(link, flow).is_empty())
             && self.unknown_behind().is_empty()
     }
@@ -115,8 +154,8 @@ impl World {
     /// have all of it; told by name.
     fn unknown_behind(&self) -> Vec<String> {
         let mut unknown = Vec::new();
-        for (index, machine) in self.machines.iter().enumerate() {
-            for (log, head) in machine.heads() {
+        for (index, machine) in self.machines.iter().enumerate().filter(|(_, machine)| !machine.is_liar()) {
+            for (log, head) in machine.heads().into_iter().filter(|(log, _)| !self.chains.is_lie(*log)) {
                 // Among nodes that sync acks go towards the writer, by whatever ways.
                 if self.plan.sync.is_some() && !machine.writes(log) {
                     continue;
@@ -147,9 +186,11 @@ impl World {
         found
     }
 
-    /// Each way that records flow, with its link.
+    /// Each way that records flow between honest machines, with its link.
     fn flows(&self) -> impl Iterator<Item = (&Link, (usize, usize))> {
-        self.links.iter().flat_map(|link| link.flows().into_iter().map(move |flow| (link, flow)))
+        let liar = self.liar_index();
+        let honest = self.links.iter().filter(move |link| liar != Some(link.from) && liar != Some(link.to));
+        honest.flat_map(|link| link.flows().into_iter().map(move |flow| (link, flow)))
     }
 
     /// Logs that a flow carries and that are not equal at both ends, or not known to be.
@@ -163,6 +204,7 @@ impl World {
         let differs = |log: &LogId, seq: Seq, equal: bool| !equal || !(is_silent(log) || known(log, seq));
         let logs = source
             .iter()
+            .filter(|(log, _)| !self.chains.is_lie(**log))
             .filter(|(log, head)| is_carried(log) && differs(log, head.next_seq, target.get(*log) == Some(*head)));
         logs.map(|(log, _)| *log).collect()
     }

@@ -1,7 +1,7 @@
 //! Where planted mistakes are made.
 
 use bytes::BytesMut;
-use counterfoil_replication::{Ack, Heads, Message, Parts, Reconciled, Scope};
+use counterfoil_replication::{Ack, Event, Heads, Message, Parts, Reconciled, Scope};
 use counterfoil_storage::{Holes, SpaceName};
 
 use super::{Outcome, World};
@@ -15,6 +15,10 @@ impl World {
     pub(super) fn say(&mut self, connection: u64, side: usize, message: Message) -> Outcome {
         let Some(state) = self.connections.get(&connection) else { return Ok(()) };
         let (machine, peer) = (state.ends[side].machine, state.ends[1 - side].machine);
+        if Some(machine) == self.liar_index() {
+            self.lie(connection, side, message);
+            return Ok(());
+        }
         let Some(bug) = self.bug else { return self.say_one(connection, side, &message) };
         let (from, to) = (self.machines[machine].name.clone(), self.machines[peer].name.clone());
         if let Some(event) = bug.belief(&from, &to, &message) {
@@ -93,6 +97,22 @@ impl World {
         }
     }
 
+    /// An end that has accused the other one has enough of them all.
+    pub(super) fn sulk(&mut self, connection: u64, side: usize) {
+        let machine = self.connections.get(&connection).map(|state| state.ends[side].machine);
+        if self.bug == Some(Bug::SulksOnceAccused) {
+            self.stopped.extend(machine);
+        }
+    }
+
+    /// Whether a mistake makes nothing of a message that arrives.
+    pub(super) fn is_left_out(&self, connection: u64, to: usize, message: &Message) -> bool {
+        let machine = self.connections.get(&connection).map(|state| state.ends[to].machine);
+        self.bug == Some(Bug::OneLogStopsAll)
+            && matches!(message, Message::Batch(_))
+            && machine.is_some_and(|machine| self.stopped.contains(&machine))
+    }
+
     /// What a mistake does when a message arrives.
     pub(super) fn mistake_on_arrival(&mut self, connection: u64, to: usize, message: &Message) -> Outcome {
         let (Some(bug), Some(state)) = (self.bug, self.connections.get(&connection)) else { return Ok(()) };
@@ -107,6 +127,17 @@ impl World {
             }
             (Bug::SendsBack, Message::Batch(_)) if self.rng.chance(1, SELDOM) => {
                 self.say_one(connection, to, message)?;
+            }
+            (Bug::BelievesAcksUnseen, Message::Ack(ack)) => {
+                let Ack { log, node, incarnation, head, holes, via } = ack.clone();
+                self.judge_event(connection, to, &Event::Acked { log, node, incarnation, head, holes, via })?;
+            }
+            (Bug::StoresWhateverComes, Message::Batch(batch)) => {
+                let journal = self.machines[machine].journal.as_ref();
+                let known = journal.filter(|journal| journal.log(batch.log()).is_some());
+                // It may be a duplicate, or not fit: then it is not stored.
+                drop(known.map(|journal| journal.try_store(batch.clone())));
+                self.settle(machine)?;
             }
             (Bug::RelaysOnArrival, Message::Batch(_)) => {
                 let mut onward = self.connections.iter().filter(|(_, state)| state.ends[0].machine == machine);

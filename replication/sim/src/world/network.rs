@@ -7,14 +7,27 @@ use std::{
 
 use bytes::BytesMut;
 use counterfoil_replication::{Endpoint, Limits, Message, Policy, SessionConfig, SessionError, codec};
-use counterfoil_storage::Journal;
+use counterfoil_storage::{Journal, NodeName};
 
 use super::{Happening, Outcome, World};
 use crate::bugs::Bug;
 use crate::machine::Machine;
+use crate::topology::Link;
 use crate::wire::{Connection, End, UNDER_WAY_MAX};
 
+/// Control messages that may wait at an end: more than an honest peer ever causes here.
+const CONTROL_MAX: usize = 2048;
+
 impl World {
+    /// The policy of the end that is dialled, towards the one that dials.
+    pub(super) fn answering(&self, link: &Link, dialler: &NodeName) -> Outcome<Policy> {
+        if self.bug == Some(Bug::LetsEverybodyRelay) {
+            let all = format!("[[grant]]\nnode = \"{dialler}\"\nspace = \"*\"\nrights = [\"read\", \"relay\"]");
+            return Policy::parse(&all).map_err(|error| error.to_string());
+        }
+        link.answering(dialler)
+    }
+
     pub(super) fn dial(&mut self, index: usize) -> Outcome {
         let link = &self.links[index];
         let (from, to) = (link.from, link.to);
@@ -24,12 +37,16 @@ impl World {
         };
         let (session_window_bytes, space_window_bytes) = self.plan.windows;
         let mut limits = Limits::default();
+        limits.control_max = CONTROL_MAX;
         limits.session_window_bytes = session_window_bytes;
         limits.space_window_bytes = space_window_bytes;
         limits.heads_at_once_max = self.plan.heads_at_once_max;
+        if self.bug == Some(Bug::TakesAnyAmount) {
+            (limits.session_window_bytes, limits.space_window_bytes) = (1 << 30, 1 << 30);
+        }
         let scope = if self.plan.windows_vary { 16 } else { 1 };
-        limits.space_window_bytes_min = space_window_bytes / scope;
-        limits.space_window_bytes_max = space_window_bytes * scope;
+        limits.space_window_bytes_min = limits.space_window_bytes / scope;
+        limits.space_window_bytes_max = limits.space_window_bytes * scope;
         let names = (self.machines[from].name.clone(), self.machines[to].name.clone());
         let config = SessionConfig {
             local: names.0.clone(),
@@ -39,11 +56,7 @@ impl World {
             policy: Arc::clone(&link.policy),
             limits: limits.clone(),
         };
-        let grants = link.spaces.iter().map(|space| {
-            let rights = link.rights(names.0.as_str(), space);
-            format!("[[grant]]\nnode = \"{}\"\nspace = \"{space}\"\nrights = [{rights}]\n", names.0)
-        });
-        let policy = Policy::parse(&grants.collect::<String>()).map_err(|error| error.to_string())?;
+        let policy = self.answering(link, &names.0)?;
         let answering = SessionConfig {
             local: names.1,
             incarnation: theirs.identity().incarnation,
@@ -71,7 +84,7 @@ impl World {
 
     /// Full jitter, from 100 ms to 10 s.
     pub(super) fn dial_later(&mut self, index: usize) {
-        if self.bug == Some(Bug::NeverRedials) {
+        if self.bug == Some(Bug::NeverRedials) || self.stopped.contains(&self.links[index].from) {
             return;
         }
         let link = &mut self.links[index];
@@ -91,7 +104,10 @@ impl World {
         let now = self.instant();
         let Some(endpoint) = self.endpoint(connection, side) else { return Ok(()) };
         match act(endpoint, now) {
-            Ok(()) => self.drive(connection, side),
+            Ok(()) => {
+                self.judge_memory(connection, side)?;
+                self.drive(connection, side)
+            }
             Err(error) => self.fail(connection, side, &error),
         }
     }
@@ -107,6 +123,12 @@ impl World {
             | SessionError::HandshakeTimeout { .. }
             | SessionError::Store(_)
             | SessionError::ClosedByPeer { .. } => {}
+            SessionError::Denied { .. } if self.plan.denials > 0 => {}
+            _ if self.is_liar(connection, side) => {}
+            _ if self.is_liar(connection, 1 - side) => {
+                self.report.accused += 1;
+                self.sulk(connection, side);
+            }
             unexpected => return Err(format!("an honest end was accused: {unexpected}")),
         }
         self.trace(4, side as u64);
@@ -173,11 +195,16 @@ impl World {
         self.with_endpoint(connection, side, Endpoint::handle_timeout)
     }
 
-    /// Sends bytes, in pieces that need not be whole messages.
+    /// Sends a message.
     pub(super) fn send(&mut self, connection: u64, side: usize, message: &Message) {
         let mut bytes = BytesMut::new();
         codec::encode(message, &mut bytes);
         self.spoil(message, &mut bytes);
+        self.send_bytes(connection, side, bytes);
+    }
+
+    /// Sends bytes, in pieces.
+    pub(super) fn send_bytes(&mut self, connection: u64, side: usize, mut bytes: BytesMut) {
         self.trace(5, bytes.len() as u64);
         while !bytes.is_empty() {
             let len = 1 + self.rng.below(bytes.len() as u64) as usize;
@@ -194,10 +221,16 @@ impl World {
 
     pub(super) fn arrive(&mut self, connection: u64, to: usize, bytes: &[u8]) -> Outcome {
         let Some(state) = self.connections.get_mut(&connection) else { return Ok(()) };
-        let sender = &mut state.ends[1 - to];
+        let sender = &state.ends[1 - to];
         if state.is_cut || sender.silenced {
             return Ok(());
         }
+        if let Some(unread) = &mut state.ends[to].unread {
+            // What is not read stays under way.
+            unread.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let sender = &mut state.ends[1 - to];
         sender.under_way -= bytes.len();
         let end = &mut state.ends[to];
         if end.endpoint.is_none() {
@@ -207,9 +240,25 @@ impl World {
         self.report.bytes += bytes.len() as u64;
         loop {
             let Some(state) = self.connections.get_mut(&connection) else { return Ok(()) };
-            let Some(message) = state.ends[to].next_message()? else { break };
+            let message = match state.ends[to].next_message() {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                // Garbage ends a connection, as the driver has it.
+                Err(_) if self.is_liar(connection, 1 - to) => {
+                    self.report.accused += 1;
+                    self.close(connection, to);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            if self.is_left_out(connection, to, &message) {
+                continue;
+            }
+            let from_liar = self.is_liar(connection, 1 - to);
             self.report.messages += 1;
-            if let (Message::Batch(batch), Some(state)) = (&message, self.connections.get_mut(&connection)) {
+            if let (Message::Batch(batch), Some(state), false) =
+                (&message, self.connections.get_mut(&connection), from_liar)
+            {
                 let received = state.ends[to].received.entry(batch.log()).or_default();
                 *received = batch.next_seq().max(*received);
             }

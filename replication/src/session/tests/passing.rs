@@ -140,3 +140,44 @@ fn an_ack_that_came_through_this_node_itself_does_not_count_and_takes_back_what_
     practice.handle(start(), Message::Ack(Ack { node: node("farther"), ..round })).unwrap();
     assert_eq!(told(&practice, "farther"), Vec::<String>::new());
 }
+
+/// What the node has heard of the far one is given for each log that opens.
+fn give(of: &mut Node, known: &Ack) {
+    while let Some(log) = of.session.poll_opened() {
+        of.session.handle_acked_elsewhere(&Ack { log, ..known.clone() });
+    }
+}
+
+#[test]
+fn what_is_passed_on_when_a_flow_opens_again_comes_behind_the_answer_that_opens_it() {
+    let (mut practice, mut hub, log, heads) = mirrored();
+    while hub.session.poll_opened().is_some() {}
+    for policy in [Policy::nothing(), Policy::own_space_only()] {
+        hub.session.handle_policy(Arc::new(policy)).unwrap();
+    }
+    give(&mut hub, &ack(log, "far", heads[3]));
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(told(&practice, "far"), ["3"]);
+}
+
+#[test]
+fn what_was_passed_on_while_the_flow_was_stopped_is_passed_on_again() {
+    let grant = "[[grant]]\nnode = \"r\"\nspace = \"s\"\nrights = [\"read\", \"relay\"]";
+    let grant = || Arc::new(Policy::parse(grant).unwrap());
+    let mut hub = Node::with("hub", "r", &[], (*grant()).clone(), Limits::default());
+    let mut reader = Node::new("r", "hub", &[("s", Direction::Receive)]);
+    let log = hub.append("s", "hub", &["a"]);
+    run(start(), &mut hub, &mut reader);
+    while reader.session.poll_opened().is_some() {}
+    let known = ack(log, "far", hub.logs[&log].head_at(1));
+    // The two cross: the right is gone, and the reader does not know.
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    reader.session.handle_acked_elsewhere(&known);
+    run(start(), &mut hub, &mut reader);
+    assert_eq!(told(&hub, "far"), Vec::<String>::new());
+    hub.session.handle_policy(grant()).unwrap();
+    run(start(), &mut hub, &mut reader);
+    give(&mut reader, &known);
+    run(start(), &mut hub, &mut reader);
+    assert_eq!(told(&hub, "far"), ["1"]);
+}
