@@ -482,6 +482,64 @@ fn a_follower_that_retention_overtakes_is_told_what_it_missed_and_so_is_one_that
     assert_ne!(resumed.cursor().to_string(), cursor);
 }
 
+/// What a follower is given until it has record `last`: the records, and the ranges that it is told are gone, in order.
+fn follow_until(store: &Store, last: u64) -> Vec<std::ops::Range<u64>> {
+    let mut follow = store.space("practice-12").unwrap().follow(counterfoil::Cursor::start());
+    let mut given = Vec::new();
+    while given.last().is_none_or(|range: &std::ops::Range<u64>| range.end <= last) {
+        given.push(match follow.next_timeout(LONG) {
+            Ok(record) => {
+                let record = record.expect("the last one is kept");
+                let seq = record.seq().0;
+                assert_eq!(*record.body().first_chunk().unwrap(), seq.to_le_bytes());
+                seq..seq + 1
+            }
+            Err(Error::Read(ReadError::Trimmed { first_seq, first_available, .. })) => first_seq.0..first_available.0,
+            Err(error) => panic!("{error}"),
+        });
+    }
+    given
+}
+
+#[test]
+fn whoever_follows_while_records_are_removed_gets_each_or_is_told_and_the_mirror_has_them_all() {
+    const COUNT: u64 = 3000;
+    let hub = hub();
+    let builder = Store::builder().node("practice-12").ring_bytes(4 << 10).batch_bytes(1 << 10);
+    let builder = builder.retention(Retention::keep_all().remove_beyond(20_000));
+    let builder = builder.retention_interval(Duration::from_millis(1)).segment_bytes(16 << 10, 32 << 10);
+    let store = builder.in_memory().unwrap();
+    let link = store.mirror_in_process(&hub).start().unwrap();
+    let given = std::thread::scope(|scope| {
+        let followers = [(); 3].map(|()| scope.spawn(|| follow_until(&store, COUNT - 1)));
+        for numbers in (0..COUNT).collect::<Vec<_>>().chunks(20) {
+            append(&store, "practice-12", numbers[0]..numbers[0] + 20);
+            // So that there is something to remove while others read.
+            assert!(link.wait_mirrored(LONG));
+        }
+        followers.map(|follower| follower.join().unwrap())
+    });
+    for given in given {
+        let mut next = 0;
+        for range in given {
+            assert_eq!(range.start, next, "nothing is left out, nothing comes twice");
+            next = range.end;
+        }
+        assert_eq!(next, COUNT);
+    }
+    assert_eq!(read(&hub, "practice-12").0, (0..COUNT).collect::<Vec<_>>());
+    let mut waits = 0..60_000;
+    while (floor(&store, "practice-12") < COUNT / 2 || store.stats().retention.freed_segments == 0)
+        && waits.next().is_some()
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    store.close(LONG).unwrap();
+    let stats = store.stats().retention;
+    assert!(stats.trimmed_records >= COUNT / 2 && stats.freed_segments > 0, "{stats:?}");
+    assert_eq!(stats.last_error, None);
+}
+
 #[test]
 fn who_asks_for_what_was_removed_is_told_where_the_log_begins() {
     let (vfs, clock) = (Memory::default(), Clock::new());
