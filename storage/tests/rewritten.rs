@@ -7,8 +7,8 @@ use std::{
 };
 
 use counterfoil_storage::{
-    Arrival, Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, MendError, NodeName, Options, ReadError, Seq,
-    SpaceName, VerifyReport, verify,
+    Arrival, Batch, BatchBuilder, Damage, Genesis, Head, Hlc, Journal, LogId, MendError, NodeName, Options, ReadError,
+    Seq, SpaceName, VerifyReport, verify,
     vfs::{Memory, OpenMode, Vfs as _},
 };
 
@@ -103,14 +103,15 @@ fn damage(vfs: &Memory, batch: &Batch) {
 
 /// Fills all holes of the logs with these batches, from their ends on.
 fn mend(journal: &Journal, batches: &[Vec<Batch>; 2]) {
-    for of_log in batches {
-        let log = of_log[0].log();
-        while let Some(hole) = journal.holes(log).unwrap().first() {
-            let missing = of_log.iter().rev().skip_while(|batch| batch.head() != hole.end);
-            let missing: Vec<_> = missing.take_while(|batch| batch.next_seq() > hole.first_seq).cloned().collect();
-            assert!(!missing.is_empty(), "{hole:?}");
-            journal.mend(&missing).unwrap();
-        }
+    batches.iter().for_each(|of_log| mend_log(journal, of_log));
+}
+
+fn mend_log(journal: &Journal, batches: &[Batch]) {
+    while let Some(hole) = journal.holes(batches[0].log()).unwrap().first() {
+        let missing = batches.iter().rev().skip_while(|batch| batch.head() != hole.end);
+        let missing: Vec<_> = missing.take_while(|batch| batch.next_seq() > hole.first_seq).cloned().collect();
+        assert!(!missing.is_empty(), "{hole:?}");
+        journal.mend(&missing).unwrap();
     }
 }
 
@@ -189,9 +190,9 @@ fn what_lies_beyond_the_end_of_its_log_or_belongs_to_no_known_log_fills_no_hole(
     assert!(matches!(journal.mend(&[unknown]), Err(MendError::Read(ReadError::UnknownLog { .. }))));
 }
 
-/// A store that was killed, in whose last segment a commit's header and table and both of its batches are damaged: nothing
-/// tells where these stood. The number of the commit.
-fn with_a_commit_lost(vfs: &Memory) -> (Journal, [Vec<Batch>; 2], usize) {
+/// A store that was killed, in whose last segment a commit's header and table and `damaged` of its two batches are damaged:
+/// nothing tells where these stood. The number of the commit.
+fn with_a_commit_lost(vfs: &Memory, damaged: usize) -> (Journal, [Vec<Batch>; 2], usize) {
     let (journal, mut batches) = store(vfs);
     let count = segments(vfs).len();
     while segments(vfs).len() == count {
@@ -206,14 +207,14 @@ fn with_a_commit_lost(vfs: &Memory) -> (Journal, [Vec<Batch>; 2], usize) {
         content[frame..at].fill(0xff);
         content[end - 1] ^= 1;
     });
-    damage(vfs, &batches[1][hit]);
+    (1..damaged).for_each(|of_log| damage(vfs, &batches[of_log][hit]));
     (open(vfs), batches, hit)
 }
 
 #[test]
 fn verification_tells_of_no_damage_any_more_once_what_it_names_is_stored_elsewhere() {
     let vfs = Memory::default();
-    let (journal, batches, hit) = with_a_commit_lost(&vfs);
+    let (journal, batches, hit) = with_a_commit_lost(&vfs, 2);
     journal.commit().unwrap();
     let before = verified(&vfs);
     let first_seq = batches[0][hit].first_seq();
@@ -234,6 +235,27 @@ fn verification_tells_of_no_damage_any_more_once_what_it_names_is_stored_elsewhe
     let named: Vec<_> = rotten.damage.iter().map(|damage| (damage.log, damage.first_seq)).collect();
     assert_eq!(named, [(Some(batches[1][0].log()), Some(first_seq))].repeat(2), "where it was and where it is");
     assert_eq!(rotten.mended, places[..1]);
+}
+
+#[test]
+fn verification_tells_of_a_commit_that_can_t_be_read_until_all_that_was_whole_in_it_is_stored_elsewhere_too() {
+    let vfs = Memory::default();
+    let (journal, batches, _) = with_a_commit_lost(&vfs, 1);
+    journal.commit().unwrap();
+    let is_of_commit = |damage: &&Damage| damage.log.is_none();
+    let before = verified(&vfs).damage;
+    assert_eq!(
+        (before.len(), before.iter().filter(is_of_commit).count()),
+        (4, 1),
+        "and a batch, and a gap in each log: {before:?}"
+    );
+    mend_log(&journal, &batches[0]);
+    let half = verified(&vfs);
+    assert_eq!((half.damage.len(), half.damage.iter().filter(is_of_commit).count(), half.mended.len()), (2, 1, 1));
+    mend_log(&journal, &batches[1]);
+    journal.close().unwrap();
+    let after = verified(&vfs);
+    assert_eq!((after.damage, after.mended.len(), after.mended.iter().filter(is_of_commit).count()), (vec![], 2, 1));
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(crate) struct Scanner {
     /// Commit number that the next frame must bear, if none is missing.
     pub(crate) next_commit: CommitNumber,
     /// Arrival number of the batch that comes next, if no frame is missing.
-    next_arrival: Arrival,
+    pub(crate) next_arrival: Arrival,
     /// First commit and first arrival number of the segment after this one, if `limit` is where the frames end.
     successor: Option<(CommitNumber, Arrival)>,
 }

@@ -5,6 +5,7 @@ mod chain;
 use std::{
     collections::{BTreeMap, HashSet},
     io,
+    ops::Range,
     path::Path,
     sync::Arc,
 };
@@ -56,6 +57,7 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         lost: HashSet::new(),
         unmended: BTreeMap::new(),
         mended: HashSet::new(),
+        census: Census::default(),
         report,
         progress,
         bytes_total: 0,
@@ -78,11 +80,38 @@ struct Verification<'a, P> {
     unmended: BTreeMap<(LogId, Seq), Vec<usize>>,
     /// Damages of the report of which nothing is missing.
     mended: HashSet<usize>,
+    census: Census,
     report: VerifyReport,
     progress: P,
     bytes_total: u64,
     /// The segment read last ends in a closing mark.
     was_closed: bool,
+}
+
+/// Counts batches: of a commit that can't be read nothing else tells whether all that it held is stored elsewhere.
+#[derive(Debug, Default)]
+struct Census {
+    /// The arrival number after the last one given.
+    next_arrival: u64,
+    /// Arrival numbers that a whole batch bears where it stands.
+    borne: u64,
+    /// Batches that are stored anew and were met nowhere before.
+    filled: u64,
+    /// Damages of the report that tell of such commits.
+    commits: Vec<usize>,
+}
+
+impl Census {
+    fn count(&mut self, frame: &Frame) {
+        let is_borne = |entry: &&FrameEntry| entry.takes_arrival() && !matches!(entry, FrameEntry::Lost(_));
+        self.borne += frame.entries.iter().filter(is_borne).count() as u64;
+        self.next_arrival = self.next_arrival.max(frame.header.first_arrival.0 + frame.batch_count());
+    }
+
+    /// Whether there is a batch for each arrival number, where it stood or stored anew.
+    fn is_complete(&self) -> bool {
+        self.borne + self.filled == self.next_arrival
+    }
 }
 
 /// A segment file with what its header says.
@@ -183,6 +212,10 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
 
     /// Tells apart the damage of which nothing is missing: a copy was met, or the batch lies below its log's floor.
     fn set_aside_mended(&mut self) {
+        // What was given back takes batches along that were stored anew for others.
+        if self.first_segment == SegmentNumber::ZERO && self.census.is_complete() {
+            self.mended.extend(std::mem::take(&mut self.census.commits));
+        }
         for ((log, _), damages) in std::mem::take(&mut self.unmended) {
             let floor = self.logs.get(&log).map_or(Seq::ZERO, LogCheck::floor);
             let is_below = |index: &usize| self.report.damage[*index].last_seq.is_some_and(|last_seq| last_seq < floor);
@@ -214,25 +247,25 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
     }
 
     /// Reads one segment; `end` is where its frames end, if a later segment says so; they are known to
-    /// have ended at `known_end` or later. `next` is the segment right after it.
+    /// have ended at `known_end` or later. `behind` is the segment right after it.
     fn segment(
         &mut self,
         segment: &Segment,
         end: Option<u64>,
         known_end: Option<u64>,
-        next: Option<SegmentHeader>,
+        behind: Option<SegmentHeader>,
     ) -> io::Result<()> {
         let Some(header) = header_of(segment.state) else { return Ok(()) };
         let number = segment.number;
         let bytes_before = self.report.bytes;
         let mut scanner = Scanner::new(Arc::clone(&segment.file), header, end)?;
-        if let Some(next) = next {
-            scanner = scanner.before(&next);
+        if let Some(behind) = &behind {
+            scanner = scanner.before(behind);
         }
         let mut last_kind = None;
         let mut torn_at = None;
         loop {
-            let offset = scanner.offset;
+            let (offset, next_arrival) = (scanner.offset, scanner.next_arrival);
             match scanner.next_frame()? {
                 FrameAt::Frame(frame) => {
                     last_kind = Some(frame.header.kind);
@@ -247,13 +280,17 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                             frame.damage(place, what).into_iter().for_each(|damage| self.damaged(damage));
                             self.frame(number, offset, &frame);
                         }
-                        (None, Some((_, resumed))) => self.bad_frame(number, offset, *resumed, what, &*segment.file)?,
+                        (None, Some((frame, resumed))) => {
+                            let batches = frame.header.first_arrival.0.checked_sub(next_arrival.0);
+                            self.bad_frame(number, offset..*resumed, what, batches, &*segment.file)?;
+                        }
                         // What a writer beside is writing at this moment.
                         (None, None) if end.is_none() && writer_at_work(self.vfs, self.dir) => break,
                         (None, None) => {
                             let what = format!("{what}: an unfinished commit, or damage to the last one");
                             let reached = end.unwrap_or(scanner.limit);
-                            self.bad_frame(number, offset, reached, &what, &*segment.file)?;
+                            let batches = behind.and_then(|it| it.first_arrival.0.checked_sub(next_arrival.0));
+                            self.bad_frame(number, offset..reached, &what, batches, &*segment.file)?;
                             scanner.offset = reached;
                             torn_at = Some(offset);
                         }
@@ -296,6 +333,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
 
     fn frame(&mut self, number: SegmentNumber, offset: u64, frame: &Frame) {
         self.report.commits += 1;
+        self.census.count(frame);
         let mut offset = offset + frame.header.entries_offset() as u64;
         for entry in &frame.entries {
             match entry {
@@ -307,6 +345,9 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                     self.batch(number, offset, batch);
                 }
                 FrameEntry::Rewritten(rewritten) => {
+                    let (log, first_seq) = (rewritten.batch().log(), rewritten.batch().first_seq());
+                    let is_new = self.logs.get(&log).is_none_or(|check| !check.holds(first_seq));
+                    self.census.filled += u64::from(is_new);
                     if self.batch(number, offset, rewritten.batch()) {
                         self.met_copy(rewritten.batch());
                     }
@@ -335,19 +376,20 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         is_sound
     }
 
-    /// A bad frame: names the batches in it whose own checksums tell which is damaged, where they can be told.
+    /// A bad frame, which held so many batches: names those in it whose own checksums tell which is damaged, where they can
+    /// be told; of others nothing tells here whether they are served.
     fn bad_frame(
         &mut self,
         segment: SegmentNumber,
-        offset: u64,
-        end: u64,
+        place: Range<u64>,
         what: &str,
+        batches: Option<u64>,
         file: &dyn VfsFile,
     ) -> io::Result<()> {
-        let named = self.report.damage.len();
-        let len = (end.saturating_sub(offset)).min(super::frame::MAX_FRAME_LEN as u64) as usize;
+        let before = self.report.damage.len();
+        let len = (place.end.saturating_sub(place.start)).min(super::frame::MAX_FRAME_LEN as u64) as usize;
         let mut bytes = vec![0; len];
-        let count = read_full(file, &mut bytes, offset)?;
+        let count = read_full(file, &mut bytes, place.start)?;
         let bytes = bytes::Bytes::from(bytes).slice(..count);
         let begins = |at: &usize| bytes[*at..].starts_with(&BATCH_MAGIC);
         let mut at = (FRAME_HEADER_LEN.min(count)..count).find(begins).unwrap_or(count);
@@ -357,14 +399,16 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                 break;
             }
             if let Err(error) = Batch::parse(bytes.slice(at..stop)) {
-                let place = Place { segment, offset: offset + at as u64 };
+                let place = Place { segment, offset: place.start + at as u64 };
                 let (first, next) = (header.first_seq, header.next_seq());
                 self.damaged(Damage::of_records(place, header.log, first, next, error.to_string()));
             }
             at = stop;
         }
-        if self.report.damage.len() == named {
-            self.damage(segment, offset, format!("{what} (up to offset {end})"));
+        let named = (self.report.damage.len() - before) as u64;
+        if named == 0 || batches.is_some_and(|batches| named < batches) {
+            self.census.commits.extend(batches.filter(|batches| *batches > 0).map(|_| self.report.damage.len()));
+            self.damage(segment, place.start, format!("{what} (up to offset {})", place.end));
         }
         Ok(())
     }

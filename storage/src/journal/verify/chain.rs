@@ -52,6 +52,11 @@ impl LogCheck {
         self.floor.map_or(Seq::ZERO, |floor| floor.next_seq)
     }
 
+    /// Whether a batch with this record has been taken.
+    pub(super) fn holds(&self, seq: Seq) -> bool {
+        self.stretches.iter().any(|stretch| (stretch.begin.next_seq..stretch.end.next_seq).contains(&seq))
+    }
+
     /// Takes a batch; what is wrong with where it is, if that can be told already.
     pub(super) fn add(&mut self, batch: &Batch, place: Place) -> Option<&'static str> {
         let begin = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
