@@ -12,6 +12,7 @@ mod our_pair;
 mod ours;
 mod pair;
 mod payload;
+mod reconciling_cost;
 mod remote_limit;
 mod segments;
 mod shaper;
@@ -24,11 +25,12 @@ pub use limit::Limit;
 pub use ours::Counterfoil;
 pub use pair::{Pair, Pairing, Waiter, line_of};
 pub use payload::{Payload, RECORD_BYTES};
+pub use reconciling_cost::{Cost, LeastReconciling, OurReconciling, Reconciler};
 pub use remote_limit::RemoteLimit;
 pub use segments::{Frames, Segments, Snapshot, Spot};
 pub use shaper::{Line, Shaper};
 pub use system::{Body, Contender, Outcome, Reader, Remark, System};
-pub use workload::{Archive, IN_FLIGHT, LOGS_A_COMMIT, MANY_LOGS, RECORDS_A_CALL, Unit, WRITERS, Workload};
+pub use workload::{Archive, IN_FLIGHT, LOGS_A_COMMIT, MANY_LOGS, RECORDS_A_CALL, SyncCase, Unit, WRITERS, Workload};
 
 use std::{io, path::Path};
 

@@ -63,6 +63,8 @@ pub enum Workload {
     O,
     /// 32 writers, waiting until mirrored.
     P,
+    /// Finding out what differs.
+    S(SyncCase),
     /// Bytes on the wire.
     U,
     /// A line of 10 Mbit/s.
@@ -80,6 +82,36 @@ pub enum Archive {
     ManyLogs,
 }
 
+/// Two nodes that hold nearly the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SyncCase {
+    /// Logs that the records are in, evenly.
+    pub logs: u32,
+    /// Records that only one of the two has, half of them each, spread evenly over the logs.
+    pub differing: u32,
+    letter: &'static str,
+    title: &'static str,
+}
+
+impl SyncCase {
+    const fn new(logs: u32, differing: u32, letter: &'static str, title: &'static str) -> Self {
+        Self { logs, differing, letter, title }
+    }
+
+    /// In the order in which they run.
+    pub const ALL: [Self; 9] = [
+        Self::new(1, 0, "S1-0", "finding out that nothing differs in 1 log"),
+        Self::new(1, 10, "S1-10", "finding out which 10 records differ in 1 log"),
+        Self::new(1, 1000, "S1-1000", "finding out which 1000 records differ in 1 log"),
+        Self::new(100, 0, "S100-0", "finding out that nothing differs in 100 logs"),
+        Self::new(100, 10, "S100-10", "finding out which 10 records differ in 100 logs"),
+        Self::new(100, 1000, "S100-1000", "finding out which 1000 records differ in 100 logs"),
+        Self::new(10_000, 0, "S10k-0", "finding out that nothing differs in 10,000 logs"),
+        Self::new(10_000, 10, "S10k-10", "finding out which 10 records differ in 10,000 logs"),
+        Self::new(10_000, 1000, "S10k-1000", "finding out which 1000 records differ in 10,000 logs"),
+    ];
+}
+
 /// In what a workload's figures are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -93,6 +125,8 @@ pub enum Unit {
     Times,
     /// `Mbit/s`
     MegabitsPerSecond,
+    /// `B`
+    Bytes,
 }
 
 impl Unit {
@@ -110,6 +144,7 @@ impl fmt::Display for Unit {
             Self::Milliseconds => "ms",
             Self::Times => "x",
             Self::MegabitsPerSecond => "Mbit/s",
+            Self::Bytes => "B",
         })
     }
 }
@@ -127,7 +162,7 @@ pub const RECORDS_A_CALL: usize = 1000;
 
 impl Workload {
     /// In the order in which they run: those that share a store follow each other, and the store is closed for H.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 41] = [
         Self::A,
         Self::At,
         Self::B,
@@ -157,6 +192,15 @@ impl Workload {
         Self::N,
         Self::O,
         Self::P,
+        Self::S(SyncCase::ALL[0]),
+        Self::S(SyncCase::ALL[1]),
+        Self::S(SyncCase::ALL[2]),
+        Self::S(SyncCase::ALL[3]),
+        Self::S(SyncCase::ALL[4]),
+        Self::S(SyncCase::ALL[5]),
+        Self::S(SyncCase::ALL[6]),
+        Self::S(SyncCase::ALL[7]),
+        Self::S(SyncCase::ALL[8]),
         Self::U,
         Self::V20,
         Self::V200,
@@ -194,15 +238,20 @@ impl Workload {
             Self::N => "N",
             Self::O => "O",
             Self::P => "P",
+            Self::S(case) => case.letter,
             Self::U => "U",
             Self::V20 => "V20",
             Self::V200 => "V200",
         }
     }
 
-    /// By its letter, in either case.
-    pub fn parse(letter: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|workload| workload.letter().eq_ignore_ascii_case(letter))
+    /// By its letter, in either case; all cases of S by that.
+    pub fn parse(letter: &str) -> Vec<Self> {
+        let is_meant = |workload: &Self| {
+            let is_case = matches!(workload, Self::S(_)) && letter.eq_ignore_ascii_case("S");
+            is_case || workload.letter().eq_ignore_ascii_case(letter)
+        };
+        Self::ALL.into_iter().filter(is_meant).collect()
     }
 
     /// In words.
@@ -241,6 +290,7 @@ impl Workload {
             Self::N => "a mirror that catches up from nothing, the same",
             Self::O => "one writer, waiting until mirrored",
             Self::P => "32 writers, waiting until mirrored",
+            Self::S(case) => case.title,
             Self::U => {
                 "bytes that go to the mirror for each byte of FHIR records, one at a time, connection compressed"
             }
@@ -255,6 +305,7 @@ impl Workload {
             Self::At | Self::G | Self::Gc | Self::G1e5 | Self::Kget | Self::R | Self::O => Unit::Microseconds,
             Self::H | Self::H1e5 | Self::Hkill | Self::H100g | Self::Kopen => Unit::Milliseconds,
             Self::Disk | Self::Mem | Self::Kmem | Self::W | Self::U => Unit::Times,
+            Self::S(_) => Unit::Bytes,
             Self::V20 | Self::V200 => Unit::MegabitsPerSecond,
             _ => Unit::RecordsPerSecond,
         }

@@ -10,7 +10,7 @@ pub(crate) const USAGE: &str = "\
 cargo bench -p counterfoil-benches --features peers --bench arena [-- OPTIONS]
   --quick       fewer and shorter rounds
   --test        everything once, to see that it works
-  --only A,D    these workloads
+  --only A,D    these workloads; S: all of its cases
   --save DIR    also write the table, the charts and report.json there (seen from the workspace), to be committed";
 
 #[derive(Debug)]
@@ -61,9 +61,10 @@ impl Arguments {
 fn workloads(letters: &str) -> Result<Vec<Workload>, String> {
     let parse = |letter: &str| {
         let known = || Workload::ALL.map(Workload::letter).join(", ");
-        Workload::parse(letter.trim()).ok_or_else(|| format!("no workload {letter}; there are {}", known()))
+        let meant = Workload::parse(letter.trim());
+        if meant.is_empty() { Err(format!("no workload {letter}; there are {}", known())) } else { Ok(meant) }
     };
-    let mut workloads = letters.split(',').map(parse).collect::<Result<Vec<_>, _>>()?;
+    let mut workloads = letters.split(',').map(parse).collect::<Result<Vec<_>, _>>()?.concat();
     workloads.sort_unstable();
     workloads.dedup();
     Ok(workloads)

@@ -36,6 +36,8 @@ pub(crate) struct Effort {
     pub(crate) waits: usize,
     pub(crate) catch_up_records: usize,
     pub(crate) fhir_records: usize,
+    /// Of S.
+    pub(crate) synced_records: usize,
     /// Of V20 and V200.
     pub(crate) line_records: [usize; 2],
     /// Between turns, for what a system does behind the caller's back.
@@ -63,6 +65,7 @@ impl Effort {
         waits: 400,
         catch_up_records: (1 << 30) / RECORD_BYTES,
         fhir_records: usize::MAX,
+        synced_records: 1_000_000,
         line_records: [32_000, 320_000],
         pause: Duration::from_millis(100),
     };
@@ -87,6 +90,7 @@ impl Effort {
         waits: 100,
         catch_up_records: (1 << 27) / RECORD_BYTES,
         fhir_records: 3_000,
+        synced_records: 100_000,
         line_records: [8_000, 128_000],
         pause: Duration::from_millis(30),
     };
@@ -112,6 +116,7 @@ impl Effort {
         waits: 3,
         catch_up_records: 16_000,
         fhir_records: 50,
+        synced_records: 20_000,
         line_records: [4_000, 4_000],
         pause: Duration::ZERO,
     };

@@ -18,6 +18,7 @@ mod peers;
 mod progress;
 mod report;
 mod run;
+mod sync_cost;
 mod table;
 mod turn;
 mod ways;
@@ -31,7 +32,9 @@ use std::{
     process::ExitCode,
 };
 
-use counterfoil_benches::{Contender, Counterfoil, Limit, Pairing, RemoteLimit};
+use counterfoil_benches::{
+    Contender, Counterfoil, LeastReconciling, Limit, OurReconciling, Pairing, Reconciler, RemoteLimit, Workload,
+};
 
 use arguments::{Arguments, USAGE};
 use machine::Machine;
@@ -86,6 +89,14 @@ fn lineup_of_pairs() -> Vec<&'static dyn Pairing> {
     own.to_vec()
 }
 
+fn lineup_of_reconcilers() -> Vec<&'static dyn Reconciler> {
+    let own: [&dyn Reconciler; 3] = [&OurReconciling::Strangers, &OurReconciling::Met, &LeastReconciling];
+    #[cfg(feature = "peers")]
+    return own.into_iter().chain(peers::RECONCILERS).collect();
+    #[cfg(not(feature = "peers"))]
+    own.to_vec()
+}
+
 /// What each system means by durable.
 fn meanings(lineup: &[&'static dyn Contender], pairs: &[&'static dyn Pairing]) -> Vec<(&'static str, &'static str)> {
     let alone = lineup.iter().map(|contender| (contender.name(), contender.durability()));
@@ -111,7 +122,9 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     };
     let mut chapters = Vec::new();
     for workload in &arguments.workloads {
-        let results = if workload.is_of_pair() {
+        let results = if let Workload::S(case) = *workload {
+            sync_cost::run(&lineup_of_reconcilers(), case, arguments.effort.synced_records, &arena.progress)
+        } else if workload.is_of_pair() {
             let (effort, bodies, progress) = (arguments.effort, &arena.bodies, &arena.progress);
             pair_run::PairArena { lineup: &pairs, effort, bodies, progress }.run(*workload)
         } else {

@@ -4,6 +4,7 @@ mod commitlog;
 mod fjall;
 mod jetstream;
 mod nats;
+mod negentropy;
 mod okaywal;
 mod postgresql;
 mod raft_engine;
@@ -13,7 +14,7 @@ mod sqlite;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use counterfoil_benches::{Contender, Pairing};
+use counterfoil_benches::{Contender, Pairing, Reconciler};
 
 /// In the order of the report.
 pub(crate) const ALL: [&dyn Contender; 6] = [
@@ -27,6 +28,9 @@ pub(crate) const ALL: [&dyn Contender; 6] = [
 
 /// Those that replicate, in the order of the report.
 pub(crate) const PAIRS: [&dyn Pairing; 2] = [&jetstream::JetStream, &postgresql::PostgreSql];
+
+/// Those that find out what differs, in the order of the report.
+pub(crate) const RECONCILERS: [&dyn Reconciler; 1] = [&self::negentropy::Ranges];
 
 /// What the stores that have a cache may keep in it: as much as Counterfoil's budget.
 const CACHE_BYTES: usize = 64 << 20;

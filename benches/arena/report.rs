@@ -59,7 +59,7 @@ impl Series {
     }
 
     fn is_peer(&self) -> bool {
-        !matches!(self.entry.system, "counterfoil" | "limit" | "limit-plain")
+        !matches!(self.entry.system, "counterfoil" | "counterfoil-met" | "limit" | "limit-plain")
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn terminal(chapter: &Chapter) -> String {
     let mut text = format!("{}. {}\n", chapter.workload.letter(), chapter.workload.title());
     let mut line = |cells: [&str; 6]| {
         let [system, median, spread, p99, limit, peer] = cells;
-        let _ = writeln!(text, "   {system:<13} {median:>14} {spread:>22} {p99:>12} {limit:>9} {peer:>13}");
+        let _ = writeln!(text, "   {system:<15} {median:>14} {spread:>22} {p99:>12} {limit:>9} {peer:>13}");
     };
     line(HEADINGS);
     for row in &chapter.rows {
@@ -55,7 +55,7 @@ pub(crate) fn summary(chapters: &[Chapter]) -> String {
         let [workload, unit, ours, limit, peer, of_limit, of_peer] = cells;
         let _ = writeln!(
             text,
-            "| {workload:<8} | {unit:<6} | {ours:>11} | {limit:>8} | {peer:<22} | {of_limit:>8} | {of_peer:>12} |"
+            "| {workload:<9} | {unit:<6} | {ours:>11} | {limit:>8} | {peer:<22} | {of_limit:>8} | {of_peer:>12} |"
         );
     };
     line(["workload", "unit", "counterfoil", "limit", "best peer", "of limit", "of best peer"]);
@@ -89,7 +89,7 @@ fn notes(chapter: &Chapter) -> Vec<String> {
 pub(crate) fn markdown(chapters: &[Chapter], meanings: &[(&str, &str)], machine: &Machine, command: &str) -> String {
     let mut text = format!("# The arena, {}\n\nMade by `{command}` on {}.\n", machine.date, machine.description);
     text += "\nMedians of rounds in which all systems took turns. A ratio is a system's figure divided by the limit's or the \
-             best peer's of the same run: more is better for rec/s and Mbit/s, less for us, ms and x. \
+             best peer's of the same run: more is better for rec/s and Mbit/s, less for us, ms, x and B. \
              A system with * promises less than was asked for and is not a best peer.\n";
     text += "\n| system | what durable means |\n|---|---|\n";
     for (system, durability) in meanings {
