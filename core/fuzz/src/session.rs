@@ -2,27 +2,24 @@
 //!
 //! What must hold, whatever comes: no panic; nothing is stored that the policy does not let the peer bring; nothing
 //! leaves that it may not read; nothing is acknowledged that is not durable here; what waits to be sent and to be
-//! stored stays within the limits.
+//! stored stays within the limits; what is believed of the peer's disk is on the chain here, and of others' disks only what it
+//! may say. Rights are taken away and given back meanwhile.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
-};
+mod hub;
+
+use std::{collections::BTreeMap, sync::OnceLock, time::Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Direction, Endpoint, Flow, FrontierHash, Heads, Heartbeat,
-    Hello, Limits, LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Parts, Policy, Reconciled,
-    Refusal, Refuse, Rewind, Scope, SessionConfig, Want, Window, codec,
+    Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, FrontierHash, Heads, Heartbeat, Hello, LogHead,
+    Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Parts, Reconciled, Refusal, Refuse, Rewind, Scope,
+    Want, Window, codec,
 };
-use counterfoil_storage::{
-    Batch, Digest, Genesis, Head, Holes, Incarnation, Journal, LogId, NodeName, Seq, SpaceName, vfs::Memory,
-};
+use counterfoil_storage::{Batch, Digest, Genesis, Head, Holes, Incarnation, LogId, NodeName, Seq, SpaceName};
 
-use crate::template::{self, DIR};
+use self::hub::Hub;
+use crate::template;
 
 /// The spaces: the peer's own, one that it may read and relay into, one that it has no right to, the node's own.
 const SPACES: [&str; 4] = ["p", "shared", "secret", "hub"];
@@ -36,7 +33,9 @@ const STEPS_MAX: usize = 60;
 const CONTROL_MAX: usize = 64;
 const WINDOW_BYTES: u64 = 1 << 10;
 
-const POLICY: &str = r#"
+/// What the peer may do: all that it ever may, nothing, only read; and that it is denied.
+const POLICIES: [&str; 4] = [
+    r#"
 [[grant]]
 node = "p"
 space = "p"
@@ -45,7 +44,23 @@ rights = ["read", "write"]
 node = "p"
 space = "shared"
 rights = ["read", "relay"]
-"#;
+"#,
+    "",
+    r#"
+[[grant]]
+node = "p"
+space = "p"
+rights = ["read"]
+[[grant]]
+node = "p"
+space = "shared"
+rights = ["read"]
+"#,
+    r#"
+[[deny]]
+node = "p"
+"#,
+];
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
 struct LogPick {
@@ -190,6 +205,22 @@ struct Input {
     brings: [Option<bool>; 4],
     is_reading: bool,
     steps: Vec<Step>,
+    /// Before which step which of these comes. Apart, so that inputs that were kept earlier say what they said.
+    more: Vec<(u8, More)>,
+    /// Whether each session begins with a greeting, and another one follows one that has ended, of the same store.
+    again: bool,
+}
+
+#[derive(Debug, Clone, Arbitrary)]
+enum More {
+    /// Not the peer's doing.
+    Policy(u8),
+    /// Of somebody else's disk.
+    PassedAck { log: LogPick, node: u8, life: u8, at: HeadPick, hole: Option<u8>, via: Vec<u8> },
+    /// The batch that follows what is here: gets further than one at random.
+    Next(LogPick),
+    /// All that is here of a log is there.
+    TrueAck { space: u8, own: bool },
 }
 
 /// What there is to talk about, the same in every run.
@@ -428,218 +459,36 @@ fn mending(step: &Step) -> Option<Message> {
     })
 }
 
-/// The node.
-struct Hub {
-    journal: Journal,
-    endpoint: Endpoint,
-    /// What it wrote itself, in spaces of all kinds.
-    own: Vec<LogId>,
-    /// Logs that were there before the peer came.
-    before: Vec<LogId>,
-    brings: Vec<(SpaceName, Direction)>,
-    /// What it has offered last.
-    offers: BTreeMap<SpaceName, Offer>,
-    now: Instant,
-}
-
-impl Hub {
-    fn new(brings: [Option<bool>; 4]) -> Self {
-        let disk = Memory::default();
-        let node = NodeName::new("hub").unwrap();
-        let journal = Journal::create(Path::new(DIR), node.clone(), template::options(&disk)).unwrap();
-        let nonce = *journal.identity().incarnation.as_bytes();
-        let mut own = Vec::new();
-        for space in SPACES {
-            let log = journal.create_log(Genesis { nonce, ..genesis(space, "hub") }).unwrap();
-            journal.writer(log).unwrap().append(b"of the node itself").unwrap();
-            own.push(log);
-        }
-        // A log of somebody else in each, up to its second batch.
-        for space in SPACES {
-            let log = journal.create_log(genesis(space, "q")).unwrap();
-            for batch in &world().chains[&log].batches[..2] {
-                journal.store(batch.clone()).unwrap();
-            }
-        }
-        journal.commit().unwrap();
-        let mut limits = Limits::default();
-        limits.spaces_max = 6;
-        limits.logs_max = 40;
-        limits.session_window_bytes = 2 * WINDOW_BYTES;
-        limits.space_window_bytes = WINDOW_BYTES;
-        limits.batch_len_max_bytes = 4 << 10;
-        limits.control_max = CONTROL_MAX;
-        limits.heads_at_once_max = 1;
-        limits.fetch_bytes = 100;
-        let directions =
-            brings.iter().map(|both| both.map(|both| if both { Direction::Both } else { Direction::Send }));
-        let brings: Vec<_> =
-            (0..).zip(directions).filter_map(|(number, direction)| Some((space(number), direction?))).collect();
-        let config = SessionConfig {
-            local: node,
-            incarnation: journal.identity().incarnation,
-            peer: NodeName::new("p").unwrap(),
-            spaces: brings.clone(),
-            policy: Arc::new(Policy::parse(POLICY).unwrap()),
-            limits,
-        };
-        let now = world().start;
-        let before = journal.logs(None).into_iter().map(|info| info.id).collect();
-        Self {
-            endpoint: Endpoint::new(journal.clone(), config, now),
-            journal,
-            own,
-            before,
-            brings,
-            offers: BTreeMap::new(),
-            now,
-        }
-    }
-
-    fn direction(&self, space: &SpaceName) -> Option<Direction> {
-        self.brings.iter().find(|(name, _)| name == space).map(|(_, direction)| *direction)
-    }
-
-    /// Whether the peer may have what is in a space.
-    fn may_read(&self, space: &SpaceName) -> bool {
-        ["p", "shared"].contains(&space.as_str()) || self.direction(space).is_some()
-    }
-
-    /// Whether the peer may bring a log.
-    fn may_bring(&self, genesis: &Genesis) -> bool {
-        let receives = self.direction(&genesis.space).is_some_and(Direction::receives);
-        match genesis.space.as_str() {
-            "shared" => true,
-            "p" => genesis.node.as_str() == "p" || receives,
-            _ => receives,
-        }
-    }
-
-    fn step(&mut self, step: &Step) -> bool {
-        let handled = match step {
-            Step::Commit => {
-                self.journal.commit().unwrap();
-                self.endpoint.handle_journal(self.now)
-            }
-            Step::Read => {
-                self.transmit();
-                Ok(())
-            }
-            Step::Wait(ms) => {
-                self.now += Duration::from_millis((*ms).into());
-                match self.endpoint.poll_timeout() {
-                    Some(at) if at <= self.now => self.endpoint.handle_timeout(self.now),
-                    _ => Ok(()),
-                }
-            }
-            Step::Append => {
-                for log in &self.own {
-                    self.journal.writer(*log).unwrap().append(b"more").unwrap();
-                }
-                Ok(())
-            }
-            said => match message(said).map(|message| self.answering(message)) {
-                Some(message) => self.endpoint.handle_message(self.now, message),
-                None => Ok(()),
-            },
-        };
-        if handled.is_err() {
-            return false;
-        }
-        while self.endpoint.poll_event().is_some() {}
-        while let Some(fetch) = self.endpoint.poll_fetch() {
-            if self.endpoint.handle_fetched(self.now, fetch.run()).is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// That all is equal is said of the last offer, or of none.
-    fn answering(&self, message: Message) -> Message {
-        match message {
-            Message::Equal(answer) => {
-                let offer = self.offers.get(&answer.space);
-                let offered = offer.map(|offer| if answer.told == Scope::All { offer.all } else { offer.own });
-                Message::Equal(Reconciled { offered: offered.unwrap_or(answer.offered), ..answer })
-            }
-            message => message,
-        }
-    }
-
-    /// Takes all that is to be sent, and judges it.
-    fn transmit(&mut self) {
-        // Two messages a log and space, and what was waiting.
-        let bound = 4 * CONTROL_MAX + 1000;
-        for count in 0.. {
-            assert!(count < bound, "sending has no end");
-            let Some(message) = self.endpoint.poll_transmit() else { return };
-            match message {
-                Message::Batch(batch) | Message::MendBatch(batch) => {
-                    let info = self.journal.log(batch.log()).expect("a log of the journal");
-                    assert!(self.may_read(&info.genesis.space), "{} leaves", info.genesis.space);
-                    assert!(batch.next_seq() <= info.durable.next_seq, "a batch leaves before it is durable");
-                }
-                Message::Announce(announce) => {
-                    assert!(self.may_read(&announce.genesis.space), "{} is announced", announce.genesis.space);
-                    let info = self.journal.log(announce.genesis.log_id()).expect("a log of the journal");
-                    assert!(announce.head.next_seq <= info.durable.next_seq);
-                }
-                Message::Heads(heads) => {
-                    for said in heads.heads {
-                        let info = self.journal.log(said.log).expect("a log of the journal");
-                        assert_eq!(info.genesis.space, heads.space, "another space's head is told");
-                        assert!(said.head.next_seq <= info.durable.next_seq);
-                    }
-                }
-                Message::Offer(offer) => drop(self.offers.insert(offer.space.clone(), offer)),
-                Message::Ack(ack) if ack.node.as_str() == "hub" => {
-                    let durable = self.journal.log(ack.log).map_or(Seq::ZERO, |info| info.durable.next_seq);
-                    assert!(
-                        ack.head.next_seq <= durable,
-                        "{} is acknowledged, {durable} is durable",
-                        ack.head.next_seq
-                    );
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Nothing is there without a right, and what is there is whole.
-    fn judge(&mut self) {
-        self.transmit();
-        let status = self.endpoint.status();
-        assert!(status.spaces.len() <= 6, "{} spaces", status.spaces.len());
-        self.journal.commit().unwrap();
-        for info in self.journal.logs(None) {
-            let was_there = self.before.contains(&info.id);
-            assert!(was_there || self.may_bring(&info.genesis), "{:?} was stored without a right", info.genesis);
-            if was_there && !self.own.contains(&info.id) && !self.may_bring(&info.genesis) {
-                assert_eq!(info.durable.next_seq, Seq(4), "{:?} grew without a right", info.genesis);
-            }
-            let mut head = info.genesis.head();
-            for batch in self.journal.read(info.id, Seq::ZERO) {
-                let batch = batch.expect("what was stored is whole");
-                assert_eq!(
-                    (batch.first_seq(), batch.header().previous),
-                    (head.next_seq, head.digest),
-                    "the chain holds"
-                );
-                batch.check_records().expect("its records were checked");
-                head = batch.head();
-            }
-            assert_eq!(head, info.durable);
-        }
-    }
-}
-
 /// Takes bytes as what a peer says and when.
 pub fn run(bytes: &[u8]) {
-    let Ok(input) = Input::arbitrary(&mut Unstructured::new(bytes)) else { return };
+    let _: usize = steps_of(bytes);
+}
+
+/// The same; how many steps were taken.
+pub fn steps_of(bytes: &[u8]) -> usize {
+    let Ok(input) = Input::arbitrary(&mut Unstructured::new(bytes)) else { return 0 };
     let mut hub = Hub::new(input.brings);
-    for step in input.steps.iter().take(STEPS_MAX) {
-        if !hub.step(step) {
+    let mut steps = 0;
+    let mut goes_on = |hub: &mut Hub, goes_on: bool| {
+        steps += 1;
+        if !goes_on && input.again {
+            hub.meet_again();
+        }
+        goes_on || input.again
+    };
+    if input.again {
+        hub.meet_again();
+    }
+    'steps: for (number, step) in input.steps.iter().take(STEPS_MAX).enumerate() {
+        let more = input.more.iter().filter(|(before, _)| usize::from(*before) % STEPS_MAX == number);
+        for (_, more) in more.take(STEPS_MAX) {
+            let lives = hub.more(more);
+            if !goes_on(&mut hub, lives) {
+                break 'steps;
+            }
+        }
+        let lives = hub.step(step);
+        if !goes_on(&mut hub, lives) {
             break;
         }
         if input.is_reading {
@@ -647,6 +496,7 @@ pub fn run(bytes: &[u8]) {
         }
     }
     hub.judge();
+    steps
 }
 
 /// Bytes that are many steps of all kinds.

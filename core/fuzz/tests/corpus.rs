@@ -72,3 +72,26 @@ fn the_template_is_a_sound_store_of_several_segments_the_same_each_time() {
         assert!(report.records > 60, "{} records", report.records);
     }
 }
+
+/// Unguided, but of the right structure: what a toolchain without a fuzzer can do.
+#[test]
+fn random_sequences_of_what_a_peer_may_say_are_sound() {
+    let explore: u64 = std::env::var("COUNTERFOIL_EXPLORE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let mut state = 0_u64;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^ (mixed >> 27)
+    };
+    let (count, mut steps) = (1000 * explore, 0);
+    for number in 0..count {
+        // A list goes on while a byte is odd.
+        let len = 200 + next() % 3000;
+        let input: Vec<u8> = (0..len).map(|_| next() as u8 | u8::from(next() % 8 != 0)).collect();
+        // Shown should it panic.
+        println!("sequence {number}");
+        steps += counterfoil_fuzz::session::steps_of(&input);
+    }
+    assert!(steps as u64 > 5 * count, "{steps} steps");
+    eprintln!("corpus of session: {count} random sequences, {steps} steps");
+}
