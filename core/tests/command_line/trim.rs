@@ -221,6 +221,24 @@ fn a_mirror_that_runs_removes_what_the_hub_has_and_the_hub_what_its_own_mirror_h
 }
 
 #[test]
+fn a_signal_ends_it_at_once_and_the_store_is_whole() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    append(&sandbox, 0..10);
+    // Somebody who takes the connection and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let trim =
+        format!("trim practice.store --remove-older-than 0 --to hub@{address} --tls tls-practice-1 --timeout 600");
+    let running = sandbox.start(&trim);
+    silent.accept().unwrap();
+    running.signal("TERM");
+    assert_eq!(running.finish().status, None, "it was ended by the signal");
+    assert_eq!(sandbox.cat("practice.store"), lines(0..10));
+    append(&sandbox, 10..12);
+    sandbox.run("verify practice.store").expect_status(0);
+}
+
+#[test]
 fn a_mirror_that_joins_later_is_refused_the_log_with_the_reason_until_it_has_it_of_one_that_has_all() {
     let (sandbox, hub, address) = scene(20);
     sandbox.run("init late.store --node late").expect_status(0);

@@ -2,7 +2,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,6 @@ use crate::{
     output::{Output, count},
     rules::Rules,
     seconds::{SECONDS_DEFAULT, seconds},
-    signals::{self, Signal},
 };
 
 /// Remove records that are old, or too many, and that other nodes have; give back the space that they took
@@ -81,16 +81,10 @@ impl Trim {
         };
         let space = space_there(&store, &self.store, self.space.as_deref())?;
         space.set_retention(policy)?;
-        let signals = signals::receive(false)?;
-        let is_stopped = match &self.tls {
-            Some(tls) => !self.ask(tls, &store, &space, &signals)?,
-            None => false,
-        };
-        let trimmed = match (is_stopped, self.dry_run) {
-            (true, _) => return usage("stopped before anything was removed"),
-            (false, true) => store.trim_plan(),
-            (false, false) => store.trim()?,
-        };
+        if let Some(tls) = &self.tls {
+            self.ask(tls, &store, &space)?;
+        }
+        let trimmed = if self.dry_run { store.trim_plan() } else { store.trim()? };
         self.print(&trimmed)?;
         let not_mirrored = match store.close(Duration::ZERO) {
             Err(error @ Error::NotMirrored { .. }) => Some(error.to_string()),
@@ -100,28 +94,25 @@ impl Trim {
         Ok(Answer::BadNews(Some([Some(news), not_mirrored].into_iter().flatten().collect::<Vec<_>>().join("; "))))
     }
 
-    /// Hears of the nodes named what they have, and of those behind them as far as they are needed; false if it was stopped by a
-    /// signal.
-    fn ask(&self, tls: &Path, store: &Store, space: &Space, signals: &Receiver<Signal>) -> Result<bool, Failure> {
+    /// Hears of the nodes named what they have, and of those behind them as far as they are needed.
+    fn ask(&self, tls: &Path, store: &Store, space: &Space) -> Result<(), Failure> {
         let start = |to: &String| Target::new(to, tls)?.mirror(store, space);
         let links = self.to.iter().map(start).collect::<Result<Vec<Link>, Failure>>()?;
         let timeout = Duration::from_secs_f64(self.timeout);
+        // A signal ends the process at once, here and later: whatever has been removed by then, the store is whole.
+        let (_no_signal, signals) = mpsc::channel();
         for link in &links {
-            if mirror::run(link, signals, Some(timeout)) == mirror::End::Stopped {
-                return Ok(false);
-            }
+            mirror::run(link, &signals, Some(timeout));
         }
         let is_asked = |node: &counterfoil::NodeName| links.iter().any(|link| link.status().peer == *node);
         if self.rules.mirrors() <= links.len() && self.rules.held_by().iter().all(is_asked) {
-            return Ok(true);
+            return Ok(());
         }
         let began_at = now();
         while !self.have_all(store, space) && began_at.elapsed() < timeout {
-            if !matches!(signals.recv_timeout(GLANCE), Err(RecvTimeoutError::Timeout)) {
-                return Ok(false);
-            }
+            thread::sleep(GLANCE);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Whether enough nodes have said that they have everything.
