@@ -26,6 +26,13 @@ pub struct Ack {
     pub holes: Holes,
 }
 
+impl From<counterfoil_replication::Ack> for Ack {
+    fn from(ack: counterfoil_replication::Ack) -> Self {
+        let counterfoil_replication::Ack { log, node, incarnation, head, holes, .. } = ack;
+        Self { log, node, incarnation, head, holes }
+    }
+}
+
 impl Ack {
     /// Up to where the node has all of the log: what comes behind a hole may be there, and is not promised.
     pub fn whole_until(&self) -> Seq {
@@ -122,8 +129,7 @@ impl Acks {
         for AckChange { ack, .. } in changes {
             let log = table.logs.entry(ack.log).or_default();
             if ack.head.next_seq > Seq::ZERO {
-                let counterfoil_replication::Ack { log: id, node, incarnation, head, holes, .. } = ack.clone();
-                log.nodes.insert(node.clone(), Ack { log: id, node, incarnation, head, holes });
+                log.nodes.insert(ack.node.clone(), ack.clone().into());
             } else {
                 log.nodes.remove(&ack.node);
             }
@@ -168,6 +174,12 @@ impl Acks {
     pub(crate) fn of_log(&self, log: LogId) -> Vec<Ack> {
         let table = self.table();
         table.logs.get(&log).map(|acks| acks.nodes.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// What nodes say themselves, in sessions that live now: see [`AckBoard::first_hand`].
+    pub(crate) fn first_hand(&self, log: LogId) -> Vec<Ack> {
+        // What is on the board and not taken over yet is as true.
+        self.board.first_hand(log).into_iter().map(Ack::from).collect()
     }
 
     /// Ready once `nodes` other nodes have these records of the log: with true; or once the store

@@ -21,10 +21,16 @@ pub(crate) use keeper::{Keeper, KeeperOptions};
 /// whole batches; reading below what is left is [`Trimmed`](crate::ErrorKind::Trimmed), and the chain of what is left
 /// still verifies.
 ///
-/// What others hold is known by their acks, which are heard anew after each start: until then nothing that needs a mirror
-/// is removed. A node that takes an ack back, or has a hole, counts no further than what it still has whole.
-/// The node that writes a log never counts as a mirror of it. An ack says that a node has made records durable, not that it
-/// will keep them for ever: what its own retention removes there later is gone there. So let at least one node keep all.
+/// A node counts by what it says of its own disk in a session with this store that lives: it must be linked, and have said it since
+/// then. What others say of it does not count here, though it counts for [`Durability::Mirrored`](crate::Durability): so a node behind
+/// a hub never does. One that takes an ack back, or has a hole, counts no further than what it still has whole.
+/// The node that writes a log never counts as a mirror of it.
+///
+/// An ack says that a node has made records durable, not that it will keep them: what its own retention removes is gone there, and
+/// no ack tells that. Two nodes with policies may each count on the other. So let one node keep all, and
+/// [name it](Self::held_by) in the policy of every other.
+///
+/// Age is by this node's wall clock: if that is ahead, records are due early, though not before others have them.
 ///
 /// A log of which something was removed can't be mirrored from here to a node that has nothing of it: both ends are told of the gap, and the node
 /// gets the log of another one that has all of it. If there is none, it never gets it. So with one mirror only, whoever removes depends on that

@@ -60,6 +60,9 @@ struct Heard {
     is_own_word: bool,
     /// What the node has sent, which it says nothing more by than that it has so much at least.
     held: Option<Head>,
+    /// What the node itself said last, and when by the table's clock: also if that is less than it said before, which another session
+    /// of it may have overtaken.
+    said_last: Option<(Held, u64)>,
 }
 
 /// What a node is said to hold of a log.
@@ -195,10 +198,10 @@ impl AckBoard {
         match event {
             Event::Acked { log, node, incarnation, head, holes, via } => self.change(*log, node, |heard, lives, at| {
                 let told = Told { held: Held { head: *head, holes: holes.clone() }, via: via.clone(), at };
-                in_life(heard, lives, peer, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, told))
+                in_life(heard, lives, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, told))
             }),
             Event::Holds { log, node, incarnation, head } => self.change(*log, node, |heard, lives, _| {
-                let heard = in_life(heard, lives, peer, node, *incarnation);
+                let heard = in_life(heard, lives, node, *incarnation);
                 heard.is_some_and(|heard| {
                     let is_more = heard.held.is_none_or(|held| held.next_seq < head.next_seq);
                     heard.held = heard.held.filter(|_| !is_more).or(Some(*head));
@@ -214,7 +217,7 @@ impl AckBoard {
             }
             Event::Withdrawn { log, node, incarnation, to, holes, .. } => {
                 self.change(*log, node, |heard, lives, at| {
-                    let heard = in_life(heard, lives, peer, node, *incarnation);
+                    let heard = in_life(heard, lives, node, *incarnation);
                     let left = Held { head: *to, holes: holes.clone() };
                     heard.is_some_and(|heard| heard.take_back(peer, node, &left, at))
                 })
@@ -280,6 +283,20 @@ impl AckBoard {
         acks.collect()
     }
 
+    /// What nodes say themselves, in sessions that live now, that they hold of a log: no hearsay, nothing that is merely concluded,
+    /// and nothing of nodes that can't take it back since they are out of touch. For what can't be undone, such as to remove records.
+    pub fn first_hand(&self, log: LogId) -> Vec<Ack> {
+        let table = self.table();
+        let nodes = table.logs.get(&log).into_iter().flatten();
+        let acks = nodes.filter_map(|(node, heard)| {
+            let sessions = table.subscribers.values().filter(|subscriber| subscriber.peer == *node);
+            let began = sessions.map(|subscriber| subscriber.began).min()?;
+            let (said, _) = heard.said_last.as_ref().filter(|(_, at)| *at > began)?;
+            Some(ack(log, node, heard, (said.clone(), Vec::new())))
+        });
+        acks.collect()
+    }
+
     /// What may be passed on of a log to a peer: of each node what is known otherwise than from the peer or through it,
     /// at 0 if that is nothing; and whether something was known through too many hands.
     fn for_peer(&self, log: LogId, peer: &NodeName) -> (Vec<Ack>, bool) {
@@ -296,8 +313,8 @@ impl AckBoard {
         (acks.collect(), is_too_far)
     }
 
-    /// A place for a session with `peer`, which begins now and passes acks on.
-    pub(crate) fn subscribe(self: &Arc<Self>, peer: NodeName) -> Subscription {
+    /// A place for a session with `peer`, which begins now and passes acks on: until it is dropped the peer is in touch.
+    pub fn subscribe(self: &Arc<Self>, peer: NodeName) -> Subscription {
         let mut table = self.table();
         let id = table.next_subscriber;
         table.next_subscriber += 1;
@@ -331,20 +348,20 @@ impl Table {
     }
 }
 
-/// What is known in this life of the node. Another life's replaces it, unless it comes from somebody else than the node,
-/// which has said itself in which it is.
+/// What is known in this life of the node. Another life's replaces it, unless the node has said itself in which it is: what
+/// comes of a former one then was on its way, also if it comes from the node.
 fn in_life<'a>(
     heard: &'a mut Option<Heard>,
     lives: &HashMap<NodeName, Incarnation>,
-    by: &NodeName,
     node: &NodeName,
     incarnation: Incarnation,
 ) -> Option<&'a mut Heard> {
-    if by != node && lives.get(node).is_some_and(|life| *life != incarnation) {
+    if lives.get(node).is_some_and(|life| *life != incarnation) {
         return None;
     }
     if heard.as_ref().is_none_or(|heard| heard.incarnation != incarnation) {
-        *heard = Some(Heard { incarnation, told: BTreeMap::new(), held: None, is_own_word: false });
+        let told = BTreeMap::new();
+        *heard = Some(Heard { incarnation, told, held: None, is_own_word: false, said_last: None });
     }
     heard.as_mut()
 }
@@ -353,6 +370,9 @@ impl Heard {
     /// Heads of one life only grow: what another session said meanwhile may have been overtaken.
     fn raise(&mut self, by: &NodeName, node: &NodeName, told: Told) -> bool {
         self.is_own_word |= by == node && self.hearsay(node) <= told.held.head.next_seq;
+        if by == node {
+            self.said_last = Some((told.held.clone(), told.at));
+        }
         let is_news = self.told.get(by).is_none_or(|said| {
             let (old, new) = (&said.held, &told.held);
             let is_mended = old.head == new.head && old.holes != new.holes && new.holes.are_within(&old.holes);
@@ -369,6 +389,9 @@ impl Heard {
     fn take_back(&mut self, by: &NodeName, node: &NodeName, left: &Held, at: u64) -> bool {
         self.held = self.held.filter(|held| by != node || held.next_seq <= left.head.next_seq);
         self.is_own_word |= by == node;
+        if by == node {
+            self.said_last = Some((left.clone(), at));
+        }
         let via = self.told.get(by).map(|told| told.via.clone()).unwrap_or_default();
         let before = self.told.insert(by.clone(), Told { held: left.clone(), via, at });
         before.is_none_or(|before| before.held != *left)
@@ -379,6 +402,12 @@ impl Heard {
     fn lower(&mut self, node: &NodeName, incarnation: Incarnation, stated: &Held, began: u64, at: u64) -> bool {
         if self.incarnation != incarnation {
             return false;
+        }
+        if let Some((said, _)) = &mut self.said_last {
+            if stated.head.next_seq < said.head.next_seq {
+                said.head = stated.head;
+            }
+            said.holes.clone_from(&stated.holes);
         }
         let is_beyond =
             |held: &Held| held.head.next_seq > stated.head.next_seq || !stated.holes.are_within(&held.holes);
@@ -413,14 +442,14 @@ impl Heard {
             return false;
         }
         let told = BTreeMap::from([(node.clone(), Told { held: nothing(), via: Vec::new(), at })]);
-        *self = Self { incarnation, told, held: None, is_own_word: true };
+        *self = Self { incarnation, told, held: None, is_own_word: true, said_last: None };
         true
     }
 }
 
 /// A session's place at the board. Given up when dropped.
 #[derive(Debug)]
-pub(crate) struct Subscription {
+pub struct Subscription {
     board: Arc<AckBoard>,
     id: u64,
 }

@@ -29,7 +29,7 @@ pub mod net;
 mod policy;
 mod session;
 
-pub use acks::{AckBoard, AckChange};
+pub use acks::{AckBoard, AckChange, Subscription};
 pub use config::{Direction, Limits, SessionConfig};
 pub use endpoint::{Commit, Endpoint, Fetch, Fetched};
 pub use error::{PeerMisbehaved, SessionError};

@@ -291,12 +291,24 @@ impl Engine {
     /// The versions of a key that are live, with their values; queued ones of this process included.
     pub(crate) fn versions(self: &Arc<Self>, collection: &str, key: &[u8]) -> Result<Vec<RawVersion>> {
         let key = full_key(collection, key);
+        let found = self.live_versions(&key)?;
+        let is_trimmed = |version: &Result<RawVersion>| matches!(version, Err(Error::Read(ReadError::Trimmed { .. })));
+        if !found.iter().any(is_trimmed) {
+            return found.into_iter().collect();
+        }
+        // It has been superseded meanwhile, and then removed. Retention removes no live version, so one that still
+        // seems live and is gone was superseded by a record that is gone too.
+        self.live_versions(&key)?.into_iter().filter(|version| !is_trimmed(version)).collect()
+    }
+
+    /// The versions of a key that are live, each with its value if that can be read.
+    fn live_versions(self: &Arc<Self>, key: &FullKey) -> Result<Vec<Result<RawVersion>>> {
         let state = self.caught_up(lock(&self.state))?;
-        let live = state.effective(&key)?;
-        let found: Vec<_> = live.live().iter().map(|live| state.queued_version(&key, live).ok_or(*live)).collect();
+        let live = state.effective(key)?;
+        let found: Vec<_> = live.live().iter().map(|live| state.queued_version(key, live).ok_or(*live)).collect();
         drop(state);
-        let read = |found: Result<RawVersion, Live>| found.or_else(|live| self.read(&key, live.log, live.seq));
-        found.into_iter().map(read).collect()
+        let read = |found: Result<RawVersion, Live>| found.or_else(|live| self.read(key, live.log, live.seq));
+        Ok(found.into_iter().map(read).collect())
     }
 
     /// Reads a version from its log.

@@ -90,6 +90,8 @@ impl Policies {
 /// What a look leaves for the next one.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
+    /// What the wall clock said.
+    at_unix_ms: u64,
     /// For each space how far its rules have come, with the policy whose rules they are.
     found: HashMap<SpaceName, (Retention, HashMap<LogId, Due>)>,
     /// Whether nothing below the floors is left to be given back, as far as that is worth the copying.
@@ -261,8 +263,18 @@ impl Store {
         if self.inner.is_read_only {
             return Err(AppendError::ReadOnly.into());
         }
-        let mut trimmed = Trimmed { logs: self.advance(self.plan(turn))?, ..Trimmed::default() };
-        turn.is_freed &= trimmed.records() == 0;
+        let planned = self.plan(turn);
+        let was_freed = std::mem::replace(&mut turn.is_freed, false);
+        let advanced = match self.advance(planned) {
+            // What was removed before may give back the space that is lacking.
+            Err(error) => {
+                let _ = self.inner.journal.free_while(|| !self.inner.keeper.is_stopping());
+                return Err(error);
+            }
+            advanced => advanced?,
+        };
+        let mut trimmed = Trimmed { logs: advanced, ..Trimmed::default() };
+        turn.is_freed = was_freed && trimmed.records() == 0;
         if turn.is_freed {
             return Ok(trimmed);
         }
@@ -286,6 +298,10 @@ impl Store {
     pub(super) fn plan(&self, turn: &mut Turn) -> Vec<Planned> {
         let Inner { journal, keeper, clock, .. } = &*self.inner;
         let now_unix_ms = clock.unix_ms();
+        if now_unix_ms < std::mem::replace(&mut turn.at_unix_ms, now_unix_ms) {
+            // It was ahead: what was old by it may not be.
+            turn.found.clear();
+        }
         let mut spaces: BTreeMap<SpaceName, (Retention, Vec<LogInfo>)> = BTreeMap::new();
         {
             let policies = lock(&keeper.policies);
@@ -327,7 +343,8 @@ impl Store {
         if due <= info.first_seq && log.obstacle.is_none() {
             return None;
         }
-        let mirrored = policy.mirrored_until(&self.inner.acks.of_log(info.id), info.first_seq, info.durable.next_seq);
+        let mirrored =
+            policy.mirrored_until(&self.inner.acks.first_hand(info.id), info.first_seq, info.durable.next_seq);
         let mut removable = guard::removable(space, info, due.min(mirrored), || self.inner.keeper.is_stopping());
         if removable.until < due {
             removable.held.get_or_insert(Held::NotMirrored { from: removable.until.max(mirrored.min(due)) });
@@ -343,7 +360,7 @@ impl Store {
         // Whoever sets a policy, and it returns, has nothing removed by the old one.
         let policies = lock(&keeper.policies);
         planned.retain(|Planned { info, policy, removable, .. }| {
-            let mirrored = || policy.mirrored_until(&acks.of_log(info.id), info.first_seq, info.durable.next_seq);
+            let mirrored = || policy.mirrored_until(&acks.first_hand(info.id), info.first_seq, info.durable.next_seq);
             let is_held = removable.until == info.first_seq;
             policies.of(&info.genesis.space) == policy && (is_held || mirrored() >= removable.until)
         });

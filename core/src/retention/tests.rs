@@ -1,7 +1,7 @@
 //! The policy against a model that knows every record, who has it, and when it was recorded.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     io::IoSlice,
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use counterfoil_replication::Event;
+use counterfoil_replication::{Event, Subscription};
 use counterfoil_storage::{
     Batch, BatchBuilder, Genesis, Head, Hlc, Holes, Incarnation, LogId, NodeName, Seq, SpaceName, WallClock,
     vfs::{Memory, OpenMode, Vfs as _},
@@ -56,6 +56,8 @@ enum Step {
     Regain(usize, usize),
     /// Another one has taken a node's place.
     NewLife(usize),
+    /// The session with a node ends.
+    Part(usize),
     SetPolicy(usize),
     Trim,
     /// A batch rots on this disk.
@@ -74,7 +76,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (peer.clone(), log.clone(), 0_u64..1000).prop_map(|(peer, log, share)| Step::RollBack(peer, log, share)),
         1 => (peer.clone(), log.clone(), 0_usize..30).prop_map(|(peer, log, batch)| Step::Lose(peer, log, batch)),
         1 => (peer.clone(), log.clone()).prop_map(|(peer, log)| Step::Regain(peer, log)),
-        1 => peer.prop_map(Step::NewLife),
+        1 => peer.clone().prop_map(Step::NewLife),
+        1 => peer.prop_map(Step::Part),
         1 => (0..policies().len()).prop_map(Step::SetPolicy),
         6 => Just(Step::Trim),
         1 => (log, 0_usize..30).prop_map(|(log, batch)| Step::Rot(log, batch)),
@@ -153,6 +156,8 @@ struct World {
     logs: Vec<(LogId, Model)>,
     policy: Retention,
     lives: [u8; NODES.len()],
+    /// Those that live.
+    sessions: RefCell<BTreeMap<usize, Subscription>>,
     removed: usize,
     /// Bytes that have rotted, ever: a commit that was damaged is not counted any more.
     rotten_bytes: u64,
@@ -180,7 +185,8 @@ impl World {
         // One of another space, which has no policy.
         store.space("other").unwrap().append_all(&[[1; 300]; 40]).unwrap();
         store.commit().unwrap();
-        Self { vfs, clock, store, logs, policy, lives: [1; NODES.len()], removed: 0, rotten_bytes: 0 }
+        let (lives, sessions) = ([1; NODES.len()], RefCell::default());
+        Self { vfs, clock, store, logs, policy, lives, sessions, removed: 0, rotten_bytes: 0 }
     }
 
     fn head(&self, log: usize, batches: usize) -> Head {
@@ -218,7 +224,20 @@ impl World {
         } else {
             Event::Acked { log, node: node.clone(), incarnation, head, holes, via: Vec::new() }
         };
+        self.meet(peer);
         self.store.inner.acks.hear(&node, event);
+    }
+
+    /// A session with a node lives.
+    fn meet(&self, peer: usize) {
+        let session = || self.store.inner.acks.board().subscribe(node(NODES[peer]));
+        self.sessions.borrow_mut().entry(peer).or_insert_with(session);
+    }
+
+    /// It has ended: what the node has said counts no more until it says it again.
+    fn part(&mut self, peer: usize) {
+        self.sessions.borrow_mut().remove(&peer);
+        self.logs.iter_mut().for_each(|(_, model)| drop(model.held.remove(&peer)));
     }
 
     fn append(&mut self, log: usize, count: usize, ago_ms: u64) {
@@ -300,6 +319,7 @@ impl World {
 
     fn reopen(&mut self) {
         self.store.close(Duration::ZERO).unwrap();
+        self.sessions.borrow_mut().clear();
         self.store = open(&self.vfs, &self.clock, &self.policy);
         for (_, model) in &mut self.logs {
             // What others have is to be heard anew, and what is due found anew.
@@ -331,6 +351,7 @@ impl World {
                 file.write_at(&[IoSlice::new(&[content[last] ^ 1])], last as u64).unwrap();
             }
         }
+        self.sessions.borrow_mut().clear();
         self.store = open(&self.vfs, &self.clock, &self.policy);
         for (_, model) in &mut self.logs {
             model.held.clear();
@@ -384,12 +405,14 @@ impl World {
                     self.say(peer, log, false);
                 }
             }
+            Step::Part(peer) => self.part(peer),
             Step::NewLife(peer) => {
+                self.part(peer);
+                self.meet(peer);
                 self.lives[peer] += 1;
                 let (node, incarnation) = (node(NODES[peer]), Incarnation::from_bytes([self.lives[peer]; 16]));
                 let met = Event::PeerReady { node: node.clone(), incarnation, protocol: 1 };
                 self.store.inner.acks.hear(&node, met);
-                self.logs.iter_mut().for_each(|(_, model)| drop(model.held.remove(&peer)));
             }
             Step::SetPolicy(policy) => {
                 let policy = policies()[policy].clone();

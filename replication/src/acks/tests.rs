@@ -249,3 +249,29 @@ fn an_ack_comes_through_nine_hubs_and_no_further() {
     mesh.settle();
     assert_eq!((mesh.of("h9", "far"), mesh.of("h10", "far")), (Some(5), None));
 }
+
+#[test]
+fn first_hand_is_what_a_node_said_itself_last_in_a_session_that_lives() {
+    let board = AckBoard::new(node("own"));
+    let first_hand =
+        || board.first_hand(log()).into_iter().map(|ack| (ack.node, ack.head.next_seq.0)).collect::<Vec<_>>();
+    let relay = board.subscribe(node("relay"));
+    board.hear(&node("relay"), &acked("far", 1, 7));
+    assert_eq!(first_hand(), [], "what a relay says of another");
+    let far = board.subscribe(node("far"));
+    assert_eq!(first_hand(), [], "it has not spoken yet");
+    board.hear(&node("far"), &acked("far", 1, 5));
+    assert_eq!(first_hand(), [(node("far"), 5)], "its own word, though another says more");
+    drop(far);
+    assert_eq!(first_hand(), [], "out of touch: it can't take anything back");
+    let far = board.subscribe(node("far"));
+    assert_eq!(first_hand(), [], "what it said before");
+    board.hear(&node("far"), &acked("far", 1, 4));
+    assert_eq!(first_hand(), [(node("far"), 4)], "it has less than it had");
+    board.hear(&node("far"), &met("far", 2));
+    board.hear(&node("far"), &acked("far", 1, 9));
+    assert_eq!(first_hand(), [], "what was on its way from a former life");
+    board.hear(&node("far"), &acked("far", 2, 3));
+    assert_eq!(first_hand(), [(node("far"), 3)]);
+    drop((relay, far));
+}

@@ -149,6 +149,7 @@ impl Session {
         let (head, holes) = (log.head(), log.holes.clone());
         log.told = Some(head);
         log.told_holes.clone_from(&holes);
+        log.is_to_be_told = false;
         self.spaces[log.space].statements.stated().note(id, head);
         let (node, incarnation) = (self.config.local.clone(), self.config.incarnation);
         Some(Message::Ack(Ack { log: id, node, incarnation, head, holes, via: Vec::new() }))
@@ -164,6 +165,7 @@ impl Session {
                 continue;
             };
             let Answer { after, parts } = answer;
+            let is_second_answer = parts.is_some();
             let told = self.told_scope(index, scope);
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let space = &mut self.spaces[index];
@@ -177,7 +179,11 @@ impl Session {
                 space.answer = Some(Answer { after: ids.last().copied(), parts });
             }
             let space = space.name.clone();
-            let heads = ids.into_iter().filter_map(|id| self.tell_head(id, scope, told)).collect();
+            let heads: Vec<_> = ids.into_iter().filter_map(|id| self.tell_head(id, scope, told)).collect();
+            if is_second_answer {
+                // Of a log that the source had not yet it dropped what was passed on after the first.
+                heads.iter().for_each(|head| self.pass_on_again(head.log));
+            }
             return Some(Message::Heads(Heads { space, scope, told, heads, since_heard: false, first, last }));
         }
     }
@@ -195,13 +201,14 @@ impl Session {
         }
         let log = self.logs.get_mut(&id)?;
         log.told = Some(head);
+        // What was told of its holes before the answer may not be so any more, and the source may not have had the log then.
+        log.is_to_be_told |= !log.holes.is_empty();
         match log.incoming {
             Incoming::Idle => self.open_incoming(id, false),
             // All is compared anew, so what had stopped is tried again.
             Incoming::Parked(_) => self.open_incoming(id, true),
             Incoming::Open { .. } | Incoming::Stalled { .. } => {}
         }
-        // What was told of its holes before the answer may not be so any more.
         self.queue_ack(id);
         Some(LogHead { log: id, head })
     }

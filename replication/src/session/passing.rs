@@ -4,7 +4,7 @@
 //! They go towards the writer: against the stream, from target to source. Nobody is told of its own disk or of what it
 //! told itself or came through it, and the writer of a log is never among those who hold it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use counterfoil_storage::{Batch, Head, Holes, Incarnation, LogId, NodeName, Seq};
 
@@ -41,6 +41,8 @@ pub(super) struct Passing {
     in_out: bool,
     /// Passed on in this session, as it stands.
     told: BTreeMap<NodeName, Ack>,
+    /// Of whom the peer may not have taken what it was told: it is told again, if anything is known then.
+    unsure: BTreeSet<NodeName>,
     /// What the peer has passed on; at most [`WITNESSES_MAX`].
     witnesses: BTreeMap<NodeName, Witness>,
     in_judgements: bool,
@@ -83,17 +85,27 @@ impl Session {
     pub(super) fn pass_on_anew(&mut self, id: LogId) {
         if let Some(log) = self.logs.get_mut(&id) {
             log.passing.told.clear();
+            log.passing.unsure.clear();
             log.passing.is_opened = false;
         }
         self.note_opened(id);
     }
 
-    /// The flow of a log towards this end has stopped: once it opens again all is to be given anew.
+    /// The peer may have taken nothing of what was passed on to it: all of it is to be given anew.
+    pub(super) fn pass_on_again(&mut self, id: LogId) {
+        self.note_stopped(id);
+        if self.logs.get(&id).is_some_and(Log::flows_in) {
+            self.note_opened(id);
+        }
+    }
+
+    /// The flow of a log towards this end has stopped: once it opens again all is to be given anew. The peer may have dropped
+    /// what it was told last.
     pub(super) fn note_stopped(&mut self, id: LogId) {
         if let Some(log) = self.logs.get_mut(&id) {
-            log.passing.is_opened = false;
-            // Some of it may have come when the other end did not stream any more.
-            log.passing.told.clear();
+            let Passing { told, unsure, is_opened, .. } = &mut log.passing;
+            unsure.extend(told.keys().cloned());
+            *is_opened = false;
         }
     }
 
@@ -104,9 +116,10 @@ impl Session {
         if is_nobody_s || !log.flows_in() {
             return;
         }
-        let told = log.passing.told.get(&ack.node);
+        let Passing { told, unsure, .. } = &log.passing;
+        let (told, is_unsure) = (told.get(&ack.node), unsure.contains(&ack.node));
         // Nothing is worth saying of a node only to take back what was said.
-        if told == Some(ack) || (told.is_none() && ack.head.next_seq == Seq::ZERO) {
+        if (told == Some(ack) && !is_unsure) || (told.is_none() && ack.head.next_seq == Seq::ZERO) {
             log.passing.out.remove(&ack.node);
             return;
         }
@@ -126,6 +139,7 @@ impl Session {
                 log.passing.in_out = false;
                 continue;
             };
+            log.passing.unsure.remove(&node);
             log.passing.told.insert(node, ack.clone());
             self.passing.out.push_back(id);
             return Some(Message::Ack(ack));

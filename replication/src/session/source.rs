@@ -359,12 +359,31 @@ impl Session {
         if log.in_flight.acknowledge(ack.head) {
             self.note_peer_head(ack.log, ack.head);
             self.want_send(ack.log);
-        } else if matches!(log.outgoing, Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. }) {
-            // The peer got it, or lost it, otherwise than by this session.
-            self.classify(ack.log, ack.head);
+        } else {
+            let is_news = match log.outgoing {
+                Outgoing::Streaming(_) => true,
+                Outgoing::Checking { remote, .. } | Outgoing::Ahead { remote } => remote != ack.head,
+                Outgoing::Idle | Outgoing::Awaiting { .. } | Outgoing::Parked(_) => false,
+            };
+            if is_news {
+                // The peer got it, or lost it, otherwise than by this session.
+                self.classify(ack.log, ack.head);
+            }
         }
+        self.take_back_new_holes(ack);
         self.check_in_sync(index);
         Ok(())
+    }
+
+    /// Whatever becomes of a log: what its peer has lost of it is taken back at once.
+    fn take_back_new_holes(&mut self, ack: &Ack) {
+        let Some(log) = self.logs.get(&ack.log).filter(|log| !log.peer_holes.are_within(&log.peer_holes_told)) else {
+            return;
+        };
+        if let Some(known) = log.peer_head {
+            let left = if ack.head.next_seq < known.next_seq { ack.head } else { known };
+            self.note_peer_head(ack.log, left);
+        }
     }
 
     /// A target speaks of all logs that it has of a space that this end offered, also of those that it got by another way

@@ -259,6 +259,8 @@ pub(super) struct Log {
     pub(super) told: Option<Head>,
     /// What the peer has been told is missing here.
     pub(super) told_holes: Holes,
+    /// The peer may have dropped what it was told of holes.
+    pub(super) is_to_be_told: bool,
     pub(super) in_ack_queue: bool,
     /// Batches received that are not durable. Their bytes are within the windows.
     pub(super) unsettled: VecDeque<Unsettled>,
@@ -313,6 +315,7 @@ impl Log {
             is_kept: false,
             told: None,
             told_holes: Holes::default(),
+            is_to_be_told: false,
             in_ack_queue: false,
             unsettled: VecDeque::new(),
             source_next_seq: Seq::ZERO,

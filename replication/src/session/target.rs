@@ -469,9 +469,11 @@ impl Session {
 }
 
 impl Log {
-    /// Whether the peer streams it and does not know what is durable here.
+    /// Whether the peer streams it, or did, and does not know what is durable here: of a log that was stopped it must hear what
+    /// is lost all the same.
     fn is_untold(&self) -> bool {
-        self.flows_in() && self.told.is_some_and(|told| told != self.head() || self.told_holes != self.holes)
+        (self.flows_in() || matches!(self.incoming, Incoming::Parked(_)))
+            && self.told.is_some_and(|told| self.is_to_be_told || told != self.head() || self.told_holes != self.holes)
     }
 }
 

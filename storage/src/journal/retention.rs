@@ -370,12 +370,11 @@ impl Shared {
             match self.empty(number, copied_bytes) {
                 Ok(Some(copied)) => copied_bytes += copied,
                 Ok(None) => break,
-                // What is emptied already can be given back all the same.
-                Err(error @ TrimError::Read(_)) => {
+                // What is emptied already can be given back all the same: on a full disk that makes room.
+                Err(error) => {
                     failure = Some(error);
                     break;
                 }
-                Err(error) => return Err(error),
             }
             emptied = Some(number);
             if copied_bytes >= COPIED_MAX {

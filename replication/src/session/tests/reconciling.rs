@@ -624,3 +624,39 @@ fn a_memory_that_fits_by_chance_is_none() {
     assert_eq!(pair.target.bodies(id).len(), 3, "what differs from what was remembered is named");
     assert_eq!(pair.source.batches_sent(), 2);
 }
+
+/// The source comes by a log while the target's answer is coming in: what the target had said of it before was dropped.
+#[test]
+fn what_was_said_of_a_log_before_the_source_had_it_is_said_again_once_it_is_named() {
+    let mut pair = Pair::mirror(0);
+    (0..40).for_each(|number| pair.hold(number, [1, 1]));
+    pair.hold(7, [1, 2]);
+    let log = pair.target.hold(52, 3, "");
+    pair.target.rot(log, [1]);
+    let held = run_but_differing(&mut pair);
+    assert!(!held.is_empty(), "the answer is in parts");
+    let (far, head) = (node("far"), pair.target.logs[&log].head_at(3));
+    let far_s =
+        Ack { log, node: far.clone(), incarnation: incarnation("far"), head, holes: Holes::default(), via: vec![] };
+    pair.target.session.handle_acked_elsewhere(&far_s);
+    run_but_differing(&mut pair);
+    pair.source.hold(52, 3, "");
+    pair.source.announce_logs();
+    held.into_iter().for_each(|message| pair.target.handle(start(), message).unwrap());
+    pair.run();
+    let opened: Vec<_> = std::iter::from_fn(|| pair.target.session.poll_opened()).collect();
+    assert!(opened.contains(&log), "its acks are asked for anew");
+    pair.target.session.handle_acked_elsewhere(&far_s);
+    pair.run();
+    let last_of = |by: &NodeName| {
+        let said = pair.source.events.iter().filter_map(|event| match event {
+            Event::Acked { log: of, node, holes, head, .. } if (of, node) == (&log, by) => Some((*head, holes.clone())),
+            Event::Withdrawn { log: of, node, holes, to, .. } if (of, node) == (&log, by) => Some((*to, holes.clone())),
+            _ => None,
+        });
+        said.last()
+    };
+    let (_, holes) = last_of(&node("t")).expect("the target has acknowledged it");
+    assert_eq!(holes.iter().collect::<Vec<_>>(), [(Seq(1), Seq(2))], "what it lacks is known");
+    assert_eq!(last_of(&far), Some((head, Holes::default())), "and who else has it");
+}
