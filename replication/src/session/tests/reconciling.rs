@@ -649,12 +649,12 @@ fn what_was_said_of_a_log_before_the_source_had_it_is_said_again_once_it_is_name
     pair.target.session.handle_acked_elsewhere(&far_s);
     pair.run();
     let last_of = |by: &NodeName| {
-        let said = pair.source.events.iter().filter_map(|event| match event {
+        let mut said = pair.source.events.iter().filter_map(|event| match event {
             Event::Acked { log: of, node, holes, head, .. } if (of, node) == (&log, by) => Some((*head, holes.clone())),
             Event::Withdrawn { log: of, node, holes, to, .. } if (of, node) == (&log, by) => Some((*to, holes.clone())),
             _ => None,
         });
-        said.last()
+        said.next_back()
     };
     let (_, holes) = last_of(&node("t")).expect("the target has acknowledged it");
     assert_eq!(holes.iter().collect::<Vec<_>>(), [(Seq(1), Seq(2))], "what it lacks is known");
