@@ -426,7 +426,10 @@ impl Session {
         {
             return;
         }
-        let logs = || space.logs.iter().filter_map(|id| self.logs.get(id).map(|log| (*id, log)));
+        // From the one on that was lacking: they are sent in rotation, so those before it are the last to lack something again.
+        let from = space.lacking.unwrap_or(LogId::from_bytes([0; 16]));
+        let ids = || space.logs.range(from..).chain(space.logs.range(..from));
+        let logs = || ids().filter_map(|id| self.logs.get(id).map(|log| (*id, log)));
         let lacking = logs().find(|(_, log)| lacks(log) && log.moves()).map(|(id, _)| id);
         let in_sync = lacking.is_none() && !logs().any(|(_, log)| lacks(log));
         // What the peer has more of, it does not lack.
