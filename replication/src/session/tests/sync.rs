@@ -220,3 +220,55 @@ fn what_a_peer_was_believed_to_hold_is_taken_back_when_it_turns_out_to_be_anothe
     assert_eq!(of_log.collect::<Vec<_>>(), [("holds", Seq(1)), ("withdrawn", Seq::ZERO)], "{:?}", hub.events);
     assert!(matches!(hub.parked(log), Some((ParkReason::Chain { .. }, By::Local))), "{:?}", hub.events);
 }
+
+/// A log that the node writes in its present life.
+fn append_own(node: &mut Node, name: &str, bodies: &[&str]) -> LogId {
+    let genesis = Genesis::new(space("s"), self::node(name), *incarnation(name).as_bytes());
+    let id = genesis.log_id();
+    let log = node.logs.entry(id).or_insert_with(|| ModelLog {
+        genesis: Arc::new(genesis),
+        batches: Vec::new(),
+        durable: 0,
+        trimmed: 0,
+        lost: std::collections::BTreeSet::new(),
+    });
+    let batch = batch(id, log.head_at(log.batches.len()), bodies);
+    log.batches.push(batch);
+    log.durable = log.batches.len();
+    node.announce_logs();
+    id
+}
+
+#[test]
+fn a_writer_that_was_rewound_in_the_same_life_is_told_and_nothing_of_either_history_is_altered_or_counted() {
+    for jump in [false, true] {
+        let (mut member, mut hub) = member_and_hub();
+        let other = hub.append("s", "hub", &["of the hub"]);
+        let log = append_own(&mut member, "p", &["1"]);
+        append_own(&mut member, "p", &["2"]);
+        append_own(&mut member, "p", &["3"]);
+        run(start(), &mut member, &mut hub);
+        assert_eq!((member.acked(log), hub.bodies(log)), (Some(Seq(3)), vec!["1".into(), "2".into(), "3".into()]));
+        // A machine's image of a while ago, with the same identity.
+        let state = member.logs.get_mut(&log).unwrap();
+        state.batches.truncate(1);
+        state.durable = 1;
+        member.reconnect();
+        hub.reconnect();
+        run(start(), &mut member, &mut hub);
+        let is_ahead = |event: &Event| matches!(event, Event::Ahead { log: ahead, .. } if *ahead == log);
+        assert!(member.events.iter().any(is_ahead), "{:?}", member.events);
+        // It goes on in ignorance, up to where the hub ends and beyond.
+        if jump {
+            append_own(&mut member, "p", &["2'", "3'", "4'"]);
+        } else {
+            ["2'", "3'", "4'"].into_iter().for_each(|body| _ = append_own(&mut member, "p", &[body]));
+        }
+        hub.append("s", "hub", &["more of the hub"]);
+        run(start(), &mut member, &mut hub);
+        assert_eq!((member.bodies(log).len(), hub.bodies(log).len()), (4, 3), "jump: {jump}");
+        assert_eq!(member.acked(log), None, "jump: {jump}");
+        assert!(member.parked(log).is_some() && hub.parked(log).is_some(), "jump: {jump}");
+        assert_eq!(member.bodies(other), ["of the hub", "more of the hub"], "one bad log stops no other");
+    }
+}
