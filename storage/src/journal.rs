@@ -225,6 +225,7 @@ impl Journal {
             options,
         });
         shared.restore_queue();
+        shared.count_kept();
         if clean && shared.goes_on_in_a_segment() {
             shared.write_opening_mark().map_err(disk("writing the opening mark"))?;
         }

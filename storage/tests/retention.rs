@@ -267,6 +267,33 @@ fn a_store_that_appends_and_trims_for_long_keeps_its_size() {
 }
 
 #[test]
+fn what_is_kept_of_a_log_counts_the_same_after_segments_were_given_back_and_the_store_was_opened_anew() {
+    // Which segments are left, and where the floor is written, is another for each.
+    for (count, kept) in [(300, 10), (300, 100), (1_500, 600), (1_900, 100), (1_900, 500), (1_900, 900), (1_900, 1_200)]
+    {
+        let vfs = Memory::default();
+        let mut options = options(&vfs);
+        (options.segment_bytes_min, options.segment_bytes_max) = (1 << 20, 1 << 20);
+        let open = |read_only| {
+            let mut options = options.clone();
+            options.read_only = read_only;
+            Journal::open(Path::new(DIR), options).unwrap().0
+        };
+        let journal = Journal::create(Path::new(DIR), NodeName::new("hub").unwrap(), options.clone()).unwrap();
+        let log = create_log(&journal, "s");
+        append(&journal, log, count);
+        journal.trim(&[(log, Seq(count - kept))]).unwrap();
+        journal.free().unwrap();
+        let counted =
+            |journal: &Journal| journal.log(log).map(|info| (info.first_seq, info.bytes, info.trimmed_bytes)).unwrap();
+        let before = counted(&journal);
+        journal.close().unwrap();
+        assert_eq!(counted(&open(false)), before, "{kept} of {count}");
+        assert_eq!(counted(&open(true)), before, "{kept} of {count}, read only");
+    }
+}
+
+#[test]
 fn a_log_of_which_nothing_is_kept_is_still_there_with_its_end_and_goes_on() {
     let vfs = Memory::default();
     let journal = create(&vfs);

@@ -339,6 +339,26 @@ impl Shared {
         Ok(bytes)
     }
 
+    /// Counts what is kept of logs that have been trimmed, if that could not be told while opening: a floor says how many bytes were
+    /// ever before it, of which some were in segments that are gone. Reads the indexes of the few segments that are left.
+    pub(super) fn count_kept(&self) {
+        let logs: Vec<_> = {
+            let view = self.view_without_digests();
+            if !view.is_miscounted {
+                return;
+            }
+            let trimmed = view.logs().filter(|state| state.row.floor.head.next_seq > Seq::ZERO);
+            trimmed.map(|state| (state.id, state.row.floor.head.next_seq, state.row.head.next_seq)).collect()
+        };
+        for (log, floor, end) in logs {
+            match self.bytes_between(log, floor, end) {
+                Ok(bytes) => self.view_mut().set_bytes(log, bytes),
+                Err(error) => tracing::warn!(%log, %error, "what is kept of a log can't be counted"),
+            }
+        }
+        self.view_mut().is_miscounted = false;
+    }
+
     fn write_floors(&self, entries: Vec<FloorEntry>) -> Result<(), TrimError> {
         let entries = entries.into_iter().flat_map(|entry| [entry.clone(), entry]);
         let entries: Vec<_> = entries.map(|entry| (entry.log, FrameEntry::Floor(Box::new(entry)))).collect();

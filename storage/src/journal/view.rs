@@ -157,6 +157,8 @@ pub(crate) struct View {
     rows_bytes: u64,
     /// Bytes of segments sealed since a footer last listed all logs.
     pub(crate) bytes_since_all_logs: u64,
+    /// What logs hold was counted from a part of their batches, since no footer of all logs is left: it is to be counted anew.
+    pub(crate) is_miscounted: bool,
     /// Counts the holes found and filled since the journal was opened.
     pub(crate) holes_changed: u64,
     /// Batches found damaged while opening, which no index has; at most [`SLOTS_MAX`].
@@ -189,6 +191,7 @@ impl View {
             bytes: 0,
             rows_bytes: 0,
             bytes_since_all_logs: 0,
+            is_miscounted: false,
             holes_changed: 0,
             slots_lost: HashMap::new(),
         }
@@ -578,6 +581,15 @@ impl View {
         self.rewritten = self.rewritten.split_off(&first);
         let kept = self.sealed.partition_point(|segment| segment.number < first);
         self.sealed.drain(..kept).collect()
+    }
+
+    /// Says how many bytes are kept of a log.
+    pub(crate) fn set_bytes(&mut self, log: LogId, bytes: u64) {
+        let slot = self.slots.get(&log).copied();
+        if let Some(state) = slot.and_then(|slot| self.logs.get_mut(slot)?.as_mut()) {
+            self.bytes = self.bytes.saturating_sub(state.row.bytes).saturating_add(bytes);
+            state.row.bytes = bytes;
+        }
     }
 
     /// What a store opened anew shows takes the place of what was shown. Who watches goes on doing so.

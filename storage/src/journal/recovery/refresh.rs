@@ -123,6 +123,7 @@ fn reopen(shared: &Shared, frontier: &mut Option<Frontier>) -> Result<bool, Open
     shared.retention.note_change();
     drop(view);
     shared.cache().remove_before(first_kept);
+    shared.count_kept();
     *frontier = opened.frontier;
     shared.raise_all();
     Ok(true)

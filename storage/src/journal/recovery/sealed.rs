@@ -60,6 +60,7 @@ impl Opening<'_> {
                 None => self.scan_sealed(found, end, sealed.get(index + 1).unwrap_or(last))?,
             }
         }
+        self.view.is_miscounted = all_logs_at.is_none() && self.view.first_segment > SegmentNumber::ZERO;
         if let Some(at) = all_logs_at {
             self.view.bytes_since_all_logs = sealed[at + 1..].iter().map(|found| found.header.previous_end).sum();
         }
