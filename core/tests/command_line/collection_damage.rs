@@ -113,3 +113,19 @@ fn merged_records_go_on_behind_a_hole_which_is_named_with_advice_that_can_be_fol
     let ended = sandbox.run("cat practice.store --space shared --merged --json").expect_status(1);
     assert_eq!((ended.text().lines().count(), ended.stderr.lines().count()), (5, 2), "{ended:?}");
 }
+
+#[test]
+fn status_ends_with_bad_news_as_long_as_records_are_known_to_be_missing() {
+    let sandbox = sandbox();
+    flip(&sandbox, "3 of practice");
+    // Whoever opens it to write finds the hole, and goes on behind it.
+    sandbox.run_with("put practice.store --space shared --collection c 6", b"x").expect_status(0);
+    for _ in 0..2 {
+        let ended = sandbox.run("status practice.store --json").expect_status(1);
+        let status: serde_json::Value = serde_json::from_str(ended.text()).unwrap();
+        let missing: u64 = status["logs"].as_array().unwrap().iter().map(|log| log["missing"].as_u64().unwrap()).sum();
+        assert_eq!((missing, &status["recovery"]["clean"]), (1, &false.into()), "{status}");
+        assert!(sandbox.run("status practice.store").expect_status(1).text().contains("1 record missing"));
+        sandbox.run_with("put practice.store --space shared --collection c 7", b"x").expect_status(0);
+    }
+}

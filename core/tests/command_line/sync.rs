@@ -129,6 +129,15 @@ fn sync_once_names_the_right_that_is_missing_and_ends_with_bad_news() {
 }
 
 #[test]
+fn a_space_that_neither_end_has_is_told() {
+    let sandbox = Sandbox::with_members_and_hub();
+    let (_hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let ended = sandbox.run(&format!("{} --once", sync("a", &address))).expect_status(0);
+    let last = ended.stderr.lines().last().unwrap();
+    assert_eq!(last, format!("counterfoil: no space s here or at hub@{address}: there was nothing to sync"));
+}
+
+#[test]
 fn sync_once_without_the_other_end_says_that_nothing_is_known() {
     let sandbox = Sandbox::with_members_and_hub();
     let ended = sandbox.run(&format!("{} --once --timeout 0.5", sync("a", "127.0.0.1:1"))).expect_status(1);

@@ -85,6 +85,11 @@ struct RecoveryReport {
     findings: Vec<String>,
 }
 
+/// Whether nothing is known to be damaged or missing.
+fn is_whole(store: &Store) -> bool {
+    store.recovery().damage().next().is_none() && store.logs().iter().all(|info| info.missing_records() == 0)
+}
+
 impl Status {
     pub(crate) fn run(self) -> Result<Answer, Failure> {
         let store = open_to_read(&self.store)?;
@@ -96,7 +101,7 @@ impl Status {
             report.print(&mut output)?;
         }
         output.flush()?;
-        Ok(if store.recovery().damage().next().is_none() { Answer::Done } else { Answer::BadNews(None) })
+        Ok(if is_whole(&store) { Answer::Done } else { Answer::BadNews(None) })
     }
 
     fn report(&self, store: &Store) -> Result<Report, Failure> {
@@ -119,7 +124,7 @@ impl Status {
                 error,
             })?,
             recovery: RecoveryReport {
-                clean: store.recovery().clean && store.recovery().damage().next().is_none(),
+                clean: store.recovery().clean && is_whole(store),
                 findings: store.recovery().findings.iter().map(ToString::to_string).collect(),
             },
         })

@@ -6,7 +6,7 @@ use clap::Args;
 use counterfoil::{Error, LinkStatus};
 
 use crate::{
-    failure::{Answer, Failure},
+    failure::{Answer, Failure, tell},
     mirror::{self, Target},
     open::{open_to_write, space_of},
     rules::Rules,
@@ -72,6 +72,9 @@ impl Sync {
             closed => closed.map(|()| None)?,
         };
         if is_synced {
+            if space.logs().is_empty() {
+                tell(&format!("no space {} here or at {}: there was nothing to sync", space.name(), self.with));
+            }
             return Ok(Answer::Done);
         }
         let news: Vec<String> = not_there.into_iter().chain(not_here).collect();
