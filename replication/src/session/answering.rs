@@ -45,7 +45,7 @@ impl Session {
         let Some(answer) = self.short_answer(index, scope, told, &offer, &heads) else {
             return self.answer_with_heads(index);
         };
-        self.tell_holes(index, scope);
+        self.tell_holes(index, told);
         let space = &mut self.spaces[index];
         space.statements.stated().begin(told);
         space.asked = if let Message::Parts(parts) = &answer { Some(parts.hashes.len()) } else { None };
@@ -97,8 +97,8 @@ impl Session {
     /// Begins to say all heads of a space.
     pub(super) fn answer_with_heads(&mut self, index: usize) {
         if let Some(scope) = self.spaces[index].in_scope() {
-            self.tell_holes(index, scope);
             let told = self.told_scope(index, scope);
+            self.tell_holes(index, told);
             self.spaces[index].statements.stated().begin(told);
         }
         self.measure_way();
@@ -131,12 +131,13 @@ impl Session {
         Ok(())
     }
 
-    /// Says which logs of a space have holes, before an answer lets the source believe that they have not.
-    fn tell_holes(&mut self, index: usize, scope: Scope) {
+    /// Says which logs of a space have holes, before an answer lets the source believe that they have not: of all logs that the source is
+    /// told of, whether it may stream them or not.
+    fn tell_holes(&mut self, index: usize, told: Scope) {
         let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
         for id in ids {
             let Some(log) = self.logs.get(&id) else { continue };
-            if !log.holes.is_empty() && self.target_carries(scope, log) {
+            if !log.holes.is_empty() && self.target_carries(told, log) {
                 let ack = self.ack_of(id);
                 self.control.extend(ack);
             }

@@ -660,3 +660,22 @@ fn what_was_said_of_a_log_before_the_source_had_it_is_said_again_once_it_is_name
     assert_eq!(holes.iter().collect::<Vec<_>>(), [(Seq(1), Seq(2))], "what it lacks is known");
     assert_eq!(last_of(&far), Some((head, Holes::default())), "and who else has it");
 }
+
+#[test]
+fn what_the_target_lacks_of_logs_that_the_source_may_not_stream_is_told_too() {
+    let granted = Policy::parse("[[grant]]\nnode = \"s\"\nspace = \"x\"\nrights = [\"read\", \"write\"]").unwrap();
+    let mut pair = Pair::mirror(256);
+    pair.source = Node::with("s", "t", &[("x", Direction::Send)], Policy::nothing(), Limits::default());
+    pair.target = Node::with("t", "s", &[], granted, Limits::default());
+    // Of a third node.
+    pair.hold(1, [3, 3]);
+    let log = numbered(1).log_id();
+    pair.target.rot(log, [1]);
+    pair.run();
+    let said = pair.source.events.iter().filter_map(|event| match event {
+        Event::Acked { log: of, holes, .. } | Event::Withdrawn { log: of, holes, .. } if *of == log => Some(holes),
+        _ => None,
+    });
+    let lacks: Vec<Vec<_>> = said.map(|holes| holes.iter().collect()).collect();
+    assert!(!lacks.is_empty() && lacks.iter().all(|holes| *holes == [(Seq(1), Seq(2))]), "{lacks:?}");
+}
