@@ -218,6 +218,26 @@ fn a_slip_in_a_key_to_be_resolved_makes_no_key() {
 }
 
 #[test]
+fn a_write_whose_place_can_t_be_printed_is_made_and_that_is_said() {
+    let sandbox = sandbox();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ended = std::process::Command::new(env!("CARGO_BIN_EXE_counterfoil"))
+        .args(["put", "practice.store", "--collection", "c", "1"])
+        .current_dir(sandbox.path(""))
+        .stdin(std::process::Stdio::null())
+        .stdout(full)
+        .output()
+        .unwrap();
+    let line = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(
+        line.contains("No space left on device") && line.contains("it is in the store all the same, as "),
+        "{line}"
+    );
+    sandbox.run("get practice.store --collection c 1").expect_status(0);
+}
+
+#[test]
 fn a_value_that_is_too_long_is_refused_with_what_to_do_instead() {
     let sandbox = sandbox();
     let ended = sandbox.run_with("put practice.store --collection c 1", &vec![b'x'; 17 << 20]).expect_status(2);

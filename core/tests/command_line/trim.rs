@@ -267,3 +267,16 @@ fn a_mirror_that_joins_later_is_refused_the_log_with_the_reason_until_it_has_it_
     late.finish().expect_status(0);
     assert_eq!(sandbox.cat("late.store --space practice-1"), lines(0..25));
 }
+
+#[test]
+fn history_reaches_back_as_far_as_the_log_and_says_so_which_is_no_bad_news() {
+    let sandbox = Sandbox::with_practice();
+    for value in ["one", "two", "three"] {
+        sandbox.run_with("put practice.store --collection c 7", value.as_bytes()).expect_status(0);
+    }
+    sandbox.run("trim practice.store --remove-beyond 0 --mirrors 0").expect_status(0);
+    let history = sandbox.run("history practice.store --collection c 7").expect_status(0);
+    assert_eq!(history.text().lines().count(), 1, "{history:?}");
+    assert!(history.only_error().contains("versions of 7 that retention has removed: "), "{}", history.stderr);
+    assert_eq!(sandbox.run("get practice.store --collection c 7").expect_status(0).text(), "three\n");
+}

@@ -1,6 +1,7 @@
 //! `counterfoil put`, `get`, `delete`, `keys`, `conflicts`, `resolve`, `history`: values under keys.
 
 use std::{
+    collections::HashMap,
     fmt,
     io::{self, Read as _},
     path::PathBuf,
@@ -16,7 +17,7 @@ use counterfoil::{
 use serde::Serialize;
 
 use crate::{
-    failure::{Answer, Failure},
+    failure::{Answer, Failure, tell},
     open::{lost_end, open_to_read, open_to_write, space_of, space_there},
     output::{Output, count},
     when,
@@ -90,9 +91,11 @@ impl Opened {
     fn finish(&self, receipt: &Receipt) -> Result<(), Failure> {
         receipt.wait(Durability::Local)?;
         self.store.close(Duration::ZERO)?;
+        let version = VersionId { log: receipt.log(), seq: receipt.first_seq() };
         let mut output = Output::new();
-        output.line(VersionId { log: receipt.log(), seq: receipt.first_seq() }.to_string())?;
-        output.flush()
+        let printed = output.line(version.to_string()).and_then(|()| output.flush());
+        printed
+            .map_err(|failure| Failure::CutShort(format!("{failure}; it is in the store all the same, as {version}")))
     }
 
     /// What is missing of the space here, and what to do: where something is, whatever was found may be wrong.
@@ -409,11 +412,19 @@ impl History {
             output.json(&HistoryLine { version: VersionLine::of(version), supersedes, live: is_live })?;
         }
         output.flush()?;
-        let not_here: Vec<_> = history.missing.iter().map(ToString::to_string).collect();
+        // What retention has removed is told, and is no bad news.
+        let floors: HashMap<_, _> =
+            opened.collection.space().logs().iter().map(|info| (info.id, info.first_seq)).collect();
+        let is_trimmed = |id: &&VersionId| floors.get(&id.log).is_some_and(|floor| id.seq < *floor);
+        let (trimmed, not_here): (Vec<_>, Vec<_>) = history.missing.iter().partition(is_trimmed);
+        let listed = |ids: &[&VersionId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !trimmed.is_empty() {
+            tell(&format!("versions of {} that retention has removed: {}", self.key, listed(&trimmed)));
+        }
         let news = match (&history.versions[..], &not_here[..]) {
-            ([], []) => opened.nothing_under(format!("nothing was ever under {}", self.key))?,
+            ([], []) if trimmed.is_empty() => opened.nothing_under(format!("nothing was ever under {}", self.key))?,
             (_, []) => None,
-            (_, not_here) => Some(format!("versions of {} that are not here: {}", self.key, not_here.join(", "))),
+            (_, not_here) => Some(format!("versions of {} that are not here: {}", self.key, listed(not_here))),
         };
         Ok(answer([news, opened.missing()?]))
     }
