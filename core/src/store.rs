@@ -479,8 +479,10 @@ impl Inner {
             let mut is_moving = false;
             for link in &links {
                 let lacks = self.unmirrored(link);
-                is_moving |= lacks.iter().any(|missing| link.stopped_by(missing.log, &missing.space).is_none());
-                unmirrored.extend(lacks);
+                let moves = lacks.iter().any(|missing| link.stopped_by(missing.log, &missing.space).is_none());
+                is_moving |= moves;
+                // What has stopped since it was looked for is told with the reason.
+                unmirrored.extend(if moves { lacks } else { self.unmirrored(link) });
             }
             let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(now()));
             if !is_moving || left.is_zero() || self.acks.is_closed() {
