@@ -273,7 +273,8 @@ fn what_is_kept_of_a_log_counts_the_same_after_segments_were_given_back_and_the_
     {
         let vfs = Memory::default();
         let mut options = options(&vfs);
-        (options.segment_bytes_min, options.segment_bytes_max) = (1 << 20, 1 << 20);
+        // A last segment that is small for its largest size is read frame by frame, not by a footer.
+        (options.segment_bytes_min, options.segment_bytes_max) = (1 << 20, 64 << 20);
         let open = |read_only| {
             let mut options = options.clone();
             options.read_only = read_only;
