@@ -40,7 +40,7 @@
 use bytes::Bytes;
 
 use super::{
-    retention::{FLOOR_MAGIC, FloorEntry},
+    floor::{FLOOR_MAGIC, FloorEntry},
     rewrite::{REWRITTEN_HEADER_LEN, REWRITTEN_MAGIC, Rewritten},
     segment::Salt,
 };

@@ -7,7 +7,7 @@
 //!
 //! # Bytes of the file `holes`
 //!
-//! Little-endian, twice, the second copy in the second half of the file:
+//! Little-endian, twice (see the module `twice`):
 //!
 //! | bytes | field |
 //! |---|---|
@@ -16,17 +16,17 @@
 //! | 20 + 16 n each | log (16), number of ranges (4), each: first sequence number missing (8), first one behind them (8); ascending by log id |
 //! | 4 | CRC-32 of what is before |
 
-use std::{
-    io::{self, IoSlice},
-    path::Path,
-};
+use std::{io, path::Path};
 
-use super::index::POSITION_MAX;
+use super::{
+    index::POSITION_MAX,
+    twice::{self, Twice},
+};
 use crate::{
     field::Fields,
     holes::Holes,
     ids::{LogId, Seq},
-    vfs::{OpenMode, Vfs, read_full, replace_file},
+    vfs::Vfs,
 };
 
 const HOLES_FILE: &str = "holes";
@@ -38,16 +38,8 @@ const FILE_LEN_MAX: u64 = 256 << 20;
 /// The holes of each log that has any, ascending by log.
 pub(crate) type RecordedHoles = Vec<(LogId, Holes)>;
 
-/// What the file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum HolesState {
-    /// No hole was ever found, or the file was lost.
-    Missing,
-    /// What is known to be missing.
-    Known(RecordedHoles),
-    /// Neither copy can be read.
-    Damaged,
-}
+/// What the file says. It is missing if no hole was ever found, or it was lost.
+pub(crate) type HolesState = Twice<RecordedHoles>;
 
 impl HolesState {
     /// What is wrong with it.
@@ -61,23 +53,15 @@ impl HolesState {
 ///
 /// **Durability**: on `Ok` it survives power loss; on `Err` it is as it was or as it should be.
 pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, holes: &[(LogId, Holes)]) -> io::Result<()> {
-    let copy = encode(holes);
-    replace_file(vfs, dir, HOLES_FILE, &mut [IoSlice::new(&copy), IoSlice::new(&copy)])
+    twice::write(vfs, dir, HOLES_FILE, encode(holes))
 }
 
 /// Reads the file.
 pub(crate) fn read(vfs: &dyn Vfs, dir: &Path) -> io::Result<HolesState> {
-    let file = match vfs.open(&dir.join(HOLES_FILE), OpenMode::Read) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HolesState::Missing),
-        opened => opened?,
-    };
-    let mut bytes = vec![0; file.len()?.min(FILE_LEN_MAX) as usize];
-    let count = read_full(&*file, &mut bytes, 0)?;
-    bytes.truncate(count);
-    let (first, second) = bytes.split_at(bytes.len() / 2);
-    Ok(decode(first).or_else(|| decode(second)).map_or(HolesState::Damaged, HolesState::Known))
+    twice::read(vfs, dir, HOLES_FILE, FILE_LEN_MAX, decode)
 }
 
+/// What is before the checksum.
 fn encode(holes: &[(LogId, Holes)]) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend_from_slice(&(holes.len() as u32).to_le_bytes());
@@ -89,17 +73,11 @@ fn encode(holes: &[(LogId, Holes)]) -> Vec<u8> {
             out.extend_from_slice(&next_seq.0.to_le_bytes());
         }
     }
-    let crc = crc32fast::hash(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
     out
 }
 
-fn decode(copy: &[u8]) -> Option<Vec<(LogId, Holes)>> {
-    let (summed, crc) = copy.split_last_chunk::<4>()?;
-    if crc32fast::hash(summed) != u32::from_le_bytes(*crc) {
-        return None;
-    }
-    let mut fields = Fields(summed);
+fn decode(contents: &[u8]) -> Option<RecordedHoles> {
+    let mut fields = Fields(contents);
     let magic: [u8; 4] = fields.array()?;
     let count = fields.u32().filter(|_| magic == MAGIC)?;
     let mut logs = Vec::new();
@@ -118,10 +96,12 @@ fn decode(copy: &[u8]) -> Option<Vec<(LogId, Holes)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
     use super::*;
     use crate::{
         ids::Digest,
-        vfs::{Memory, write_full},
+        vfs::{Memory, OpenMode, read_full, write_full},
     };
 
     fn holes() -> Vec<(LogId, Holes)> {
@@ -165,9 +145,9 @@ mod tests {
     fn the_bytes_of_the_file_are_fixed_for_ever() {
         let one = encode(&holes()[1..]);
         let golden = [&b"CFH1\x01\0\0\0"[..], &[7; 16], b"\x01\0\0\0", &[0; 8], &[1, 0, 0, 0, 0, 0, 0, 0]].concat();
-        assert_eq!(one[..one.len() - 4], golden);
+        assert_eq!(one, golden);
         assert_eq!(
-            Digest::of(&encode(&holes())).to_string(),
+            Digest::of(&twice::with_crc(encode(&holes()))).to_string(),
             "8a5d2fb704bd9ce9f3e3455386646284a3b2a3cdea9f0ebe75bf6a88eca03326"
         );
     }

@@ -38,8 +38,8 @@ use std::{
 use foldhash::fast::RandomState;
 
 use super::{
+    floor::Floor,
     frame::{Frame, FrameEntry},
-    retention::Floor,
     rewrite::{REWRITTEN_HEADER_LEN, RewriteRange, Rewrites},
 };
 use crate::{

@@ -6,7 +6,7 @@
 //!
 //! # Bytes of the file `logs`
 //!
-//! Little-endian, twice, the second copy in the second half of the file:
+//! Little-endian, twice (see the module `twice`):
 //!
 //! | bytes | field |
 //! |---|---|
@@ -15,18 +15,14 @@
 //! | 4 + n each | a genesis: its length, its bytes; ascending by log id |
 //! | 4 | CRC-32 of what is before |
 
-use std::{
-    collections::HashMap,
-    io::{self, IoSlice},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::HashMap, io, path::Path, sync::Arc};
 
+use super::twice::{self, Twice};
 use crate::{
     field::Fields,
     genesis::{Genesis, MAX_GENESIS_LEN},
     ids::LogId,
-    vfs::{OpenMode, Vfs, read_full, replace_file},
+    vfs::Vfs,
 };
 
 const LOGS_FILE: &str = "logs";
@@ -39,20 +35,12 @@ const FILE_LEN_MAX: u64 = 512 << 20;
 ///
 /// **Durability**: on `Ok` it survives power loss; on `Err` it is as it was or as it should be.
 pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, logs: &HashMap<LogId, Arc<Genesis>>) -> io::Result<()> {
-    let copy = encode(logs);
-    replace_file(vfs, dir, LOGS_FILE, &mut [IoSlice::new(&copy), IoSlice::new(&copy)])
+    twice::write(vfs, dir, LOGS_FILE, encode(logs))
 }
 
-/// What the file says.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum LogsState {
-    /// Right if no segment was ever freed.
-    Missing,
-    /// Logs that were announced in segments which have been freed, or were about to be.
-    Known(Vec<Genesis>),
-    /// Neither copy can be read.
-    Damaged,
-}
+/// What the file says: logs that were announced in segments which have been freed, or were about to be. That it is missing is right
+/// if no segment was ever freed.
+pub(crate) type LogsState = Twice<Vec<Genesis>>;
 
 impl LogsState {
     /// What is wrong with it, in a store that has or has not freed segments.
@@ -71,17 +59,10 @@ impl LogsState {
 
 /// Reads the file.
 pub(crate) fn read(vfs: &dyn Vfs, dir: &Path) -> io::Result<LogsState> {
-    let file = match vfs.open(&dir.join(LOGS_FILE), OpenMode::Read) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LogsState::Missing),
-        opened => opened?,
-    };
-    let mut bytes = vec![0; file.len()?.min(FILE_LEN_MAX) as usize];
-    let count = read_full(&*file, &mut bytes, 0)?;
-    bytes.truncate(count);
-    let (first, second) = bytes.split_at(bytes.len() / 2);
-    Ok(decode(first).or_else(|| decode(second)).map_or(LogsState::Damaged, LogsState::Known))
+    twice::read(vfs, dir, LOGS_FILE, FILE_LEN_MAX, decode)
 }
 
+/// What is before the checksum.
 fn encode(logs: &HashMap<LogId, Arc<Genesis>>) -> Vec<u8> {
     let mut ordered: Vec<_> = logs.iter().collect();
     ordered.sort_unstable_by_key(|(log, _)| **log);
@@ -92,17 +73,11 @@ fn encode(logs: &HashMap<LogId, Arc<Genesis>>) -> Vec<u8> {
         out.extend_from_slice(&(encoded.len() as u32).to_le_bytes());
         out.extend_from_slice(&encoded);
     }
-    let crc = crc32fast::hash(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
     out
 }
 
-fn decode(copy: &[u8]) -> Option<Vec<Genesis>> {
-    let (summed, crc) = copy.split_last_chunk::<4>()?;
-    if crc32fast::hash(summed) != u32::from_le_bytes(*crc) {
-        return None;
-    }
-    let mut fields = Fields(summed);
+fn decode(contents: &[u8]) -> Option<Vec<Genesis>> {
+    let mut fields = Fields(contents);
     let magic: [u8; 4] = fields.array()?;
     let count = fields.u32().filter(|_| magic == MAGIC)?;
     let mut logs = Vec::new();
@@ -116,10 +91,12 @@ fn decode(copy: &[u8]) -> Option<Vec<Genesis>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
     use super::*;
     use crate::{
         ids::{Digest, NodeName, SpaceName},
-        vfs::{Memory, write_full},
+        vfs::{Memory, OpenMode, read_full, write_full},
     };
 
     fn logs() -> HashMap<LogId, Arc<Genesis>> {
@@ -152,7 +129,7 @@ mod tests {
     #[test]
     fn the_bytes_of_the_file_are_fixed_for_ever() {
         assert_eq!(
-            Digest::of(&encode(&logs())).to_string(),
+            Digest::of(&twice::with_crc(encode(&logs()))).to_string(),
             "5d77dbd50a1a0656fb9ca8768138abea1fb3c7239161f1b816df74a182d5fb75"
         );
     }

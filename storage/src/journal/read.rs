@@ -15,9 +15,10 @@ use super::{
     frame::{Frame, align},
     index::{Entry, Footer, Lookup, RunLinks, SegmentIndex},
     rewrite::RewriteRange,
+    ring::Ring,
     scan::{FrameAt, Resumed, Scanner},
     segment::{self, HeaderState, SegmentHeader, Window},
-    view::{ActiveSegment, Ring, SealedSegment, View},
+    view::{ActiveSegment, SealedSegment, View},
 };
 use crate::{
     batch::Batch,

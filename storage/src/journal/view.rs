@@ -1,7 +1,7 @@
 //! What readers see: the logs, where their batches are, and the newest batches themselves.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     task::Waker,
 };
@@ -11,11 +11,12 @@ use foldhash::fast::RandomState;
 use super::{
     digests::Digests,
     error::Place,
+    floor::{Floor, FloorEntry},
     frame::{EntryKind, Frame, FrameEntry},
     holes_file::RecordedHoles,
     index::{Footer, LogRow, RunLinks, SegmentIndex},
-    retention::{Floor, FloorEntry},
     rewrite::{RewriteRange, Rewrites, Rewritten, segments_of},
+    ring::Ring,
     watch::Signal,
 };
 use crate::{
@@ -89,44 +90,6 @@ pub(crate) struct ActiveSegment {
     pub(crate) noted: HashSet<LogId>,
     /// Where its durable frames end.
     pub(crate) end: u64,
-}
-
-#[derive(Debug)]
-struct RingBatch {
-    arrival: Arrival,
-    /// Its length, in bytes: whoever evicts it need not look at it, which has long left the processor's caches.
-    len: u32,
-    batch: Batch,
-}
-
-/// The newest batches, bounded in bytes.
-#[derive(Debug)]
-pub(crate) struct Ring {
-    batches: VecDeque<RingBatch>,
-    bytes: usize,
-    bytes_max: usize,
-}
-
-impl Ring {
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, bytes_max }
-    }
-
-    fn push(&mut self, arrival: Arrival, batch: Batch) {
-        let len = batch.bytes().len() as u32;
-        self.bytes += len as usize;
-        self.batches.push_back(RingBatch { arrival, len, batch });
-        while self.bytes > self.bytes_max {
-            let Some(oldest) = self.batches.pop_front() else { break };
-            self.bytes -= oldest.len as usize;
-        }
-    }
-
-    /// The batch with this arrival number, if it is still here.
-    pub(crate) fn batch(&self, arrival: Arrival) -> Option<&Batch> {
-        let index = self.batches.binary_search_by_key(&arrival, |kept| kept.arrival).ok()?;
-        Some(&self.batches[index].batch)
-    }
 }
 
 /// What readers see. Everything in it is durable.
