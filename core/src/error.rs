@@ -127,12 +127,15 @@ pub enum Error {
     /// Nothing was put or deleted in a transaction.
     #[error("the transaction has no writes")]
     EmptyTransaction,
-    /// The index of collections failed. It is derived data: nothing is lost.
-    #[error("the index of collections can't be used: {what}; open the store again, which checks it and makes it anew")]
+    /// The index of collections failed, and so did opening it again or making it anew. It is derived data: no record is lost. The next call tries again.
+    #[error("the index of collections can't be used: {what}; no record is lost: see to the disk, then try again")]
     Index {
         /// What went wrong.
         what: String,
     },
+    /// No space is left for the index of collections. The next call tries again.
+    #[error("no space left for the index of collections: free some, then try again")]
+    IndexFull,
     /// A value was not encoded, so nothing was appended.
     #[error("the value was not appended: {error}")]
     Encode {
@@ -328,6 +331,7 @@ impl Error {
             Self::NotAKey { .. } => ErrorKind::Codec,
             Self::Unread { error, .. } => error.kind(),
             Self::Index { .. } => ErrorKind::Disk,
+            Self::IndexFull => ErrorKind::StorageFull,
             Self::Encode { .. } | Self::Decode { .. } => ErrorKind::Codec,
             Self::CodecCannotRoundTrip { .. } => ErrorKind::CodecCannotRoundTrip,
             #[cfg(feature = "net")]

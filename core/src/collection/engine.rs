@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use counterfoil_storage::{
-    Hlc, Journal, LogId, NodeName, ReadError, Record, Seq, SpaceName,
+    AppendError, Hlc, Journal, LogId, NodeName, ReadError, Record, Seq, SpaceName,
     vfs::{Memory, Vfs},
 };
 
@@ -73,7 +73,6 @@ pub(crate) struct Engine {
     pub(super) state: Mutex<State>,
     pub(super) journal: Journal,
     pub(super) space: SpaceName,
-    vfs: Arc<dyn Vfs>,
     /// The fresh layer is written to the index once it is as large.
     pub(super) layer_bytes_max: usize,
     pub(super) is_read_only: bool,
@@ -160,9 +159,9 @@ impl EngineOptions {
         let dir = journal.dir();
         if self.is_read_only {
             // The writer beside has the file; and nothing is changed here.
-            return IndexFile::open(&Memory::default(), dir, store, self.cache_bytes()).map(Arc::new);
+            return IndexFile::open(Arc::new(Memory::default()), dir, store, self.cache_bytes()).map(Arc::new);
         }
-        IndexFile::open(&*self.vfs, dir, store, self.cache_bytes()).map(Arc::new)
+        IndexFile::open(Arc::clone(&self.vfs), dir, store, self.cache_bytes()).map(Arc::new)
     }
 }
 
@@ -174,22 +173,23 @@ impl Engine {
         file: Arc<IndexFile>,
         options: &EngineOptions,
     ) -> Result<Arc<Self>> {
-        let index = Arc::new(SpaceIndex::new(file, space.clone()));
         let watch = journal.watch(Some(&space));
+        let mut index = SpaceIndex::new(file, space.clone());
         let (mut taken, mut snapshot) = index.load().or_else(|error| {
             tracing::warn!(%space, %error, "the index of collections is made anew");
-            index.clear()?;
-            index.load()
+            index = index.open_again()?;
+            index.load().or_else(|_| index.cleared())
         })?;
         if let Some(log) = not_of_this_history(&journal, &taken)? {
             tracing::warn!(%space, %log, "the index of collections has seen another history: it is made anew");
-            index.clear()?;
-            (taken, snapshot) = index.load()?;
+            (taken, snapshot) = index.cleared().or_else(|_| {
+                index = index.open_again()?;
+                index.cleared()
+            })?;
         }
         let engine = Arc::new(Self {
             journal,
             space,
-            vfs: Arc::clone(&options.vfs),
             layer_bytes_max: options.layer_bytes(),
             is_read_only: options.is_read_only,
             background: options.background && !options.is_read_only,
@@ -197,20 +197,64 @@ impl Engine {
             writing: Mutex::new(()),
             state: Mutex::new(State {
                 watch,
-                index: Some(OpenIndex { space: index, snapshot }),
+                index: Some(OpenIndex { space: Arc::new(index), snapshot }),
                 taken,
                 fresh: Layer::default(),
                 flushing: None,
                 queued: BTreeMap::new(),
                 own: None,
                 holes_seen: None,
-                is_behind: false,
-                is_index_lost: false,
+                is_behind: true,
+                flush_at_bytes: options.layer_bytes(),
             }),
             flushed: Condvar::new(),
         });
-        drop(engine.take_all(lock(&engine.state))?);
+        drop(engine.caught_up(lock(&engine.state))?);
         Ok(engine)
+    }
+
+    /// What `look` finds in the state, with all that is durable taken in. Should it meet a part of the index that can't be read, the
+    /// index is made again, and it looks once more.
+    pub(super) fn look<T>(self: &Arc<Self>, look: impl Fn(&State) -> Result<T>) -> Result<T> {
+        let state = self.caught_up(lock(&self.state))?;
+        match look(&state) {
+            Err(Error::Index { what }) => look(&*self.index_again(state, &what)?),
+            found => found,
+        }
+    }
+
+    /// Opens the index again, since it failed, and takes in what it lacks: all that there is, if it was made anew.
+    pub(super) fn index_again<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+        what: &str,
+    ) -> Result<MutexGuard<'a, State>> {
+        tracing::warn!(space = %self.space, error = what, "the index of collections failed: it is opened again");
+        let mut state = state;
+        loop {
+            state = self.wait_flushed(state);
+            let Some(failed) = &state.index else { return Err(AppendError::Closed.into()) };
+            let index = failed.space.open_again()?;
+            let (taken, snapshot) = index.load().or_else(|_| index.cleared())?;
+            state.index = Some(OpenIndex { space: Arc::new(index), snapshot });
+            (state.taken, state.fresh) = (taken, Layer::default());
+            (state.holes_seen, state.is_behind) = (None, true);
+            let flush_at_bytes = state.flush_at_bytes;
+            match self.take_all(state) {
+                Ok(mut state) => {
+                    state.is_behind = false;
+                    return Ok(state);
+                }
+                Err(error @ Error::Index { .. }) => {
+                    state = self.wait_flushed(lock(&self.state));
+                    // If it could not be written to, more is kept in memory each time, until nothing has to be written.
+                    if state.flush_at_bytes <= flush_at_bytes {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Writes what has been taken in to the index and gives its file back.
@@ -219,7 +263,7 @@ impl Engine {
         // What can't be read is read again when the store is next opened.
         let Ok(state) = self.caught_up(state) else { return };
         let mut state = self.wait_flushed(state);
-        if !state.fresh.states.is_empty() && !self.is_read_only && !state.is_index_lost {
+        if !state.fresh.states.is_empty() && !self.is_read_only {
             state = self.flush(state, false);
         }
         state.index = None;
@@ -269,12 +313,11 @@ impl Engine {
             (Ok(snapshot), Some(index)) => {
                 index.snapshot = snapshot;
                 state.flushing = None;
+                state.flush_at_bytes = self.layer_bytes_max;
             }
             (Ok(_), None) => state.flushing = None,
             (Err(error), _) => {
-                tracing::warn!(space = %self.space, %error, "the index of collections can't be written: it is kept in memory");
-                IndexFile::remove(&*self.vfs, self.journal.dir());
-                state.is_index_lost = true;
+                tracing::warn!(space = %self.space, %error, "the index of collections can't be written: what has changed is kept in memory");
                 // Both layers go on being answered from.
                 if let Some(layer) = state.flushing.take() {
                     let newer = mem::take(&mut state.fresh);
@@ -282,6 +325,8 @@ impl Engine {
                     state.fresh.states = layer.states.clone();
                     state.fresh.states.extend(newer.states);
                 }
+                // A full disk is not asked again for each record.
+                state.flush_at_bytes = 2 * state.fresh.bytes.max(self.layer_bytes_max);
             }
         }
         drop(state);
@@ -303,10 +348,10 @@ impl Engine {
 
     /// The versions of a key that are live, each with its value if that can be read.
     fn live_versions(self: &Arc<Self>, key: &FullKey) -> Result<Vec<Result<RawVersion>>> {
-        let state = self.caught_up(lock(&self.state))?;
-        let live = state.effective(key)?;
-        let found: Vec<_> = live.live().iter().map(|live| state.queued_version(key, live).ok_or(*live)).collect();
-        drop(state);
+        let found: Vec<_> = self.look(|state| {
+            let effective = state.effective(key)?;
+            Ok(effective.live().iter().map(|live| state.queued_version(key, live).ok_or(*live)).collect())
+        })?;
         let read = |found: Result<RawVersion, Live>| found.or_else(|live| self.read(key, live.log, live.seq));
         Ok(found.into_iter().map(read).collect())
     }
@@ -339,9 +384,7 @@ impl Engine {
             self.journal.commit()?;
         }
         let key = full_key(collection, key);
-        let state = self.caught_up(lock(&self.state))?;
-        let known = state.durable(&key)?;
-        drop(state);
+        let known = self.look(|state| state.durable(&key))?;
         // What a faulty writer did not name as seen may be live all the same.
         let live: Vec<_> = known.live().iter().map(|live| (live.log, live.seq)).collect();
         let starts = known.seen().iter().map(|seen| (seen.log, seen.seq)).chain(live.iter().copied());
@@ -371,24 +414,7 @@ impl Engine {
         limit: usize,
         only_conflicts: bool,
     ) -> Result<(Vec<(FullKey, KeyState)>, bool)> {
-        let state = self.caught_up(lock(&self.state))?;
-        let mut keys = match &state.index {
-            Some(index) => index.snapshot.keys(range, limit, only_conflicts)?,
-            None => return Err(counterfoil_storage::AppendError::Closed.into()),
-        };
-        let layers = [state.flushing.as_deref(), Some(&state.fresh)].into_iter().flatten();
-        let is_shown = |state: &KeyState| !only_conflicts || state.is_conflict();
-        for layer in layers {
-            let of_layer = layer.states.range::<[u8], _>(range).filter(|(_, state)| is_shown(state));
-            keys.extend(of_layer.take(limit).map(|(key, _)| key.clone()));
-        }
-        keys.extend(state.queued.range::<[u8], _>(range).take(limit).map(|(key, _)| key.clone()));
-        keys.sort_unstable();
-        keys.dedup();
-        let is_more = keys.len() >= limit;
-        keys.truncate(limit);
-        let with_state = |key: FullKey| state.effective(&key).map(|found| (key, found));
-        Ok((keys.into_iter().map(with_state).collect::<Result<_>>()?, is_more))
+        self.look(|state| state.keys(range, limit, only_conflicts))
     }
 
     /// The names of the collections of which a key is known, ascending.
@@ -427,18 +453,14 @@ impl Engine {
         happened_unix_ms: Option<i64>,
     ) -> Result<crate::Receipt> {
         let _writing = lock(&self.writing);
-        let state = self.caught_up(lock(&self.state))?;
         let keys: Vec<_> = writes.iter().map(|write| full_key(write.collection.as_str(), &write.key)).collect();
-        let mut before = Vec::with_capacity(writes.len());
-        for (write, key) in writes.iter().zip(&keys) {
-            let known = state.effective(key)?;
-            if !write.expected.as_ref().is_none_or(|expected| is_as_expected(&known, expected)) {
+        let before: Vec<_> = self.look(|state| keys.iter().map(|key| state.effective(key)).collect())?;
+        for (write, known) in writes.iter().zip(&before) {
+            if !write.expected.as_ref().is_none_or(|expected| is_as_expected(known, expected)) {
                 let key = String::from_utf8_lossy(&write.key).into_owned();
                 return Err(Error::Changed { collection: write.collection.to_string(), key });
             }
-            before.push(known);
         }
-        drop(state);
         let encoded = writes.iter().zip(&before).map(|(write, before)| record::Write {
             collection: write.collection.as_str(),
             key: &write.key,
@@ -480,6 +502,9 @@ fn is_as_expected(known: &KeyState, expected: &[(LogId, Seq)]) -> bool {
 
 impl From<IndexError> for Error {
     fn from(error: IndexError) -> Self {
-        Self::Index { what: error.to_string() }
+        match error.is_storage_full() {
+            true => Self::IndexFull,
+            false => Self::Index { what: error.to_string() },
+        }
     }
 }

@@ -21,11 +21,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{self, IoSlice},
+    io,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use counterfoil_storage::{
@@ -41,6 +41,11 @@ use super::{
     gaps::Gaps,
     state::{KeyState, LogNumbers},
 };
+use crate::store::lock;
+
+mod sums;
+
+use sums::{Backend, Place, SummedFile};
 
 /// Counts the changes to what is written here, and to the records it is made of.
 const FORMAT: u32 = 1;
@@ -68,6 +73,22 @@ pub(crate) enum IndexError {
     Panicked,
 }
 
+impl IndexError {
+    /// Whether it is for want of space.
+    pub(crate) fn is_storage_full(&self) -> bool {
+        let error = match self {
+            Self::File(error) => error,
+            Self::Redb(error) => match &**error {
+                redb::Error::Io(error) => error,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+    }
+}
+
 macro_rules! from_redb {
     ($($name:ident),*) => {$(
         impl From<redb::$name> for IndexError {
@@ -85,43 +106,74 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexEr
     catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(IndexError::Panicked))
 }
 
-/// The file, open.
+/// The file of a store's index, which may be another one tomorrow.
 #[derive(Debug)]
 pub(crate) struct IndexFile {
+    place: Place,
+    cache_bytes: usize,
+    open: Mutex<Arc<OpenFile>>,
+}
+
+/// The file, open.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
     database: Database,
+    file: Arc<SummedFile>,
 }
 
 impl IndexFile {
     /// Opens the store's index, or makes one if there is none that can be used.
-    pub(crate) fn open(vfs: &dyn Vfs, dir: &Path, store: StoreId, cache_bytes: usize) -> Result<Self, IndexError> {
-        let path = dir.join(FILE);
-        match vfs.open(&path, OpenMode::Write) {
-            Ok(file) => match guarded(|| Self::in_file(file, store, cache_bytes)) {
-                Ok(index) => return Ok(index),
+    pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, store: StoreId, cache_bytes: usize) -> Result<Self, IndexError> {
+        let place = Place { vfs, dir: dir.to_owned(), store };
+        let open = Arc::new(OpenFile::open(&place, cache_bytes)?);
+        Ok(Self { place, cache_bytes, open: Mutex::new(open) })
+    }
+
+    /// The file as it is in use.
+    pub(crate) fn current(&self) -> Arc<OpenFile> {
+        Arc::clone(&lock(&self.open))
+    }
+
+    /// Opens the file again after it failed, unless another space has seen to that: with what was last written to it, if
+    /// it is whole, or empty.
+    pub(crate) fn open_again(&self, failed: &Arc<OpenFile>) -> Result<Arc<OpenFile>, IndexError> {
+        let mut open = lock(&self.open);
+        if Arc::ptr_eq(&open, failed) {
+            failed.file.give_up();
+            *open = Arc::new(OpenFile::open(&self.place, self.cache_bytes)?);
+        }
+        Ok(Arc::clone(&open))
+    }
+}
+
+impl OpenFile {
+    fn open(place: &Place, cache_bytes: usize) -> Result<Self, IndexError> {
+        let path = place.dir.join(FILE);
+        match place.vfs.open(&path, OpenMode::Write) {
+            Ok(file) => match guarded(|| Self::in_file(Arc::clone(&file), place.clone(), cache_bytes)) {
+                Ok(open) => return Ok(open),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "the index of collections is made anew");
-                    vfs.remove(&path)?;
+                    // Its space is free at once, though it may be open still.
+                    file.set_len(0)?;
+                    place.vfs.remove(&path)?;
                 }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        Self::in_file(vfs.open(&path, OpenMode::Create)?, store, cache_bytes)
+        let file = place.vfs.open(&path, OpenMode::Create)?;
+        Self::in_file(file, place.clone(), cache_bytes)
     }
 
-    /// Forgets the file: it is made anew when the store is next opened.
-    pub(crate) fn remove(vfs: &dyn Vfs, dir: &Path) {
-        if let Err(error) = vfs.remove(&dir.join(FILE)) {
-            tracing::warn!(%error, "the index of collections can't be removed");
-        }
-    }
-
-    fn in_file(file: Arc<dyn VfsFile>, store: StoreId, cache_bytes: usize) -> Result<Self, IndexError> {
+    fn in_file(file: Arc<dyn VfsFile>, place: Place, cache_bytes: usize) -> Result<Self, IndexError> {
+        let expected = [&FORMAT.to_le_bytes()[..], place.store.as_bytes()].concat();
         let is_new = file.len()? == 0;
+        let (file, is_summed) = SummedFile::new(file, place)?;
+        let file = Arc::new(file);
         let mut builder = Database::builder();
-        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(!is_new);
-        let database = builder.create_with_backend(Backend(file))?;
-        let expected = [&FORMAT.to_le_bytes()[..], store.as_bytes()].concat();
+        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(!is_new && !is_summed);
+        let database = builder.create_with_backend(Backend(Arc::clone(&file)))?;
         if is_new {
             let transaction = database.begin_write()?;
             transaction.open_table(META)?.insert(&[0][..], &expected[..])?;
@@ -132,55 +184,7 @@ impl IndexFile {
                 return Err(IndexError::Foreign);
             }
         }
-        Ok(Self { database })
-    }
-}
-
-/// A file of the store's file system, as redb wants it.
-#[derive(Debug)]
-struct Backend(Arc<dyn VfsFile>);
-
-impl redb::StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
-        while !out.is_empty() {
-            match self.0.read_at(out, offset) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => {
-                    out = &mut out[count..];
-                    offset += count as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
-        while !data.is_empty() {
-            match self.0.write_at(&[IoSlice::new(data)], offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    data = &data[count..];
-                    offset += count as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        Ok(Self { database, file })
     }
 }
 
@@ -218,6 +222,7 @@ type Row = (Vec<u8>, Vec<u8>);
 #[derive(Debug)]
 pub(crate) struct SpaceIndex {
     file: Arc<IndexFile>,
+    open: Arc<OpenFile>,
     space: SpaceName,
 }
 
@@ -230,7 +235,14 @@ pub(crate) struct Snapshot {
 
 impl SpaceIndex {
     pub(crate) fn new(file: Arc<IndexFile>, space: SpaceName) -> Self {
-        Self { file, space }
+        let open = file.current();
+        Self { file, open, space }
+    }
+
+    /// In the file once it was [opened again](IndexFile::open_again) after it failed.
+    pub(crate) fn open_again(&self) -> Result<Self, IndexError> {
+        let open = guarded(|| self.file.open_again(&self.open))?;
+        Ok(Self { file: Arc::clone(&self.file), open, space: self.space.clone() })
     }
 
     fn table_name(&self, table: &str) -> String {
@@ -249,7 +261,7 @@ impl SpaceIndex {
 
     fn open(&self, table: &str) -> Result<Option<Rows>, IndexError> {
         let name = self.table_name(table);
-        match self.file.database.begin_read()?.open_table(TableDefinition::new(&name)) {
+        match self.open.database.begin_read()?.open_table(TableDefinition::new(&name)) {
             Ok(rows) => Ok(Some(rows)),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -286,13 +298,16 @@ impl SpaceIndex {
     }
 
     /// Forgets all about the space.
-    pub(crate) fn clear(&self) -> Result<(), IndexError> {
-        let transaction = self.file.database.begin_write()?;
-        for table in ["taken", "gaps", "unreadable", "logs", "keys", "conflicts"] {
-            let name = self.table_name(table);
-            transaction.delete_table(TableDefinition::<&[u8], &[u8]>::new(&name))?;
-        }
-        Ok(transaction.commit()?)
+    pub(crate) fn cleared(&self) -> Result<(Taken, Snapshot), IndexError> {
+        guarded(|| {
+            let transaction = self.open.database.begin_write()?;
+            for table in ["taken", "gaps", "unreadable", "logs", "keys", "conflicts"] {
+                let name = self.table_name(table);
+                transaction.delete_table(TableDefinition::<&[u8], &[u8]>::new(&name))?;
+            }
+            Ok(transaction.commit()?)
+        })?;
+        self.load()
     }
 
     /// Replaces the states of keys that have changed since `before`, and what has been taken in, in one transaction.
@@ -303,7 +318,7 @@ impl SpaceIndex {
         taken: &Taken,
     ) -> Result<Snapshot, IndexError> {
         let mut numbers = numbers_before.0.clone();
-        let mut transaction = self.file.database.begin_write()?;
+        let mut transaction = self.open.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         {
             let (keys, conflicts) = (self.table_name("keys"), self.table_name("conflicts"));

@@ -1,7 +1,7 @@
 //! What is known of the keys of a space, in layers: what changed of late, what is being written to the index, the index, and
 //! over them what this process has queued.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use counterfoil_storage::{AppendError, Batch, LogId, Receipt, Seq, Watch};
 
@@ -30,8 +30,8 @@ pub(super) struct State {
     pub(super) holes_seen: Option<u64>,
     /// Taking in was begun and did not end.
     pub(super) is_behind: bool,
-    /// The index could not be written: what has changed since stays in memory.
-    pub(super) is_index_lost: bool,
+    /// The fresh layer is written to the index once it is as large: more than usual after that failed.
+    pub(super) flush_at_bytes: usize,
 }
 
 pub(super) struct OpenIndex {
@@ -138,6 +138,30 @@ impl State {
             state.join(&queued.state);
         }
         Ok(state)
+    }
+
+    /// Up to `limit` keys, ascending, with the state of each; and whether there may be more.
+    pub(super) fn keys(
+        &self,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        limit: usize,
+        only_conflicts: bool,
+    ) -> Result<(Vec<(FullKey, KeyState)>, bool)> {
+        let index = self.index.as_ref().ok_or(AppendError::Closed)?;
+        let mut keys = index.snapshot.keys(range, limit, only_conflicts)?;
+        let layers = [self.flushing.as_deref(), Some(&self.fresh)].into_iter().flatten();
+        let is_shown = |state: &KeyState| !only_conflicts || state.is_conflict();
+        for layer in layers {
+            let of_layer = layer.states.range::<[u8], _>(range).filter(|(_, state)| is_shown(state));
+            keys.extend(of_layer.take(limit).map(|(key, _)| key.clone()));
+        }
+        keys.extend(self.queued.range::<[u8], _>(range).take(limit).map(|(key, _)| key.clone()));
+        keys.sort_unstable();
+        keys.dedup();
+        let is_more = keys.len() >= limit;
+        keys.truncate(limit);
+        let with_state = |key: FullKey| self.effective(&key).map(|found| (key, found));
+        Ok((keys.into_iter().map(with_state).collect::<Result<_>>()?, is_more))
     }
 
     /// The last write that is queued and has not failed.

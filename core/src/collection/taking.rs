@@ -12,7 +12,10 @@ use super::{
     index::Taken,
     layers::State,
 };
-use crate::error::Result;
+use crate::{
+    error::{Error, Result},
+    store::lock,
+};
 
 /// Progress is told after so many records.
 const PROGRESS_RECORDS: u64 = 100_000;
@@ -28,7 +31,10 @@ impl Engine {
             return Ok(state);
         }
         state.is_behind = true;
-        let mut state = self.take_all(state)?;
+        let mut state = match self.take_all(state) {
+            Err(Error::Index { what }) => self.index_again(lock(&self.state), &what)?,
+            taken => taken?,
+        };
         state.is_behind = false;
         Ok(state)
     }
@@ -125,7 +131,7 @@ impl Engine {
 
     /// Has the fresh layer written to the index once it is large.
     fn flushed_if_full<'a>(self: &'a Arc<Self>, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        if state.fresh.bytes <= self.layer_bytes_max || state.is_index_lost {
+        if state.fresh.bytes <= state.flush_at_bytes {
             return state;
         }
         let state = self.wait_flushed(state);

@@ -1,6 +1,6 @@
 //! `counterfoil put`, `get`, `delete`, `keys`, `conflicts`, `resolve`, `history`, and `append --collection`.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use counterfoil::Store;
 use serde_json::Value;
@@ -242,6 +242,34 @@ fn a_value_that_is_too_long_is_refused_with_what_to_do_instead() {
     let sandbox = sandbox();
     let ended = sandbox.run_with("put practice.store --collection c 1", &vec![b'x'; 17 << 20]).expect_status(2);
     assert!(ended.only_error().contains("bytes, the limit: keep it in a file"), "{}", ended.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_index_without_space_is_told_with_what_to_do_and_made_once_there_is_some() {
+    let sandbox = sandbox();
+    sandbox.run_with("put practice.store --collection c 1", b"one").expect_status(0);
+    std::fs::remove_file(sandbox.path("practice.store/collections.redb")).unwrap();
+    sandbox.write("two", "two");
+    for (words, status) in
+        [("put practice.store --collection c 1 <two", 2), ("trim practice.store --remove-beyond 0 --mirrors 0", 1)]
+    {
+        // No file may grow over 32 KiB: to the command it is a full disk.
+        let ended = Command::new("sh")
+            .args(["-c", &format!("trap '' XFSZ; ulimit -f 64; exec \"$0\" {words} 2>&1")])
+            .arg(env!("CARGO_BIN_EXE_counterfoil"))
+            .current_dir(sandbox.path(""))
+            .output()
+            .unwrap();
+        let told = String::from_utf8(ended.stdout).unwrap();
+        assert_eq!(ended.status.code(), Some(status), "{words}: {told}");
+        assert!(
+            told.contains("no space left for the index of collections: free some, then try again"),
+            "{words}: {told}"
+        );
+    }
+    sandbox.run_with("put practice.store --collection c 1", b"three").expect_status(0);
+    assert_eq!(sandbox.run("get practice.store --collection c 1").expect_status(0).text(), "three\n");
 }
 
 #[test]

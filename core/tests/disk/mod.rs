@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -18,13 +18,23 @@ pub(crate) struct Disk {
     pub(crate) refuses_reads: Arc<AtomicBool>,
     pub(crate) refuses_flushes: Arc<AtomicBool>,
     pub(crate) is_full: Arc<AtomicBool>,
+    /// No file whose name ends in `.redb` may grow.
+    pub(crate) is_full_for_index: Arc<AtomicBool>,
+    /// Read from such files.
+    pub(crate) index_bytes_read: Arc<AtomicU64>,
 }
 
 impl Disk {
     /// Over another one.
     pub(crate) fn over(files: impl Vfs + 'static) -> Self {
-        let files = Arc::new(files);
-        Self { files, refuses_reads: Arc::default(), refuses_flushes: Arc::default(), is_full: Arc::default() }
+        Self {
+            files: Arc::new(files),
+            refuses_reads: Arc::default(),
+            refuses_flushes: Arc::default(),
+            is_full: Arc::default(),
+            is_full_for_index: Arc::default(),
+            index_bytes_read: Arc::default(),
+        }
     }
 }
 
@@ -39,6 +49,7 @@ impl Default for Disk {
 struct File {
     file: Arc<dyn VfsFile>,
     disk: Disk,
+    is_index: bool,
 }
 
 impl Vfs for Disk {
@@ -46,7 +57,8 @@ impl Vfs for Disk {
         if mode == OpenMode::Create && self.is_full.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        Ok(Arc::new(File { file: self.files.open(path, mode)?, disk: self.clone() }))
+        let is_index = path.extension().is_some_and(|extension| extension == "redb");
+        Ok(Arc::new(File { file: self.files.open(path, mode)?, disk: self.clone(), is_index }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -74,17 +86,29 @@ impl Vfs for Disk {
     }
 }
 
+impl File {
+    /// Whether it may not get as long.
+    fn is_refused(&self, len: u64) -> io::Result<bool> {
+        let is_full = self.disk.is_full.load(Ordering::Relaxed)
+            || (self.is_index && self.disk.is_full_for_index.load(Ordering::Relaxed));
+        Ok(is_full && len > self.file.len()?)
+    }
+}
+
 impl VfsFile for File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         if self.disk.refuses_reads.load(Ordering::Relaxed) {
             return Err(io::Error::other("the head has crashed"));
+        }
+        if self.is_index {
+            self.disk.index_bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         }
         self.file.read_at(buffer, offset)
     }
 
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         let end = offset + buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
-        if self.disk.is_full.load(Ordering::Relaxed) && end > self.file.len()? {
+        if self.is_refused(end)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.file.write_at(buffers, offset)
@@ -102,14 +126,14 @@ impl VfsFile for File {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        if self.disk.is_full.load(Ordering::Relaxed) && len > self.file.len()? {
+        if self.is_refused(len)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.file.set_len(len)
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
-        if self.disk.is_full.load(Ordering::Relaxed) && len > self.file.len()? {
+        if self.is_refused(len)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.file.reserve(len)
