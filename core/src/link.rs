@@ -183,6 +183,9 @@ fn dial(inner: &Inner, config: DialConfig, shared: &Arc<LinkShared>) -> Result<A
                 acks.touch();
             }
         }
+        net::LinkEvent::Silent => {
+            shared.set_silent(format!("{target}: it accepts the connection but does not answer"));
+        }
         // `Connected` comes with the session's own event, `Stopped` from the store.
         _ => {}
     })?;

@@ -77,7 +77,7 @@ pub struct LinkStatus {
     /// Of a sync: the spaces of which this store may not yet have what the peer had when the two ends got in touch, each
     /// with what is in the way and what to do, if anything is known to be.
     pub catching_up: Vec<(SpaceName, Option<String>)>,
-    /// Why the last connection was not made, or ended.
+    /// Why the last connection was not made, or ended, or is not made yet.
     pub last_error: Option<String>,
     /// What `last_error` says does not pass by itself: a certificate, an authority or a name must be changed. The link
     /// goes on trying, since it may be.
@@ -365,6 +365,12 @@ impl LinkShared {
     #[cfg(feature = "net")]
     pub(crate) fn set_stuck(&self) {
         self.now().is_stuck = true;
+    }
+
+    /// Why the ends are not in touch, though an attempt goes on.
+    #[cfg(feature = "net")]
+    pub(crate) fn set_silent(&self, reason: String) {
+        self.now().last_error = Some(reason);
     }
 
     pub(crate) fn was_reached(&self) -> bool {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use counterfoil_storage::{NodeName, SpaceName};
 use serde::Deserialize;
 use thiserror::Error;
+use toml::Spanned;
 
 /// What a node may do with a space. None by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -92,7 +93,7 @@ struct PolicyFile {
 struct GrantEntry {
     node: NodeName,
     space: String,
-    rights: Vec<Right>,
+    rights: Spanned<Vec<Right>>,
 }
 
 #[derive(Deserialize)]
@@ -121,17 +122,23 @@ impl Policy {
         Self { grants: Some(HashMap::new()), denied: HashSet::new() }
     }
 
-    /// Reads a policy. Unknown keys, unknown rights and unusable names are errors that name the line.
+    /// Reads a policy. Unknown keys, unknown rights, grants of none and unusable names are errors that name the line. That nothing asks for
+    /// the right `takeover` yet is logged.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
         let file: PolicyFile = toml::from_str(text).map_err(|error| PolicyError { what: error.to_string() })?;
         let mut nodes = HashMap::<NodeName, NodeGrants>::new();
         for entry in &file.grant {
-            let rights = entry.rights.iter().fold(Rights::NONE, |rights, right| match right {
+            let line = 1 + text[..entry.rights.span().start].matches('\n').count();
+            let rights = entry.rights.get_ref().iter().fold(Rights::NONE, |rights, right| match right {
                 Right::Read => Rights { read: true, ..rights },
                 Right::Write => Rights { write: true, ..rights },
                 Right::Relay => Rights { relay: true, ..rights },
                 Right::Takeover => Rights { takeover: true, ..rights },
             });
+            if rights.takeover {
+                let GrantEntry { node, space, .. } = entry;
+                tracing::warn!(line, %node, %space, "the policy grants takeover, which nothing asks for yet: it gives nothing");
+            }
             let grants = nodes.entry(entry.node.clone()).or_default();
             if entry.space == "*" {
                 grants.all_spaces = grants.all_spaces.union(rights);
@@ -139,6 +146,14 @@ impl Policy {
                 let space = SpaceName::new(&entry.space).map_err(|error| PolicyError { what: error.to_string() })?;
                 let held = grants.spaces.entry(space).or_default();
                 *held = held.union(rights);
+            }
+            if rights == Rights::NONE {
+                let what = format!(
+                    "line {line} grants {} no rights on {}: name some of read, write and relay, or leave the grant out; \
+                     [[deny]] shuts a node out",
+                    entry.node, entry.space
+                );
+                return Err(PolicyError { what });
             }
         }
         let grants = if file.grant.is_empty() { None } else { Some(nodes) };
@@ -216,6 +231,7 @@ mod tests {
             ("[[grant]]\nnode = \"a\"\nspaces = \"s\"\nrights = []", "spaces"),
             ("[[denied]]\nnode = \"a\"", "denied"),
             ("[[grant]", "grant"),
+            ("# all\n[[grant]]\nnode = \"a\"\nspace = \"s\"\nrights = []", "line 5 grants a no rights on s"),
         ] {
             let error = Policy::parse(text).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

@@ -302,6 +302,17 @@ fn lines_of_json_are_put_under_the_keys_that_they_hold() {
 }
 
 #[test]
+fn a_number_and_the_text_that_it_is_written_as_are_one_key_and_help_says_so() {
+    let sandbox = sandbox();
+    let words = "append practice.store --space shared --collection c --key-pointer /id";
+    sandbox.run_with(words, b"{\"id\":5}\n{\"id\":\"5\",\"by\":\"another program\"}\n").expect_status(0);
+    assert_eq!(run(&sandbox, "keys", "").expect_status(0).text(), "5\n");
+    assert_eq!(lines(&run(&sandbox, "history", "5").expect_status(0)).len(), 2, "neither is lost");
+    let help = sandbox.run("append --help").expect_status(0).text().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("5 and \"5\" are one key"), "{help}");
+}
+
+#[test]
 fn what_is_read_beside_a_running_writer_is_what_it_has_made_durable() {
     let sandbox = sandbox();
     let mut append = sandbox.start("append practice.store --space shared --collection c --key-pointer /id --ack");

@@ -172,6 +172,23 @@ fn certificates_are_renewed_at_both_ends_without_dropping_the_link() {
 }
 
 #[test]
+fn a_grant_that_gives_nothing_is_told_with_its_line() {
+    let sandbox = Sandbox::with_practice_and_hub();
+    let grant = |rights| format!("[[grant]]\nnode = \"practice-1\"\nspace = \"*\"\nrights = [{rights}]\n");
+    sandbox.write("policy.toml", grant(""));
+    let ended = sandbox.run("serve hub.store --listen 127.0.0.1:0 --tls tls-hub --policy policy.toml").expect_status(2);
+    let line = ended.only_error();
+    assert!(
+        line.contains("policy.toml") && line.contains("line 4 grants practice-1 no rights on *: name some of"),
+        "{line}"
+    );
+    sandbox.write("policy.toml", grant("\"read\", \"takeover\""));
+    let (hub, _) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let told = hub.wait_for_error("takeover, which nothing asks for yet");
+    assert!(told.contains("line=4") && told.contains("practice-1"), "{told}");
+}
+
+#[test]
 fn a_policy_that_can_t_be_read_is_refused_at_the_start() {
     let sandbox = Sandbox::with_practice_and_hub();
     sandbox.write("policy.toml", "[[grant]]\nnode = \"a\"\nspace = \"b\"\nrights = [\"everything\"]\n");

@@ -199,3 +199,18 @@ fn a_hub_that_serves_syncs_all_that_it_has_and_gets_with_another() {
         running.finish().expect_status(0);
     }
 }
+
+#[test]
+fn a_peer_that_accepts_the_connection_and_is_silent_is_told_as_such() {
+    let sandbox = Sandbox::with_members_and_hub();
+    append(&sandbox, "a", "one\n");
+    // As the kernel does for a process that is stopped.
+    let stopped = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = stopped.local_addr().unwrap().to_string();
+    let mirror = format!("mirror a.store --to hub@{address} --tls tls-a --space s");
+    for words in [sync("a", &address), mirror] {
+        let ended = sandbox.run(&format!("{words} --once --timeout 2")).expect_status(1);
+        let line = ended.only_error();
+        assert!(line.contains(&format!("hub@{address}: it accepts the connection but does not answer")), "{line}");
+    }
+}

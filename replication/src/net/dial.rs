@@ -32,6 +32,8 @@ const PROVEN: Duration = Duration::from_secs(1);
 const WARNING_EVERY: Duration = Duration::from_secs(60);
 /// How long reaching the peer, and the TLS handshake after it, may take, each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that has accepted the connection and says nothing for so long is told to be silent.
+const ANSWER_EXPECTED: Duration = Duration::from_millis(500);
 
 /// Whom to dial: `NODE@ADDR`, the peer's name and where it listens (`host:port`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -100,6 +102,9 @@ pub enum LinkEvent {
     State(LinkState),
     /// The session says something.
     Session(Event),
+    /// The connection was accepted a while ago, and the peer has not answered: its process hangs or is stopped, or something in
+    /// between answers for it. The attempt goes on.
+    Silent,
 }
 
 /// Where a link is.
@@ -364,12 +369,26 @@ impl Shared {
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
                 .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
                 .map_err(|error| Rejection::Io(format!("it can't be reached ({error})")))?;
-            timeout(CONNECT_TIMEOUT, tls.connect(tcp, node)).await.unwrap_or(Err(Rejection::TooSlow(CONNECT_TIMEOUT)))
+            let handshake = self.answered(timeout(CONNECT_TIMEOUT, tls.connect(tcp, node))).await;
+            handshake.unwrap_or(Err(Rejection::TooSlow(CONNECT_TIMEOUT)))
         };
         tokio::select! {
             stream = attempt => stream,
             () = self.until_stopped() => Err(Rejection::HungUp),
         }
+    }
+
+    /// Waits for what begins with an answer of the peer's, and tells if that is late.
+    async fn answered<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = Box::pin(work);
+        tokio::select! {
+            done = &mut work => return done,
+            () = sleep(ANSWER_EXPECTED) => {}
+        }
+        if self.current().state == LinkState::Connecting {
+            (self.events)(LinkEvent::Silent);
+        }
+        work.await
     }
 
     async fn until_stopped(&self) {
@@ -398,7 +417,7 @@ impl Shared {
         let shared = self.clone();
         let (handle, session) = drive(stream, endpoint, move |event| shared.tell(event));
         self.begin(&handle, &policy, brought);
-        let ended = run_until_expiry(&handle, session, expires_at).await;
+        let ended = self.answered(run_until_expiry(&handle, session, expires_at)).await;
         let ready_for = match self.current().state {
             LinkState::Connected { since } => now().duration_since(since),
             _ => Duration::ZERO,

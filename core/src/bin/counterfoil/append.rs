@@ -65,8 +65,8 @@ pub(crate) struct Append {
     /// Put each line, which is JSON, into this collection, under the key that it holds
     #[arg(long, value_name = "C", requires = "key_pointers", conflicts_with = "batch")]
     collection: Option<String>,
-    /// Where the key is: the text at this JSON pointer, as in /id; given again, the texts are joined with /,
-    /// which only the last may hold
+    /// Where the key is: the text at this JSON pointer, as in /id (a whole number, true or false counts as its text: 5 and
+    /// "5" are one key); given again, the texts are joined with /, which only the last may hold
     #[arg(long = "key-pointer", value_name = "POINTER", requires = "collection")]
     key_pointers: Vec<String>,
     /// What a record must reach before it is acknowledged

@@ -17,7 +17,9 @@ impl Pointers {
         }
     }
 
-    /// The key of a line, whose number is told if it has none: the texts, joined with `/`. Only the last text may hold
+    /// The key of a line, whose number is told if it has none: the texts, joined with `/`. A whole number, `true` and `false` count as the
+    /// text that they are written as, so that `5` and `"5"` are one key: what differs in that way is most often one thing that two
+    /// programs wrote down. Only the last text may hold
     /// one: else `A/1` and `2` would make the key that `A` and `1/2` do.
     pub(crate) fn key_of(&self, line: &[u8], number: u64) -> Result<Vec<u8>, Failure> {
         let refuse = |why: String| Failure::Usage(format!("line {number} {why}"));
@@ -53,11 +55,15 @@ mod tests {
     fn a_key_is_the_texts_at_the_pointers() {
         let pointers = |pointers: &[&str]| Pointers::new(&pointers.iter().map(ToString::to_string).collect::<Vec<_>>());
         let line =
-            br#"{"resourceType":"Patient","id":"7","n":5,"a":{"b":["x"]},"slash":"a/b","none":null,"large":12345678901234567890123}"#;
+            br#"{"resourceType":"Patient","id":"7","n":5,"same":"5","yes":true,"half":0.5,"a":{"b":["x"]},"slash":"a/b","none":null,"large":12345678901234567890123}"#;
         for (given, expected) in [
             (&["/id"][..], Ok("7")),
             (&["/resourceType", "/id"], Ok("Patient/7")),
             (&["/a/b/0", "/n"], Ok("x/5")),
+            (&["/n"], Ok("5")),
+            (&["/same"], Ok("5")),
+            (&["/yes"], Ok("true")),
+            (&["/half"], Err("line 3 has a number that is not exact at \"/half\": make it a text")),
             (&["/slash"], Ok("a/b")),
             (&["/id", "/slash"], Ok("7/a/b")),
             (
