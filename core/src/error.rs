@@ -385,7 +385,7 @@ fn append_kind(error: &AppendError) -> ErrorKind {
         AppendError::WouldBlock { .. } => ErrorKind::WouldBlock,
         AppendError::RecordTooLong { .. } => ErrorKind::TooLong,
         AppendError::UnknownLog { .. } => ErrorKind::NotFound,
-        AppendError::ForeignLog { .. } => ErrorKind::Misuse,
+        AppendError::ForeignLog { .. } | AppendError::LogEnded { .. } => ErrorKind::Misuse,
         AppendError::ReadOnly => ErrorKind::ReadOnly,
         AppendError::Closed => ErrorKind::Closed,
         _ => ErrorKind::Disk,

@@ -353,8 +353,11 @@ impl Pump {
 
     /// Runs one session until it fails or is not wanted any more.
     fn session(&mut self) -> Result<(), SessionError> {
-        let begin =
-            |end: &End| Endpoint::new(end.journal.clone(), end.config.clone(), now()).with_acks(end.acks.board());
+        let begin = |end: &End| {
+            // It may have begun another life since the last session.
+            let config = SessionConfig { incarnation: end.journal.identity().incarnation, ..end.config.clone() };
+            Endpoint::new(end.journal.clone(), config, now()).with_acks(end.acks.board())
+        };
         let mut endpoints = [begin(&self.ends[0]), begin(&self.ends[1])];
         let mut line = BytesMut::new();
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -371,6 +374,7 @@ impl Pump {
                     is_busy = true;
                     self.hear(index, event);
                 }
+                near.check_rewound()?;
             }
             if !is_busy {
                 wait(&endpoints);

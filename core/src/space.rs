@@ -3,13 +3,13 @@
 use std::{
     fmt,
     ops::{Bound, RangeBounds},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
 use counterfoil_storage::{
-    Attributes, Genesis, Head, Journal, LogId, LogInfo, LogWriter, NodeName, Parent, ReadError, RecordKind, Seq,
-    SpaceName,
+    AppendError, Attributes, Genesis, Head, Journal, LogId, LogInfo, LogWriter, NodeName, Parent, ReadError,
+    RecordKind, Seq, SpaceName,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -40,22 +40,20 @@ pub struct Space {
 /// What all handles of a space share.
 pub(crate) struct SpaceState {
     pub(crate) name: SpaceName,
-    writer: OnceLock<LogWriter>,
-    /// Held while the own log is looked up or made.
-    making: Mutex<()>,
+    /// Of the own log, once that was looked up or made.
+    writer: RwLock<Option<LogWriter>>,
     /// What its collections share, once one is opened.
     #[cfg(feature = "collections")]
-    pub(crate) engine: Mutex<Option<Arc<crate::collection::Engine>>>,
+    pub(crate) engine: std::sync::Mutex<Option<Arc<crate::collection::Engine>>>,
 }
 
 impl SpaceState {
     pub(crate) fn new(name: SpaceName) -> Self {
         Self {
             name,
-            writer: OnceLock::new(),
-            making: Mutex::new(()),
+            writer: RwLock::default(),
             #[cfg(feature = "collections")]
-            engine: Mutex::default(),
+            engine: std::sync::Mutex::default(),
         }
     }
 }
@@ -97,7 +95,7 @@ impl Space {
     /// closed or read-only.
     pub fn append(&self, body: impl AsRef<[u8]>) -> Result<Receipt> {
         let body = body.as_ref();
-        let stored = self.writer()?.append(body)?;
+        let stored = self.write(|writer| writer.append(body))?;
         self.inner.appended.count(1, body.len() as u64);
         Ok(self.receipt(stored))
     }
@@ -110,7 +108,7 @@ impl Space {
     ///
     /// Nothing was queued: as of [`append`](Self::append), or they are too long together.
     pub fn append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt> {
-        let stored = self.writer()?.append_all(bodies)?;
+        let stored = self.write(|writer| writer.append_all(bodies))?;
         self.count(bodies);
         Ok(self.receipt(stored))
     }
@@ -132,7 +130,7 @@ impl Space {
     ///
     /// As of [`try_append`](Self::try_append).
     pub fn try_append_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Receipt> {
-        let stored = self.writer()?.try_append_all(bodies)?;
+        let stored = self.write(|writer| writer.try_append_all(bodies))?;
         self.count(bodies);
         Ok(self.receipt(stored))
     }
@@ -191,13 +189,31 @@ impl Space {
     /// This node's own log, which is made if need be.
     #[cfg(feature = "collections")]
     pub(crate) fn own_log_to_write(&self) -> Result<LogId> {
-        Ok(self.writer()?.log())
+        self.write(|writer| match writer.has_ended() {
+            true => Err(AppendError::LogEnded { log: writer.log() }),
+            false => Ok(writer.log()),
+        })
+    }
+
+    /// Appends a record of a kind, if this node's own log is `log` still.
+    #[cfg(feature = "collections")]
+    pub(crate) fn append_to(
+        &self,
+        log: LogId,
+        kind: RecordKind,
+        happened_at: Option<SystemTime>,
+        body: &[u8],
+    ) -> Result<Receipt> {
+        let attributes = Attributes { kind, happened_unix_ms: happened_at.map(time::to_unix_ms) };
+        let stored = self.inner.journal.writer(log).and_then(|writer| writer.append_with(attributes, &[body], true))?;
+        self.inner.appended.count(1, body.len() as u64);
+        Ok(self.receipt(stored))
     }
 
     /// Appends a record of a kind.
     pub(crate) fn append_as(&self, kind: RecordKind, happened_at: Option<SystemTime>, body: &[u8]) -> Result<Receipt> {
         let attributes = Attributes { kind, happened_unix_ms: happened_at.map(time::to_unix_ms) };
-        let stored = self.writer()?.append_with(attributes, &[body], true)?;
+        let stored = self.write(|writer| writer.append_with(attributes, &[body], true))?;
         self.inner.appended.count(1, body.len() as u64);
         Ok(self.receipt(stored))
     }
@@ -218,8 +234,9 @@ impl Space {
 
     /// This node's own log, if it has begun.
     pub fn own_log(&self) -> Option<LogId> {
-        let writer = self.state.writer.get().map(LogWriter::log);
-        writer.or_else(|| self.find_own(&self.logs()).map(|info| info.id))
+        let writer = self.state.writer.read().unwrap_or_else(PoisonError::into_inner);
+        let queued = writer.as_ref().filter(|writer| !writer.has_ended()).map(LogWriter::log);
+        queued.or_else(|| self.find_own(&self.logs()).map(|info| info.id))
     }
 
     /// Reads the space's durable records.
@@ -354,21 +371,33 @@ impl Space {
         logs.filter(|(ahead, _)| *ahead > self.inner.clock_ahead_max).map(|(ahead, info)| (info, ahead)).collect()
     }
 
-    fn writer(&self) -> Result<&LogWriter> {
-        if let Some(writer) = self.state.writer.get() {
-            return Ok(writer);
+    /// Does something with the writer of this node's own log, which is made if need be; once more, with that of another log, if the
+    /// node has begun a new life.
+    fn write<T>(&self, write: impl Fn(&LogWriter) -> Result<T, AppendError>) -> Result<T> {
+        loop {
+            let writer = self.state.writer.read().unwrap_or_else(PoisonError::into_inner);
+            match writer.as_ref().map(&write) {
+                None | Some(Err(AppendError::LogEnded { .. })) => {}
+                Some(result) => return Ok(result?),
+            }
+            drop(writer);
+            self.find_writer()?;
         }
-        let _making = self.state.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(writer) = self.state.writer.get() {
-            return Ok(writer);
+    }
+
+    /// Looks up this node's own log, or makes it.
+    fn find_writer(&self) -> Result<()> {
+        let mut writer = self.state.writer.write().unwrap_or_else(PoisonError::into_inner);
+        let _life = self.inner.journal.hold_life();
+        if writer.as_ref().is_none_or(LogWriter::has_ended) {
+            let logs = self.logs();
+            let log = match self.find_own(&logs) {
+                Some(own) => own.id,
+                None => self.inner.journal.create_log(self.genesis(&logs))?,
+            };
+            *writer = Some(self.inner.journal.writer(log)?);
         }
-        let logs = self.logs();
-        let log = match self.find_own(&logs) {
-            Some(own) => own.id,
-            None => self.inner.journal.create_log(self.genesis(&logs))?,
-        };
-        let writer = self.inner.journal.writer(log)?;
-        Ok(self.state.writer.get_or_init(|| writer))
+        Ok(())
     }
 
     /// The log that this life of this node writes.

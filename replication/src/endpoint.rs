@@ -241,6 +241,17 @@ fn failure_of(error: &ReadError, from: Seq) -> FetchFailure {
     }
 }
 
+/// Whether a log that ends there elsewhere is longer than here, or has another history.
+fn is_rewound(journal: &Journal, log: LogId, remote: Head) -> bool {
+    let Some(last) = remote.next_seq.0.checked_sub(1) else { return false };
+    match journal.log(log) {
+        Some(info) if info.durable.next_seq >= remote.next_seq => {
+            matches!(journal.read_batch(log, Seq(last)), Ok(Some(batch)) if batch.head() != remote)
+        }
+        _ => true,
+    }
+}
+
 impl Endpoint {
     /// Begins a session over `journal`.
     pub fn new(journal: Journal, config: SessionConfig, now: Instant) -> Self {
@@ -306,6 +317,7 @@ impl Endpoint {
     /// Call when the journal's watch says that something became durable, or that the journal failed, and when there are
     /// acks to pass on.
     pub fn handle_journal(&mut self, now: Instant) -> Result<(), SessionError> {
+        self.check_life()?;
         match self.news.take(self.session.spaces()) {
             Changed::Spaces(spaces) => spaces.iter().for_each(|space| self.update(now, space)),
             Changed::Logs(logs) => logs.into_iter().for_each(|log| self.update_log(now, log)),
@@ -318,11 +330,40 @@ impl Endpoint {
 
     /// Call when [`poll_timeout`](Self::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), SessionError> {
+        self.check_life()?;
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.store(now)?;
         }
         self.session.handle_timeout(now)
+    }
+
+    /// Call after events were taken: if the peer's word shows that this node was rolled back, its store begins a new life, and the
+    /// session ends, so that the next one is of that life. Drivers that never call it only tell what they see. It blocks then,
+    /// while the disk does.
+    pub fn check_rewound(&mut self) -> Result<(), SessionError> {
+        while let Some((log, remote)) = self.session.poll_claim() {
+            if !is_rewound(&self.journal, log, remote) {
+                continue;
+            }
+            let peer = &self.session.config().peer;
+            tracing::warn!(%log, %peer, next_seq = %remote.next_seq, "a peer holds what this node wrote and does not have: it was rolled back");
+            match self.journal.begin_new_life(self.session.config().incarnation) {
+                Ok(()) => return Err(SessionError::NewLife),
+                Err(error) => {
+                    tracing::warn!(%log, %error, "this node goes on in the same logs though it was rolled back")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The session of an earlier life of this node ends.
+    fn check_life(&self) -> Result<(), SessionError> {
+        match self.journal.identity().incarnation == self.session.config().incarnation {
+            true => Ok(()),
+            false => Err(SessionError::NewLife),
+        }
     }
 
     /// Call when the policy was reloaded. An error (the peer is denied now) ends the session.
@@ -491,6 +532,7 @@ impl Endpoint {
             Some(_) => Ok(log),
             // Nobody but this node begins its logs: one that it does not know is not to become its own.
             None if self.is_own(&request.genesis) => {
+                self.session.note_claim(log, request.batch.head());
                 self.session.handle_store_failed(now, log, StoreFailure::Forged);
                 return Ok(Ok(()));
             }

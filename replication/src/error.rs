@@ -64,6 +64,9 @@ pub enum SessionError {
     /// This node's store failed.
     #[error("the store here failed: {0}")]
     Store(#[from] AppendError),
+    /// This node was rolled back, as a peer's word shows, and has begun another life than this session's.
+    #[error("this store was rolled back: a peer holds what it wrote and lost; it goes on in new logs")]
+    NewLife,
 }
 
 impl SessionError {
@@ -77,6 +80,7 @@ impl SessionError {
             Self::Denied { .. } => Some(CloseReason::Denied),
             Self::HandshakeTimeout { .. } | Self::Silent { .. } => Some(CloseReason::Silent),
             Self::Store(_) => Some(CloseReason::StoreFailed),
+            Self::NewLife => Some(CloseReason::Shutdown),
             Self::ClosedByPeer { .. } => None,
         }
     }

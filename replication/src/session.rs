@@ -11,6 +11,7 @@ mod mending;
 mod passing;
 mod permission;
 mod reconciling;
+mod rewound;
 mod sending;
 mod source;
 mod state;
@@ -166,6 +167,8 @@ pub struct Session {
     /// Control messages in order; at most `limits.control_max` that the peer caused.
     control: VecDeque<Message>,
     events: VecDeque<Event>,
+    /// Logs of this node of which the peer holds more, or something else; at most 16.
+    claims: Vec<(LogId, Head)>,
     source: SourceQueues,
     target: TargetQueues,
     passing: PassingQueues,
@@ -220,6 +223,7 @@ impl Session {
             loads: VecDeque::new(),
             control: VecDeque::from([Message::Hello(hello)]),
             events: VecDeque::new(),
+            claims: Vec::new(),
             source: SourceQueues::default(),
             target: TargetQueues::default(),
             passing: PassingQueues::default(),

@@ -14,6 +14,7 @@ mod holes_file;
 mod identity;
 mod index;
 mod info;
+mod life;
 mod logs_file;
 mod mend;
 mod options;
@@ -48,6 +49,7 @@ pub use arrivals::ArrivalReader;
 pub use error::{AppendError, DiskError, MendError, OpenError, Place, ReadError, StoreError};
 pub use identity::Identity;
 pub use info::{JournalStats, LogInfo};
+pub use life::{NewLifeError, PresentLife};
 pub use options::{Lives, Options, RandomLives};
 pub use read::LogReader;
 pub use receipt::Receipt;
@@ -62,7 +64,8 @@ use self::{
     digests::Hasher,
     fill::Filler,
     identity::{BoundIdentity, Raising},
-    queue::{Queue, QueueState},
+    life::Lifetimes,
+    queue::{Queue, QueueState, Writer},
     read::{BatchCache, IndexCache},
     recovery::Frontier,
     retention::Retention,
@@ -224,7 +227,7 @@ impl Journal {
             lock: Mutex::new(lock),
             mending: Mutex::new(()),
             recorded_holes: Mutex::new(opened.recorded_holes),
-            identity: opened.identity,
+            lifetimes: Lifetimes::new(opened.identity),
             options,
         });
         shared.restore_queue();
@@ -250,9 +253,9 @@ impl Journal {
         Ok((Self { shared, guard: Arc::new(guard) }, opened.recovery))
     }
 
-    /// Who this store is.
+    /// Who this store is, in its present life.
     pub fn identity(&self) -> &Identity {
-        &self.shared.identity
+        self.shared.identity()
     }
 
     /// The store's folder.
@@ -292,8 +295,10 @@ impl Journal {
     pub fn writer(&self, log: LogId) -> Result<LogWriter, AppendError> {
         let queue = self.shared.queue_for_writing()?;
         let slot = queue.slot(log).ok_or(AppendError::UnknownLog { log })?;
-        if !queue.log(slot).own {
-            return Err(AppendError::ForeignLog { log });
+        match queue.log(slot).writer {
+            Writer::This => {}
+            Writer::Ending => return Err(AppendError::LogEnded { log }),
+            Writer::Other => return Err(AppendError::ForeignLog { log }),
         }
         drop(queue);
         Ok(LogWriter { journal: self.clone(), log, slot })
@@ -329,7 +334,7 @@ impl Journal {
             return self.duplicate_or_diverged(&batch, wait);
         }
         let follows = known.foreign_head() == Some(Head { next_seq, digest: batch.header().previous });
-        if known.own || (first_seq == next_seq && !follows) {
+        if known.writer != Writer::Other || (first_seq == next_seq && !follows) {
             drop(queue);
             return Err(self.diverged(log, first_seq));
         }
@@ -528,7 +533,8 @@ impl Journal {
 
 impl Shared {
     fn is_own(&self, genesis: &Genesis) -> bool {
-        genesis.node == self.identity.node && genesis.nonce == *self.identity.incarnation.as_bytes()
+        let identity = self.identity();
+        genesis.node == identity.node && genesis.nonce == *identity.incarnation.as_bytes()
     }
 
     fn queue_for_writing(&self) -> Result<MutexGuard<'_, Queue>, AppendError> {
@@ -541,7 +547,7 @@ impl Shared {
         let mut clock = Hlc::ZERO;
         let mut own_spaces = BTreeSet::new();
         for (_, row) in &logs {
-            if row.genesis.node != self.identity.node {
+            if row.genesis.node != self.identity().node {
                 continue;
             }
             own_spaces.insert(&row.genesis.space);
@@ -568,7 +574,7 @@ impl Shared {
             let ids = view.spaces.get(space).map_or(&[][..], |space| &space.logs);
             let rows = ids.iter().filter_map(|id| view.log(*id)).map(|state| (state.id, &state.row));
             let is_recent = |time: Hlc| time.unix_ms().saturating_add(BATCH_MS_MAX) >= wall_unix_ms;
-            let recent = rows.filter(|(_, row)| row.genesis.node != self.identity.node && is_recent(row.last_time));
+            let recent = rows.filter(|(_, row)| row.genesis.node != self.identity().node && is_recent(row.last_time));
             recent.filter_map(|(id, row)| Some((id, Seq(row.head.next_seq.0.checked_sub(1)?)))).collect()
         };
         for (log, last) in ends {

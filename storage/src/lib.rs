@@ -25,8 +25,8 @@ pub use ids::{
 };
 pub use journal::{
     AppendError, ArrivalReader, Damage, DiskError, Finding, Freed, Identity, Journal, JournalStats, Lives, LogInfo,
-    LogReader, LogWriter, MAX_APPEND_LEN, MendError, OpenError, Options, Place, RandomLives, ReadError, Receipt,
-    Recovery, StoreError, Stored, TrimError, VerifyReport, Watch, verify,
+    LogReader, LogWriter, MAX_APPEND_LEN, MendError, NewLifeError, OpenError, Options, Place, PresentLife, RandomLives,
+    ReadError, Receipt, Recovery, StoreError, Stored, TrimError, VerifyReport, Watch, verify,
 };
 pub use time::{Hlc, SystemClock, WallClock};
 pub use varint::{read as read_varint, write as write_varint};

@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use counterfoil_storage::SpaceName;
+use counterfoil_storage::{AppendError, SpaceName};
 
 use super::{Collection, Key, encode_key, engine::NewWrite};
-use crate::{error::Result, receipt::Receipt, space::Space, time};
+use crate::{
+    error::{Error, Result},
+    receipt::Receipt,
+    space::Space,
+    time,
+};
 
 /// Writes to several keys, of one or more collections of a space, that are made together or not at all: here, after a
 /// crash, and at every other node. From [`Space::transaction`].
@@ -88,6 +93,14 @@ pub(super) fn write_all(space: &Space, writes: &[NewWrite], happened_at: Option<
     if writes.is_empty() {
         return Err(crate::Error::EmptyTransaction);
     }
-    let append = |body: &[u8]| space.append_as(crate::read::COLLECTION, happened_at, body);
-    space.engine()?.write(space.own_log_to_write()?, writes, append, happened_at.map(time::to_unix_ms))
+    let engine = space.engine()?;
+    loop {
+        let own = space.own_log_to_write()?;
+        let append = |body: &[u8]| space.append_to(own, crate::read::COLLECTION, happened_at, body);
+        match engine.write(own, writes, append, happened_at.map(time::to_unix_ms)) {
+            // This node has begun a new life meanwhile, and writes another log.
+            Err(Error::Append(AppendError::LogEnded { .. } | AppendError::ForeignLog { .. })) => {}
+            result => return result,
+        }
+    }
 }

@@ -255,6 +255,7 @@ where
         self.commit();
         busy |= self.start_fetches()?;
         self.deliver_events();
+        self.input(|endpoint, _| endpoint.check_rewound())?;
         self.fill_output()?;
         busy |= self.poll_write(cx)?;
         Ok(busy)

@@ -34,6 +34,7 @@ impl Session {
             let is_awaited = self.is_awaited(log);
             self.set_outgoing(id, Outgoing::Ahead { remote });
             if !is_awaited {
+                self.note_claim(id, remote);
                 self.events.push_back(Event::Ahead { log: id, local, remote });
             }
         } else if remote.next_seq == local.next_seq {
@@ -175,8 +176,9 @@ impl Session {
                 _ => log.peer_head,
             };
         }
-        if matches!(reason, ParkReason::Diverged { .. }) {
+        if let ParkReason::Diverged { target_head, .. } = reason {
             self.disbelieve(id);
+            self.note_claim(id, target_head);
         }
         self.set_outgoing(id, Outgoing::Parked(reason.clone()));
         self.control.push_back(Message::Park(Park { log: id, flow: Flow::Outgoing, reason: reason.clone() }));

@@ -216,6 +216,9 @@ impl Session {
             check_batch(&batch, tail)
         };
         if let Some(reason) = wrong {
+            if matches!(reason, ParkReason::Rewound { .. }) {
+                self.note_claim(id, batch.head());
+            }
             self.settle(index, len_bytes);
             self.park_incoming(id, reason);
             return Ok(());

@@ -5,6 +5,7 @@ mod mending;
 mod passing;
 mod permission;
 mod reconciling;
+mod rewound;
 mod streaming;
 mod sync;
 mod transcript;

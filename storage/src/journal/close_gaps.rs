@@ -207,7 +207,7 @@ impl Shared {
         let vfs = &*self.options.vfs;
         let next = vfs.open(&segment::path(&self.dir, gap.next), OpenMode::Write)?;
         let (HeaderState::Whole(header) | HeaderState::OneCopy(header)) =
-            SegmentHeader::read(&*next, self.identity.store, gap.next)?
+            SegmentHeader::read(&*next, self.identity().store, gap.next)?
         else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the header of the segment behind can't be read"));
         };
@@ -237,7 +237,7 @@ impl Shared {
         let vfs = &*self.options.vfs;
         let path = segment::path(&self.dir, number);
         let file = vfs.open(&path, OpenMode::Write)?;
-        let state = SegmentHeader::read(&*file, self.identity.store, number)?;
+        let state = SegmentHeader::read(&*file, self.identity().store, number)?;
         if !matches!(state, HeaderState::Unreadable) && file.len()? <= EMPTY_LEN_MAX {
             return Ok(file);
         }

@@ -18,7 +18,8 @@ use super::{
     fill::{Filler, SealJob},
     frame::FrameKind,
     holes_file::RecordedHoles,
-    identity::{Extent, Identity},
+    identity::Extent,
+    life::Lifetimes,
     queue::{self, Group, Queue, QueueState, SealedHead},
     read::{BatchCache, IndexCache},
     retention::Retention,
@@ -53,7 +54,7 @@ pub(crate) const NUDGE_BYTES: usize = 1 << 20;
 pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
-    pub(crate) identity: Identity,
+    pub(crate) lifetimes: Lifetimes,
     pub(crate) queue: Mutex<Queue>,
     /// Told when the queue has been taken, or nothing can be queued any more.
     pub(crate) room: Condvar,

@@ -167,6 +167,13 @@ pub enum AppendError {
         /// The log.
         log: LogId,
     },
+    /// The log is of an earlier life of this node, which turned out to have been rolled back: see
+    /// [`Journal::begin_new_life`](super::Journal::begin_new_life).
+    #[error("log {log} has ended, since this store was rolled back: append to a log of the node's present life")]
+    LogEnded {
+        /// The log.
+        log: LogId,
+    },
     /// The store was opened to read only.
     #[error("the store was opened to read only: open it for writing")]
     ReadOnly,

@@ -52,13 +52,23 @@ pub(crate) enum Item {
     OutOfOrder { slot: usize, entry: FrameEntry },
 }
 
+/// Who writes a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// This node, in its present life.
+    This,
+    /// This node, which takes no more records for it, since its life is about to end.
+    Ending,
+    /// Another node, or this one in an earlier life.
+    Other,
+}
+
 /// A log as far as it is queued.
 #[derive(Debug)]
 pub(crate) struct LogQueue {
     pub(crate) id: LogId,
     pub(crate) genesis: Arc<Genesis>,
-    /// Written by this node in this incarnation.
-    pub(crate) own: bool,
+    pub(crate) writer: Writer,
     /// Sequence number of the next record.
     pub(crate) next_seq: Seq,
     /// Where the sealed batches end. None once whoever leads has taken batches of this log to seal, until
@@ -199,7 +209,7 @@ impl Queue {
         self.logs.push(LogQueue {
             id,
             genesis,
-            own,
+            writer: if own { Writer::This } else { Writer::Other },
             next_seq,
             sealed,
             unsealed,
@@ -208,6 +218,22 @@ impl Queue {
             is_ahead: false,
         });
         slot
+    }
+
+    /// Has this node's logs take no more records, or go on.
+    pub(crate) fn end_own_logs(&mut self, has_ended: bool) {
+        let (before, after) = if has_ended { (Writer::This, Writer::Ending) } else { (Writer::Ending, Writer::This) };
+        self.logs.iter_mut().filter(|log| log.writer == before).for_each(|log| log.writer = after);
+    }
+
+    /// Makes the logs that have ended, of which nothing is queued, like those of others: each goes on, if it does, where `head_at` says that
+    /// it durably ends.
+    pub(crate) fn give_up_own_logs(&mut self, head_at: impl Fn(usize) -> Option<Head>) {
+        for (slot, log) in self.logs.iter_mut().enumerate().filter(|(_, log)| log.writer == Writer::Ending) {
+            let head = head_at(slot).unwrap_or_else(|| log.genesis.head());
+            debug_assert_eq!(log.next_seq, head.next_seq, "what was queued is durable");
+            (log.writer, log.sealed, log.open) = (Writer::Other, Some(head), None);
+        }
     }
 
     /// Queues the announcement of a log unless that has been done; whether it did.

@@ -271,7 +271,7 @@ impl Shared {
     }
 
     fn header_in(&self, file: &dyn VfsFile, number: SegmentNumber) -> io::Result<Option<SegmentHeader>> {
-        Ok(match SegmentHeader::read(file, self.identity.store, number)? {
+        Ok(match SegmentHeader::read(file, self.identity().store, number)? {
             HeaderState::Whole(header) | HeaderState::OneCopy(header) => Some(header),
             HeaderState::Unused | HeaderState::Unreadable => None,
         })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Journal, MAX_APPEND_LEN, Receipt, error::AppendError};
+use super::{Journal, MAX_APPEND_LEN, Receipt, error::AppendError, queue::Writer};
 use crate::{
     batch::Attributes,
     ids::{LogId, Seq},
@@ -20,6 +20,11 @@ impl LogWriter {
     /// The log.
     pub fn log(&self) -> LogId {
         self.log
+    }
+
+    /// Whether it takes no more records, since a new life of the node has begun: see [`Journal::begin_new_life`].
+    pub fn has_ended(&self) -> bool {
+        self.journal.shared.queue().log(self.slot).writer != Writer::This
     }
 
     /// Sequence number that the next record will get, what is queued included.
@@ -71,6 +76,9 @@ impl LogWriter {
         }
         let wall_unix_ms = shared.options.clock.unix_ms();
         let mut queue = shared.make_room(shared.queue(), Some(self.slot), wait)?;
+        if queue.log(self.slot).writer != Writer::This {
+            return Err(AppendError::LogEnded { log: self.log });
+        }
         let first_seq = queue.log(self.slot).next_seq;
         for body in bodies {
             queue.push_record(self.slot, wall_unix_ms, attributes, body.as_ref());

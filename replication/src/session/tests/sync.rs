@@ -8,7 +8,7 @@ use crate::message::{CaughtUp, Refusal};
 const MEMBER: &str = "[[grant]]\nnode = \"p\"\nspace = \"s\"\nrights = [\"read\", \"write\"]";
 
 /// A practice that syncs the space `s` with a hub, which lets it read and write its own logs.
-fn member_and_hub() -> (Node, Node) {
+pub(super) fn member_and_hub() -> (Node, Node) {
     let hub = Node::with("hub", "p", &[], Policy::parse(MEMBER).unwrap(), Limits::default());
     (Node::new("p", "hub", &[("s", Direction::Both)]), hub)
 }
@@ -222,7 +222,7 @@ fn what_a_peer_was_believed_to_hold_is_taken_back_when_it_turns_out_to_be_anothe
 }
 
 /// A log that the node writes in its present life.
-fn append_own(node: &mut Node, name: &str, bodies: &[&str]) -> LogId {
+pub(super) fn append_own(node: &mut Node, name: &str, bodies: &[&str]) -> LogId {
     let genesis = Genesis::new(space("s"), self::node(name), *incarnation(name).as_bytes());
     let id = genesis.log_id();
     let log = node.logs.entry(id).or_insert_with(|| ModelLog {

@@ -74,7 +74,7 @@ fn read_on(shared: &Shared, frontier: &mut Option<Frontier>) -> Result<(), OpenE
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened.map_err(failed("opening", &path))?,
         };
-        let state = SegmentHeader::read(&*file, shared.identity.store, next).map_err(failed("reading", &path))?;
+        let state = SegmentHeader::read(&*file, shared.identity().store, next).map_err(failed("reading", &path))?;
         let (HeaderState::Whole(header) | HeaderState::OneCopy(header)) = state else { return Ok(()) };
         if let Some(frontier) = frontier.as_mut() {
             // What was written between the look at the last segment and at this one; then all of it counts.
