@@ -26,7 +26,7 @@ pub use ours::Counterfoil;
 pub use pair::{Pair, Pairing, Waiter, line_of};
 pub use payload::{Payload, RECORD_BYTES};
 pub use reconciling_cost::{Cost, LeastReconciling, OurReconciling, Reconciler};
-pub use remote_limit::RemoteLimit;
+pub use remote_limit::{RemoteDisk, RemoteLimit};
 pub use segments::{Frames, Segments, Snapshot, Spot};
 pub use shaper::{Line, Shaper};
 pub use system::{Body, Contender, Outcome, Reader, Remark, System};

@@ -67,12 +67,7 @@ impl Pairing for RemoteLimit {
     }
 
     fn start(&self, dir: &Path, workload: Workload) -> Outcome<Box<dyn Pair>> {
-        let disk = if workload == Workload::O {
-            let [here, there] = ["here", "there"].map(|name| Segments::create(&dir.join(name)));
-            Some(Mutex::new(RemoteDisk::connect(here?, there?)?))
-        } else {
-            None
-        };
+        let disk = if workload == Workload::O { Some(Mutex::new(RemoteDisk::within(dir)?)) } else { None };
         let certificates = matches!(self, Self::Tls).then(Certificates::new).transpose()?;
         let (dir, line) = (dir.to_owned(), line_of(workload));
         Ok(Box::new(Running { certificates, dir, line, disk, stock: Mutex::default(), copy: None, copies: 0 }))
@@ -286,15 +281,17 @@ fn receive(listener: &TcpListener, config: Option<Arc<ServerConfig>>, target: &P
 
 /// Two disks with a connection between: a record is flushed here, sent, flushed there, and confirmed.
 #[derive(Debug)]
-struct RemoteDisk {
+pub struct RemoteDisk {
     stream: TcpStream,
     segments: Segments,
     frames: Frames,
 }
 
 impl RemoteDisk {
-    /// Keeps records in `here`, and in `there` beyond a TCP connection.
-    fn connect(here: Segments, there: Segments) -> io::Result<Self> {
+    /// Keeps records in the folder `here` of `dir`, and in `there` beyond a TCP connection.
+    pub fn within(dir: &Path) -> io::Result<Self> {
+        let [here, there] = ["here", "there"].map(|name| Segments::create(&dir.join(name)));
+        let (here, there) = (here?, there?);
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let stream = connect(listener.local_addr()?)?;
         let (accepted, _) = listener.accept()?;
@@ -305,9 +302,19 @@ impl RemoteDisk {
 
     /// Returns once `record` is durable on both.
     fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        self.keep(record)?;
+        self.pass_on(record)
+    }
+
+    /// Returns once `record` is durable here.
+    pub fn keep(&mut self, record: &[u8]) -> io::Result<()> {
         self.frames.push(record);
         self.segments.write(&mut self.frames)?;
-        self.segments.sync()?;
+        self.segments.sync()
+    }
+
+    /// Returns once `record` is durable there.
+    pub fn pass_on(&mut self, record: &[u8]) -> io::Result<()> {
         self.stream.write_all(record)?;
         self.stream.read_exact(&mut [0])
     }

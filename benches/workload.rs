@@ -333,8 +333,7 @@ impl Workload {
 
     /// Whether it is asked of Counterfoil alone: a bound that holds whatever others reach.
     pub fn is_asked_of_us_alone(self) -> bool {
-        matches!(self, Self::Mem | Self::G1e5 | Self::H1e5 | Self::Hkill | Self::H100g | Self::W | Self::R)
-            || self.is_of_keys()
+        matches!(self, Self::Mem | Self::G1e5 | Self::H1e5 | Self::Hkill | Self::H100g | Self::W) || self.is_of_keys()
     }
 
     /// Whether it is of a collection of many keys.

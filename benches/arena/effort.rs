@@ -143,7 +143,9 @@ impl Effort {
         match workload {
             Workload::C | Workload::Kput => self.rounds_of_c,
             Workload::Disk | Workload::Mem | Workload::Kmem => 1,
-            Workload::A | Workload::B | Workload::B2 | Workload::E | Workload::E10k => self.rounds_of_short,
+            Workload::A | Workload::B | Workload::B2 | Workload::E | Workload::E10k | Workload::R => {
+                self.rounds_of_short
+            }
             _ => self.rounds,
         }
     }

@@ -119,6 +119,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         archives: BTreeMap::new(),
         keyed: None,
         chain: None,
+        far_disk: None,
     };
     let mut chapters = Vec::new();
     for workload in &arguments.workloads {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _, path::Path, thread};
 
-use counterfoil_benches::{Archive, Contender, Counterfoil, Outcome, System, Workload, folder};
+use counterfoil_benches::{Archive, Contender, Counterfoil, Limit, Outcome, System, Workload, folder};
 use tempfile::TempDir;
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     progress::Progress,
     report::{Entry, Results, Series},
     turn::{self, Bodies, Turn, now},
-    ways::{self, Chain},
+    ways::{self, Chain, FarDisk},
 };
 
 pub(crate) struct Arena<'a> {
@@ -26,6 +26,7 @@ pub(crate) struct Arena<'a> {
     pub(crate) keyed: Option<TempDir>,
     /// Of R, while it runs.
     pub(crate) chain: Option<Chain>,
+    pub(crate) far_disk: Option<FarDisk>,
 }
 
 /// A system's store and, while it is open, the system.
@@ -92,6 +93,7 @@ impl Arena<'_> {
                 }
             }
         }
+        self.far_disk = None;
         if let Some(Err(error)) = self.chain.take().map(Chain::end) {
             results.absent.push((Counterfoil.name(), format!("failed: {error}")));
         }
@@ -109,6 +111,9 @@ impl Arena<'_> {
     fn why_not(&self, contender: &dyn Contender, workload: Workload) -> Option<&'static str> {
         if workload.is_asked_of_us_alone() && contender.name() != Counterfoil.name() {
             return Some("a bound for Counterfoil, whatever others reach");
+        }
+        if workload == Workload::R && ![Counterfoil.name(), Limit.name()].contains(&contender.name()) {
+            return Some("a bound for Counterfoil: one flush and one round trip, as the limit has them");
         }
         if workload == Workload::H100g && self.effort.hole_gib.is_none() {
             return Some("only in full: the store takes a minute to make");
@@ -131,7 +136,11 @@ impl Arena<'_> {
             self.keyed = Some(folder);
         }
         if workload == Workload::R {
-            self.chain = Some(Chain::new()?);
+            if contender.name() == Limit.name() {
+                self.far_disk = Some(FarDisk::new()?);
+            } else {
+                self.chain = Some(Chain::new()?);
+            }
         }
         if matches!(workload, Workload::Hkill | Workload::W | Workload::R) || workload.is_of_keys() {
             // Each turn makes its own, or all of them share one.
@@ -162,11 +171,14 @@ impl Arena<'_> {
         }
     }
 
-    fn take_turn(&self, contender: &dyn Contender, stand: &mut Stand, workload: Workload) -> Outcome<Turn> {
+    fn take_turn(&mut self, contender: &dyn Contender, stand: &mut Stand, workload: Workload) -> Outcome<Turn> {
         match workload {
             Workload::H | Workload::H1e5 | Workload::H100g => reopen(contender, stand),
             workload if workload.is_of_keys() => self.keyed_turn(workload),
             Workload::W => ways::both_ways(self.effort.mirrored_records, &self.bodies),
+            Workload::R if contender.name() == Limit.name() => {
+                self.far_disk.as_mut().ok_or("it was not made ready")?.take(self.effort.waits, &self.bodies)
+            }
             Workload::R => self.chain.as_ref().ok_or("it was not made ready")?.take(self.effort.waits, &self.bodies),
             Workload::Hkill => Ok(Turn { figure: alone::reopen_killed()?, latencies: Vec::new() }),
             Workload::Disk => measure(stand, self.effort.archive_records),

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use counterfoil::{Durability, Link, NodeName, Policy, Server, Space, Store, Tls, certificates};
-use counterfoil_benches::{Outcome, RECORDS_A_CALL, folder};
+use counterfoil_benches::{Outcome, RECORDS_A_CALL, RemoteDisk, folder};
 use tempfile::TempDir;
 
 use crate::turn::{Bodies, Turn, median_of, nanoseconds, now};
@@ -140,5 +140,31 @@ impl Chain {
         self.practice.store.close(Duration::ZERO)?;
         self.hubs.iter().try_for_each(|hub| hub.store.close(Duration::ZERO))?;
         Ok(())
+    }
+}
+
+/// What a hand-written hub adds: one round trip to a disk elsewhere and the flush there, between a thread that waits here and
+/// one that waits there.
+pub(crate) struct FarDisk {
+    disk: RemoteDisk,
+    _folder: TempDir,
+}
+
+impl FarDisk {
+    pub(crate) fn new() -> Outcome<Self> {
+        let folder = folder()?;
+        Ok(Self { disk: RemoteDisk::within(folder.path())?, _folder: folder })
+    }
+
+    /// Microseconds from when a record is durable here until it is known to be durable there, by the median.
+    pub(crate) fn take(&mut self, waits: usize, bodies: &Bodies) -> Outcome<Turn> {
+        let mut latencies = Vec::with_capacity(waits);
+        for body in bodies.each().take(waits) {
+            self.disk.keep(body)?;
+            let before = now();
+            self.disk.pass_on(body)?;
+            latencies.push(nanoseconds(before.elapsed()));
+        }
+        Ok(Turn { figure: median_of(&mut latencies) / 1e3, latencies: Vec::new() })
     }
 }
