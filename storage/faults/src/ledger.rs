@@ -84,7 +84,7 @@ impl Reading {
 }
 
 /// An acknowledged record that a journal does not serve.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// Its log.
     pub log: LogId,

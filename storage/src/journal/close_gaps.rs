@@ -168,7 +168,7 @@ impl Shared {
         let mut census = Census::default();
         let (sealed, heads, first_arrival, next_arrival) = {
             let view = self.view_without_digests();
-            if view.logs().any(|state| !state.holes.is_empty()) {
+            if view.logs().any(|state| !state.holes_before_head().is_empty()) {
                 return Ok(false);
             }
             let head = |state: &LogState| (state.id, state.row.head.next_seq, state.row.links.clone());

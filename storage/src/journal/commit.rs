@@ -18,7 +18,6 @@ use super::{
     fill::{Filler, SealJob},
     frame::FrameKind,
     holes_file::RecordedHoles,
-    identity::Extent,
     life::Lifetimes,
     queue::{self, Group, Queue, QueueState, SealedHead},
     read::{BatchCache, IndexCache},
@@ -297,7 +296,7 @@ impl Shared {
             self.queue().reuse(sealed.builders);
         }
         if has_begun && !tail.has_extent {
-            tail.has_extent = record_extent(tail);
+            record_extent(tail);
         }
         self.write_footers(tail);
         Ok(())
@@ -316,6 +315,7 @@ impl Shared {
         let Written { frame, offset, begun } = written;
         let mut wakers = Vec::new();
         let mut view = self.view_mut();
+        let holes_changed = view.holes_changed;
         let seal_job = begun.and_then(|segment| begin_active(&mut view, segment));
         view.digests = digests;
         if frame.header.kind == FrameKind::Commit {
@@ -323,7 +323,11 @@ impl Shared {
         } else {
             view.apply(frame, offset);
         }
+        let has_filled = view.holes_changed != holes_changed;
         drop(view);
+        if has_filled {
+            self.record_holes();
+        }
         if let Some(job) = seal_job {
             match &self.filler {
                 Some(filler) => filler.seal(job),
@@ -411,7 +415,7 @@ impl Shared {
         let open = matches!(queue.state, QueueState::Open);
         drop(queue);
         if open && self.mark(FrameKind::ClosingMark).is_ok() {
-            if let Some(tail) = locked(&self.tail).as_ref() {
+            if let Some(tail) = locked(&self.tail).as_mut() {
                 record_extent(tail);
                 self.seal_last(tail);
             }
@@ -449,14 +453,11 @@ impl Shared {
     }
 }
 
-/// Records how far the journal reaches, and whether that was done; without the record the loss of its end would go unnoticed.
-fn record_extent(tail: &Tail) -> bool {
-    let Some((segment, end)) = tail.position() else { return false };
-    let recorded = (Extent { segment, end }).raise(&tail.raising, &*tail.vfs, &tail.dir);
-    if let Err(error) = &recorded {
+/// Records how far the journal reaches, as far as the disk lets it.
+fn record_extent(tail: &mut Tail) {
+    if let Err(error) = tail.record_extent() {
         tracing::warn!(%error, "recording how far the journal reaches failed");
     }
-    recorded.is_ok()
 }
 
 /// Makes a segment the one that grows; the footer that the one before it is to get.

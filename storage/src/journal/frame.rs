@@ -45,7 +45,7 @@ use super::{
     segment::Salt,
 };
 use crate::{
-    batch::{Batch, BatchHeader},
+    batch::{BATCH_MAGIC, Batch, BatchHeader, HEADER_LEN},
     field::Fields,
     genesis::{Genesis, MAX_GENESIS_LEN},
     ids::{Arrival, CommitNumber},
@@ -56,6 +56,9 @@ pub(crate) const FRAME_HEADER_LEN: usize = 40;
 
 /// The longest frame, in bytes: bounds what is read before a checksum is known to match.
 pub(crate) const MAX_FRAME_LEN: usize = 160 << 20;
+
+/// No commit's frame is shorter: what stands in fewer bytes are marks. All that is no batch is written twice.
+pub(crate) const COMMIT_LEN_MIN: usize = FRAME_HEADER_LEN + 8 + HEADER_LEN;
 
 /// Frames begin at multiples of this.
 pub(crate) const FRAME_ALIGNMENT: u64 = 8;
@@ -246,6 +249,11 @@ impl FrameEntry {
         }
     }
 
+    /// Whether `bytes` begin as an entry does.
+    pub(crate) fn begins(bytes: &[u8]) -> bool {
+        [BATCH_MAGIC, ANNOUNCEMENT_MAGIC, REWRITTEN_MAGIC, FLOOR_MAGIC].iter().any(|magic| bytes.starts_with(magic))
+    }
+
     /// Splits an entry off the front of `bytes`, verifying its checksum.
     pub(crate) fn split(bytes: &mut Bytes) -> Result<Self, &'static str> {
         if bytes.starts_with(&ANNOUNCEMENT_MAGIC) {
@@ -344,6 +352,11 @@ fn salted_crc(salt: &Salt, parts: &[&[u8]]) -> u32 {
     hasher.finalize()
 }
 
+/// The sums at the front of a commit's frame that take in the salt: of its header, of the whole frame, of its table.
+pub(crate) fn salted_sums(front: &[u8]) -> [&[u8]; 3] {
+    [HEADER_CRC_OFFSET, CRC_OFFSET, front.len() - 4].map(|at| &front[at..at + 4])
+}
+
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
@@ -405,7 +418,8 @@ impl FrameHeader {
 
     /// Whether these bytes may have been the header of the frame of `commit` before something befell them.
     pub(crate) fn resembles(bytes: &[u8], commit: CommitNumber) -> bool {
-        bytes.starts_with(&MAGIC) || bytes.get(16..24) == Some(&commit.0.to_le_bytes()[..])
+        let is_blank = bytes.iter().take(FRAME_HEADER_LEN).all(|byte| *byte == 0);
+        is_blank || bytes.starts_with(&MAGIC) || bytes.get(16..24) == Some(&commit.0.to_le_bytes()[..])
     }
 
     /// Reads a header; `None` if these bytes are none of this segment's. The lengths are bounded.

@@ -3,6 +3,9 @@
 //! A hole is known once it was met: while opening (frames that can't be read, segment files that are missing), by a
 //! read whose checksum does not match, or by [`Journal::find_holes`], which reads everything. What has rotted and was
 //! not looked at since is not known. What is known stays so in later lives of the store: see the module `holes_file`.
+//!
+//! A hole behind the head of a log was its end once: frames that can't be read held it, as headers of batches in them tell.
+//! It is filled when the log grows again.
 
 use std::{
     collections::HashMap,
@@ -17,7 +20,8 @@ use crate::{
 };
 
 impl Journal {
-    /// What is known to be missing of a log, and which batches fill it; ascending. Nothing of a log that is not known.
+    /// What is known to be missing of a log, and which batches fill it; ascending. Nothing of a log that is not known, and
+    /// nothing of what was a log's end once: that is told by [`LogInfo::holes`](super::LogInfo::holes) alone.
     ///
     /// Reads the batch behind each hole, which may turn out to be damaged too.
     ///
@@ -116,7 +120,11 @@ impl Shared {
                 from = from.max(state.row.floor.head.next_seq);
                 (state.holes.clone(), state.row.head)
             };
-            let Some((first_seq, next_seq)) = holes.iter().find(|(_, next)| *next > from) else { return Ok(found) };
+            // Of what was the log's end once the digest is lost, too: whoever streams the log brings it back.
+            let Some((first_seq, next_seq)) = holes.iter().find(|(first, next)| *next > from && *first < head.next_seq)
+            else {
+                return Ok(found);
+            };
             let end = if next_seq >= head.next_seq {
                 Some(head)
             } else {

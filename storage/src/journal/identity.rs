@@ -16,9 +16,11 @@
 //! | 1 + n | node: length and name |
 //! | 4 | CRC-32 of what is before |
 //!
-//! `extent`, replaced as a whole when a segment has been begun, at a clean close, and before segments are freed; a second
+//! `extent`, made before a second frame is written, and replaced as a whole when a segment has been begun, at a clean close,
+//! and before segments are freed; a second
 //! copy at offset 4096: magic `CFE1` (4), segment (8), offset where its frames end (8), the first segment that is kept (8),
-//! CRC-32 (4). A store found shorter has lost data; segments before the first one kept have been freed.
+//! CRC-32 (4). A store found shorter has lost data; segments before the first one kept have been freed. Where it is lost
+//! nothing proves that the end that is found is the end that was acknowledged.
 
 use std::{
     io,
@@ -254,7 +256,9 @@ impl Extent {
 pub(crate) enum ExtentState {
     /// The place, and the first segment that is kept.
     Recorded(Extent, SegmentNumber),
-    /// Right if nothing was ever committed, or the first commit was the last thing that happened.
+    /// Right if nothing was ever committed, or the first commit was the last thing that happened. See [`Tail::write`].
+    ///
+    /// [`Tail::write`]: super::tail::Tail::write
     Missing,
     Damaged,
 }
@@ -276,12 +280,11 @@ impl ExtentState {
         }
     }
 
-    /// What is wrong, in a store whose last segment is `last`, and in which a clean close is or is not the last
-    /// that is known to have happened.
-    pub(crate) fn damage(self, last: Option<SegmentNumber>, was_closed: bool) -> Option<&'static str> {
+    /// What is wrong, in a store that has or has not begun a second frame: none is written before there is this file.
+    pub(crate) fn damage(self, is_used: bool) -> Option<&'static str> {
         match self {
             Self::Damaged => Some("the extent file is damaged: whether the newest commits are all there can't be told"),
-            Self::Missing if was_closed || last.is_some_and(|last| last > SegmentNumber::ZERO) => {
+            Self::Missing if is_used => {
                 Some("the extent file is missing: whether the newest commits are all there can't be told")
             }
             Self::Missing | Self::Recorded(..) => None,

@@ -29,7 +29,8 @@ pub struct LogInfo {
     pub trimmed_bytes: u64,
     /// Time of the first record of its last durable batch.
     pub last_time: Hlc,
-    /// What is known to be missing before that: see [`Journal::holes`](super::Journal::holes).
+    /// What is known to be missing before that: see [`Journal::holes`](super::Journal::holes). A range behind it was the
+    /// log's end once, and is lost: known until it is here again, or nothing of the log is kept.
     pub holes: Holes,
 }
 

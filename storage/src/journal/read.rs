@@ -258,13 +258,11 @@ impl Shared {
                 FrameAt::Invalid(_) => {
                     is_whole = false;
                     let Resumed { salvaged, next } = scanner.resume()?;
-                    if let Some(frame) = salvaged {
-                        take(&frame, offset);
+                    if salvaged.is_none() && next.is_none() {
+                        return Ok(false);
                     }
-                    match next {
-                        Some((frame, offset)) => take(&frame, offset),
-                        None => return Ok(false),
-                    }
+                    salvaged.iter().for_each(|frame| take(frame, offset));
+                    next.iter().for_each(|(frame, offset)| take(frame, *offset));
                 }
             }
         }

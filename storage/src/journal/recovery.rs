@@ -30,17 +30,20 @@
 //! | zeros | closing mark | clean: an opening mark is written, then writing goes on there |
 //! | zeros | mark, or none | writing goes on in a new segment |
 //! | zeros | commit | the frame is unproven: copied to a new segment and flushed before it is served |
-//! | bytes, and a valid frame behind them | | damage: what is whole of the frame is taken (see the module `salvage`), the scan goes on behind it; then as above |
+//! | bytes, and a valid frame behind them, or the extent says that frames were durable there | | damage: what is whole of the frame is taken (see the module `salvage`), the scan goes on behind it; then as above |
 //! | bytes, and none behind | | torn tail: kept aside, reported; then as for zeros |
+//!
+//! Zeros are 64 KiB of them, or all there is: fewer before other bytes are damage, or a torn tail, like any bytes.
 //!
 //! Segments before the first one that the extent file says is kept have been freed: what is left of their files is removed.
 //! Where no footer that lists all logs is left, those announced in them are known from the file `logs`; if that can't be
 //! read, damage.
 //!
-//! An extent file that is damaged, or missing where there is a second segment: damage, and written anew. Files shorter than
+//! An extent file that is damaged, or missing where there is more than a first frame: damage, and written anew; where own
+//! logs end is not proven then. Files shorter than
 //! the extent file records, or frames that end before: damage; writing goes on in a
-//! new segment, whose header records where the frames once ended. Damage to frames read here, or an identity file
-//! that is not the one it was bound to: a new incarnation, since own logs may go on elsewhere.
+//! new segment, whose header records where the frames once ended. Damage to frames read here, a lost extent, or an identity
+//! file that is not the one it was bound to: a new incarnation, since own logs may go on elsewhere.
 //! A crash during any of this leaves the same table to be applied again: the copy of an unproven
 //! frame is flushed before the header that makes it count is written.
 
@@ -66,7 +69,7 @@ use super::{
     read::read_footer,
     report::{Damage, Finding, Recovery},
     scan::{FrameAt, Resumed, Scanner},
-    segment::{self, SegmentHeader, Window},
+    segment::{self, FRAMES_OFFSET, SegmentHeader, Window},
     tail::{NewSegment, TailStart},
     view::View,
 };
@@ -187,11 +190,6 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let extent = extent_state.recorded();
     if let Some(extent) = extent {
         opening.check_extent(extent, &found)?;
-    }
-    if let Some(what) = extent_state.damage(found.last().map(|found| found.header.number), false) {
-        let damage = Damage::of_store(what);
-        tracing::warn!(dir = %dir.display(), %damage, "damage found while opening");
-        opening.recovery.findings.push(Finding::Damage(damage));
     }
     let mut opened = opening.restore(&found, extent)?;
     opened.restore_holes(dir, options)?;
@@ -329,10 +327,8 @@ impl<'a> Opening<'a> {
                         }
                         (None, None) => return Ok(true),
                     }
-                    match next {
-                        Some(next) => next,
-                        None => return Ok(false),
-                    }
+                    let Some(next) = next else { continue };
+                    next
                 }
             };
             if let Some((proven, at)) = frontier.unproven.replace((frame, offset)) {
@@ -351,8 +347,29 @@ impl<'a> Opening<'a> {
         self.frames_lost |= frame.entries.iter().any(|entry| matches!(entry, FrameEntry::Lost(_)));
     }
 
+    /// Without the record of how far the journal reached, where own logs end is not proven: what is found may be all that
+    /// there was, or what damage left of it.
+    fn judge_extent(&mut self, is_used: bool, has_torn_tail: bool) -> Result<(), OpenError> {
+        if self.extent.is_some() {
+            return Ok(());
+        }
+        // A writer beside may have made it since it was looked for.
+        let state = Extent::read(self.vfs, self.dir).map_err(failed("reading the extent in", self.dir))?;
+        if let Some(what) = state.damage(is_used) {
+            let damage = Damage::of_store(what);
+            tracing::warn!(dir = %self.dir.display(), %damage, "damage found while opening");
+            self.recovery.findings.push(Finding::Damage(damage));
+            self.frames_lost = true;
+        }
+        // Most likely the first commit was never finished. Then this costs nothing: there are no logs yet.
+        self.frames_lost |= has_torn_tail && state.recorded().is_none();
+        Ok(())
+    }
+
     fn finish_empty(mut self) -> Result<Opened, OpenError> {
         self.frames_lost |= !self.lost.is_empty();
+        let has_torn_tail = self.recovery.findings.iter().any(|finding| matches!(finding, Finding::TornTail { .. }));
+        self.judge_extent(false, has_torn_tail)?;
         if !self.options.read_only {
             // Making the store may have failed or been cut off before its folder's own entry was durable.
             self.sync_folders()?;
@@ -388,9 +405,12 @@ impl<'a> Opening<'a> {
             return self.finish_sealed(last, footer, &mark, end);
         }
         let scanner = Scanner::new(Arc::clone(&last.file), last.header, None).map_err(failed("reading", &path))?;
+        let scanner = scanner.reaching(known_end).at_rest(!self.options.read_only);
         self.begin_segment(last);
         let mut frontier = Frontier { scanner, unproven: None };
         let torn = self.scan(&mut frontier)?;
+        let frames = frontier.scanner.next_commit.0 + u64::from(torn);
+        self.judge_extent(last.header.number > SegmentNumber::ZERO || frames > 1, torn)?;
         // A crash during the first write leaves one copy too, so it is damage only if that write is proven.
         if last.has_one_copy && frontier.scanner.next_commit.0 > last.header.first_commit.0 + 1 {
             self.damage(last.header.number, 0, "one of two copies of the segment's header is damaged");
@@ -401,6 +421,8 @@ impl<'a> Opening<'a> {
             self.damage(last.header.number, frontier.scanner.offset, what);
             self.frames_lost = true;
         }
+        // Its last frame is damaged, and that there were none behind is not proven.
+        self.frames_lost |= frontier.unproven.is_none() && frontier.scanner.offset > FRAMES_OFFSET;
         let kind = frontier.unproven.as_ref().map(|(frame, _)| frame.header.kind);
         self.recovery.clean = !torn && lost_end.is_none() && kind == Some(FrameKind::ClosingMark);
         if last.has_one_copy || !self.recovery.clean {

@@ -173,7 +173,7 @@ pub struct VerifyReport {
     pub commits: u64,
     /// Batches whose checksums match.
     pub batches: u64,
-    /// Records in them.
+    /// Records in them that are kept, each counted once.
     pub records: u64,
     /// Bytes of segments read.
     pub bytes: u64,
@@ -181,4 +181,8 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
     /// Bytes that are damaged and that nobody needs: what they held is stored anew elsewhere, or kept no more.
     pub mended: Vec<Damage>,
+    /// Bytes at the end that nothing proves: those of a commit that was never finished, as a kill or a power cut leaves
+    /// them. Nothing of it was acknowledged, unless it is the very last commit and was damaged before its mark was
+    /// written, which can't be told apart. The next opening for writing keeps them aside.
+    pub unfinished: Vec<Damage>,
 }

@@ -20,8 +20,8 @@
 //! The index does not decide what is given up: it has what could be read when it was made, of logs that were known then.
 //! Before a segment is freed all its frames are read: what is whole and kept must be served, from there or from elsewhere.
 //! If a frame is damaged, or the segment before it or behind it is missing, nothing of what is kept may be missing
-//! anywhere. Nor is any segment freed while the end of a log is missing: perhaps but one footer tells where it was. So a
-//! hole stays one that is told of, and where a log ends stays known.
+//! anywhere. Nor is any segment freed while the end of a log that a footer tells of is missing: perhaps no other one does. So a
+//! hole stays one that is told of, and where a log ends stays known. (An end of which no footer tells is in the file of holes.)
 //!
 //! # What it costs
 //!
@@ -81,12 +81,25 @@ struct Turn {
 pub(crate) struct Retention {
     turn: Mutex<Turn>,
     changes: AtomicU64,
+    /// What was freed since the journal was opened.
+    freed: Mutex<Freed>,
 }
 
 impl Retention {
     /// Floors are advanced, and segments freed, by one at a time.
     fn turn(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, segments: u64, bytes: u64, copied_bytes: u64) {
+        let mut freed = self.freed.lock().unwrap_or_else(PoisonError::into_inner);
+        freed.segments += segments;
+        freed.bytes += bytes;
+        freed.copied_bytes += copied_bytes;
+    }
+
+    fn freed(&self) -> Freed {
+        *self.freed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often records have gone from where they were. Who is about to read asks before, and again should something
@@ -117,7 +130,7 @@ pub enum TrimError {
     Disk(#[from] DiskError),
 }
 
-/// What [`Journal::free`] did.
+/// What [`Journal::free`] did. What it does before it ends with an error is counted by [`Journal::freed`] alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Freed {
@@ -129,7 +142,24 @@ pub struct Freed {
     pub copied_bytes: u64,
 }
 
+impl Freed {
+    /// What was freed since an earlier count.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            segments: self.segments - earlier.segments,
+            bytes: self.bytes - earlier.bytes,
+            copied_bytes: self.copied_bytes - earlier.copied_bytes,
+        }
+    }
+}
+
 impl Journal {
+    /// What was freed since the journal was opened, also by what ended with an error.
+    pub fn freed(&self) -> Freed {
+        self.shared.retention.freed()
+    }
+
     /// Advances the floors of logs: what comes before the record named of each is kept no more. A batch of which a part
     /// is kept is kept whole, and a floor never goes back. Where the floors are then, in the same order.
     ///
@@ -289,7 +319,7 @@ impl Shared {
         }
         let mut turn = self.retention.turn();
         self.check_ends()?;
-        let mut freed = Freed::default();
+        let before = self.retention.freed();
         // What is sealed meanwhile is for the next call.
         let numbers: Vec<_> = self.view_without_digests().sealed.iter().map(|segment| segment.number).collect();
         let mut emptied = None;
@@ -307,13 +337,11 @@ impl Shared {
             }
             emptied = Some(number);
             if copied_bytes >= COPIED_MAX {
-                self.give_back(emptied.take(), &mut freed, &mut turn)?;
-                freed.copied_bytes += std::mem::take(&mut copied_bytes);
+                self.give_back(emptied.take(), std::mem::take(&mut copied_bytes), &mut turn)?;
             }
         }
-        self.give_back(emptied, &mut freed, &mut turn)?;
-        freed.copied_bytes += copied_bytes;
-        failure.map_or(Ok(freed), Err)
+        self.give_back(emptied, copied_bytes, &mut turn)?;
+        failure.map_or_else(|| Ok(self.retention.freed().since(before)), Err)
     }
 
     /// Copies forward what is kept of a segment, if it is to be freed; how many bytes that were. `copied_before` have been
@@ -364,7 +392,7 @@ impl Shared {
     /// the log ends.
     fn check_ends(&self) -> Result<(), ReadError> {
         let hole = self.view_without_digests().logs().find_map(|state| {
-            let (first_seq, next_seq) = state.holes_kept().iter().last()?;
+            let (first_seq, next_seq) = state.holes_before_head().iter().last()?;
             (next_seq >= state.row.head.next_seq).then_some(ReadError::Hole { log: state.id, first_seq, next_seq })
         });
         hole.map_or(Ok(()), Err)
@@ -374,7 +402,7 @@ impl Shared {
     fn check_no_holes(&self) -> Result<(), ReadError> {
         self.find_gaps()?;
         let hole = self.view_without_digests().logs().find_map(|state| {
-            let (first_seq, next_seq) = state.holes_kept().iter().next()?;
+            let (first_seq, next_seq) = state.holes_before_head().iter().next()?;
             Some(ReadError::Hole { log: state.id, first_seq, next_seq })
         });
         hole.map_or(Ok(()), Err)
@@ -395,8 +423,9 @@ impl Shared {
         self.write_out_of_order(chunk)
     }
 
-    /// Gives back all segments up to `last`, of which nothing is needed any more.
-    fn give_back(&self, last: Option<SegmentNumber>, freed: &mut Freed, turn: &mut Turn) -> Result<(), TrimError> {
+    /// Gives back all segments up to `last`, of which nothing is needed any more, since so many bytes were copied out of them.
+    fn give_back(&self, last: Option<SegmentNumber>, copied_bytes: u64, turn: &mut Turn) -> Result<(), TrimError> {
+        self.retention.count(0, 0, copied_bytes);
         let Some(last) = last else { return Ok(()) };
         let first_kept = SegmentNumber(last.0 + 1);
         let floors = self.view_without_digests().floors_before(first_kept);
@@ -423,8 +452,7 @@ impl Shared {
         };
         self.cache().remove_before(first_kept);
         for segment in gone {
-            freed.segments += 1;
-            freed.bytes += segment.end;
+            self.retention.count(1, segment.end, 0);
             // It counts as freed whether this succeeds or not: opening removes what is left.
             if let Err(error) = vfs.remove(&segment::path(&self.dir, segment.number)) {
                 tracing::warn!(segment = %segment.number, %error, "removing a freed segment failed");

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use super::{
     frame::{FRAME_ALIGNMENT, FRAME_HEADER_LEN, Frame, FrameHeader, MAX_FRAME_LEN, align},
-    salvage::{Between, salvage},
+    salvage::{Between, salvage, salvage_first},
     segment::{FRAMES_OFFSET, SegmentHeader, Window},
 };
 use crate::{
@@ -15,12 +15,15 @@ use crate::{
 /// Bytes read at a time.
 const READ_AHEAD: usize = 1 << 20;
 
+/// So many zeros are where nothing was written yet; fewer may be what became of the beginning of a frame.
+const BLANK_LEN: u64 = 64 << 10;
+
 /// What lies at an offset where a frame may begin.
 #[derive(Debug)]
 pub(crate) enum FrameAt {
     /// A valid frame.
     Frame(Frame),
-    /// Zeros, or the end of the file or of what counts of it.
+    /// Zeros, as many as no damage is likely to leave, or the end of the file or of what counts of it.
     Nothing,
     /// Bytes that are no valid frame.
     Invalid(&'static str),
@@ -41,14 +44,19 @@ pub(crate) struct Scanner {
     pub(crate) next_arrival: Arrival,
     /// First commit and first arrival number of the segment after this one, if `limit` is where the frames end.
     successor: Option<(CommitNumber, Arrival)>,
+    /// Frames were durable up to here, at least.
+    durable_end: u64,
+    /// Nobody writes meanwhile.
+    is_at_rest: bool,
 }
 
 /// What comes behind a place where there is no valid frame.
 #[derive(Debug)]
 pub(crate) struct Resumed {
-    /// What is whole of the frame that was there, if later frames prove that it was one.
+    /// What is whole of the frame that was there, if it is proven that it was one.
     pub(crate) salvaged: Option<Frame>,
-    /// The next valid frame, and its offset.
+    /// The next valid frame, and its offset. None if there is none, or what comes right behind is to be looked at first:
+    /// if something was salvaged the scan goes on either way.
     pub(crate) next: Option<(Frame, u64)>,
 }
 
@@ -64,12 +72,27 @@ impl Scanner {
             next_commit: header.first_commit,
             next_arrival: header.first_arrival,
             successor: None,
+            durable_end: 0,
+            is_at_rest: false,
         })
     }
 
     /// Tells what the segment after this one begins with.
     pub(crate) fn before(mut self, next: &SegmentHeader) -> Self {
         self.successor = Some((next.first_commit, next.first_arrival));
+        self.durable_end = self.limit;
+        self
+    }
+
+    /// Tells how far frames are on record to have been durable.
+    pub(crate) fn reaching(mut self, durable_end: Option<u64>) -> Self {
+        self.durable_end = self.durable_end.max(durable_end.unwrap_or(0));
+        self
+    }
+
+    /// Tells whether nobody writes meanwhile: what is read was all there at one time then.
+    pub(crate) fn at_rest(mut self, is_at_rest: bool) -> Self {
+        self.is_at_rest = is_at_rest;
         self
     }
 
@@ -102,10 +125,18 @@ impl Scanner {
             if let FrameAt::Frame(frame) = self.frame_at(candidate, None)?
                 && frame.header.commit >= self.next_commit
             {
-                let salvaged = self.salvage(candidate, (frame.header.commit, frame.header.first_arrival))?;
+                if let Some(salvaged) = self.salvage(candidate, (frame.header.commit, frame.header.first_arrival))? {
+                    self.offset = candidate;
+                    self.advance(&frame);
+                    return Ok(Resumed { salvaged: Some(salvaged), next: Some((frame, candidate)) });
+                }
+                // Perhaps several frames are damaged.
+                if let Some(salvaged) = self.salvage_first(candidate)? {
+                    return Ok(Resumed { salvaged: Some(salvaged), next: None });
+                }
                 self.offset = candidate;
                 self.advance(&frame);
-                return Ok(Resumed { salvaged, next: Some((frame, candidate)) });
+                return Ok(Resumed { salvaged: None, next: Some((frame, candidate)) });
             }
             offset = candidate + FRAME_ALIGNMENT;
         }
@@ -116,8 +147,38 @@ impl Scanner {
         if let Some(frame) = &salvaged {
             self.offset = self.limit;
             self.next_commit = CommitNumber(frame.header.commit.0 + 1);
+            return Ok(Resumed { salvaged, next: None });
         }
+        let durable_end = self.durable_end.min(self.limit).max(self.end_before_bytes()?);
+        let salvaged = self.salvage_first(durable_end)?;
         Ok(Resumed { salvaged, next: None })
+    }
+
+    /// Where the frame at the current offset ends, if its header is whole and something stands right behind it: that was
+    /// written after the frame had been flushed.
+    fn end_before_bytes(&mut self) -> io::Result<u64> {
+        if !self.is_at_rest {
+            return Ok(0);
+        }
+        let bytes = self.window.slice(self.offset, FRAME_HEADER_LEN, READ_AHEAD)?;
+        let header = FrameHeader::decode(&bytes, &self.header.salt).filter(|header| header.commit == self.next_commit);
+        let Some(header) = header else { return Ok(0) };
+        let end = self.offset + u64::from(header.len);
+        let left = self.limit.saturating_sub(align(end)).min(FRAME_HEADER_LEN as u64);
+        let behind = self.window.slice(align(end), left as usize, READ_AHEAD)?;
+        Ok(if behind.iter().any(|&byte| byte != 0) { end } else { 0 })
+    }
+
+    /// What is whole of the frame at the current offset, which was durable since frames were up to `end`. The scan goes
+    /// on behind it.
+    fn salvage_first(&mut self, end: u64) -> io::Result<Option<Frame>> {
+        let len = end.saturating_sub(self.offset).min(MAX_FRAME_LEN as u64);
+        let bytes = self.window.slice(self.offset, len as usize, 0)?;
+        let frame = salvage_first(&bytes, self.next_commit, self.next_arrival, &self.header.salt);
+        if let Some(frame) = &frame {
+            self.advance(frame);
+        }
+        Ok(frame)
     }
 
     /// What is whole of the frame between the current offset and `end`, where the next one begins.
@@ -140,7 +201,12 @@ impl Scanner {
         let len = self.limit.saturating_sub(offset).min(FRAME_HEADER_LEN as u64) as usize;
         let bytes = self.window.slice(offset, len, READ_AHEAD)?;
         if bytes.iter().all(|&byte| byte == 0) {
-            return Ok(FrameAt::Nothing);
+            let is_blank = self.is_blank(offset)?;
+            return Ok(if is_blank {
+                FrameAt::Nothing
+            } else {
+                FrameAt::Invalid("there are zeros before other bytes")
+            });
         }
         if bytes.len() < FRAME_HEADER_LEN {
             return Ok(FrameAt::Invalid("a frame is cut short"));
@@ -159,6 +225,12 @@ impl Scanner {
             Ok(frame) => FrameAt::Frame(frame),
             Err(what) => FrameAt::Invalid(what),
         })
+    }
+
+    /// Whether zeros stand there as far as it is looked.
+    fn is_blank(&mut self, offset: u64) -> io::Result<bool> {
+        let len = self.limit.saturating_sub(offset).min(BLANK_LEN) as usize;
+        Ok(self.window.slice(offset, len, READ_AHEAD)?.iter().all(|&byte| byte == 0))
     }
 
     /// The first aligned offset from `offset` on where a frame's magic number stands. What is at hand is searched

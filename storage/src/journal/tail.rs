@@ -171,6 +171,14 @@ impl Tail {
         Some((durable.segment.header.number, durable.offset))
     }
 
+    /// Records how far the journal reaches; without the record the loss of its end would go unnoticed.
+    pub(crate) fn record_extent(&mut self) -> io::Result<()> {
+        let Some((segment, end)) = self.position() else { return Ok(()) };
+        Extent { segment, end }.raise(&self.raising, &*self.vfs, &self.dir)?;
+        self.has_extent = true;
+        Ok(())
+    }
+
     fn segment_bytes(&self) -> u64 {
         let grown = self.journal_bytes.checked_next_power_of_two().unwrap_or(u64::MAX);
         grown.clamp(self.segment_bytes_min, self.segment_bytes_max)
@@ -191,6 +199,11 @@ impl Tail {
         entries: Vec<FrameEntry>,
         pieces: &[Bytes],
     ) -> Result<Written, WriteError> {
+        if self.next_commit == CommitNumber(1) && !self.has_extent {
+            // It was tried behind the first frame. Without the record a damaged second one would pass for one that was
+            // never finished.
+            self.record_extent().map_err(WriteError::of)?;
+        }
         let len = frame_len(&entries);
         let current = self.current_with_room(len as u64)?;
         let offset = align(current.offset);

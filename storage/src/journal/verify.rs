@@ -14,7 +14,7 @@ use self::chain::LogCheck;
 use super::{
     Options,
     error::{OpenError, Place},
-    frame::{FRAME_HEADER_LEN, Frame, FrameEntry, FrameKind, align},
+    frame::{COMMIT_LEN_MIN, FRAME_HEADER_LEN, Frame, FrameEntry, align},
     holes_file,
     identity::{Extent, IDENTITY_FILE, IdentityState},
     logs_file,
@@ -54,6 +54,7 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         store,
         logs: BTreeMap::new(),
         first_segment: SegmentNumber::ZERO,
+        last_segment: None,
         lost: HashSet::new(),
         unmended: BTreeMap::new(),
         mended: HashSet::new(),
@@ -61,10 +62,12 @@ pub fn verify(dir: &Path, options: &Options, progress: impl FnMut(u64, u64)) -> 
         report,
         progress,
         bytes_total: 0,
-        was_closed: false,
     };
     verification.run()
 }
+
+/// Of fewer bytes than a commit takes.
+const NO_RECORDS: &str = "marks are damaged or missing: they held no records";
 
 struct Verification<'a, P> {
     dir: &'a Path,
@@ -73,6 +76,8 @@ struct Verification<'a, P> {
     logs: BTreeMap<LogId, LogCheck>,
     /// Those before it have been freed.
     first_segment: SegmentNumber,
+    /// The last one that has a header.
+    last_segment: Option<SegmentNumber>,
     /// Logs with the ends of their batches that are lost.
     lost: HashSet<(LogId, Seq)>,
     /// Batches that are damaged where they stand, and of which no sound copy has been met behind that: which damages of
@@ -84,8 +89,6 @@ struct Verification<'a, P> {
     report: VerifyReport,
     progress: P,
     bytes_total: u64,
-    /// The segment read last ends in a closing mark.
-    was_closed: bool,
 }
 
 /// Counts batches: of a commit that can't be read nothing else tells whether all that it held is stored elsewhere.
@@ -135,6 +138,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         self.known_logs(extent.is_some()).map_err(disk)?;
         let used: Vec<_> = segments.iter().filter(|segment| header_of(segment.state).is_some()).collect();
         let last = used.last().map(|segment| segment.number);
+        self.last_segment = last;
         let known_end = last.max(extent.map(|extent| extent.segment));
         let present: Vec<_> = segments.iter().map(|segment| segment.number).collect();
         let end = SegmentNumber(known_end.map_or(0, |end| end.0 + 1));
@@ -154,12 +158,13 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         }
         for (index, segment) in used.iter().enumerate() {
             let next = used.get(index + 1).and_then(|next| header_of(next.state));
+            // Of one that is gone nothing tells where it ended.
+            let next = next.filter(|next| next.number.0 == segment.number.0 + 1);
             let end = next.map(|next| next.previous_end);
             let known_end = extent.filter(|extent| extent.segment == segment.number).map(|extent| extent.end);
             // The last segment has a footer if the store was closed when it was large.
             let has_footer = |end: &u64| read_footer(&*segment.file, *end).is_ok_and(|footer| footer.is_some());
             let end = end.or(known_end.filter(has_footer));
-            let next = next.filter(|next| next.number.0 == segment.number.0 + 1);
             self.segment(segment, end, known_end, next).map_err(|error| OpenError::Disk {
                 operation: "reading",
                 path: segment::path(self.dir, segment.number),
@@ -168,10 +173,15 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         }
         self.set_aside_mended();
         for (log, check) in std::mem::take(&mut self.logs) {
+            self.report.records += check.records();
             self.report.damage.extend(check.finish(log, &self.lost));
         }
         let of_holes = holes_file::read(self.vfs, self.dir).map_err(disk)?.damage();
-        let of_files = extent_state.damage(last, self.was_closed).into_iter().chain(of_holes);
+        let is_used = last.is_some_and(|last| last > SegmentNumber::ZERO)
+            || self.report.commits + self.report.unfinished.len() as u64 > 1;
+        // A writer beside may have made it since.
+        let extent_state = Extent::read(self.vfs, self.dir).map_err(disk)?;
+        let of_files = extent_state.damage(is_used).into_iter().chain(of_holes);
         self.report.damage.extend(of_files.map(Damage::of_store));
         Ok(self.report)
     }
@@ -224,7 +234,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         let all = std::mem::take(&mut self.report.damage).into_iter().enumerate();
         let (mended, damage): (Vec<_>, Vec<_>) = all.partition(|(index, _)| self.mended.contains(index));
         self.report.damage = damage.into_iter().map(|(_, damage)| damage).collect();
-        self.report.mended = mended.into_iter().map(|(_, damage)| damage).collect();
+        self.report.mended.extend(mended.into_iter().map(|(_, damage)| damage));
     }
 
     fn segments(&mut self) -> io::Result<Vec<Segment>> {
@@ -258,67 +268,94 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         let Some(header) = header_of(segment.state) else { return Ok(()) };
         let number = segment.number;
         let bytes_before = self.report.bytes;
-        let mut scanner = Scanner::new(Arc::clone(&segment.file), header, end)?;
+        let scanner = Scanner::new(Arc::clone(&segment.file), header, end)?.reaching(known_end);
+        let mut scanner = scanner.at_rest(!writer_at_work(self.vfs, self.dir));
         if let Some(behind) = &behind {
             scanner = scanner.before(behind);
         }
-        let mut last_kind = None;
+        // What stands behind the last frame, if that is no frame.
         let mut torn_at = None;
-        loop {
+        while torn_at.is_none() {
             let (offset, next_arrival) = (scanner.offset, scanner.next_arrival);
-            match scanner.next_frame()? {
+            let what = match scanner.next_frame()? {
                 FrameAt::Frame(frame) => {
-                    last_kind = Some(frame.header.kind);
                     self.frame(number, offset, &frame);
+                    self.report.bytes = bytes_before + scanner.offset;
+                    (self.progress)(self.report.bytes, self.bytes_total);
+                    continue;
                 }
                 FrameAt::Nothing => break,
-                FrameAt::Invalid(what) => {
-                    let Resumed { salvaged, next } = scanner.resume()?;
-                    match (salvaged, &next) {
-                        (Some(frame), _) => {
-                            let place = Place { segment: number, offset };
-                            frame.damage(place, what).into_iter().for_each(|damage| self.damaged(damage));
-                            self.frame(number, offset, &frame);
-                        }
-                        (None, Some((frame, resumed))) => {
-                            let batches = frame.header.first_arrival.0.checked_sub(next_arrival.0);
-                            self.bad_frame(number, offset..*resumed, what, batches, &*segment.file)?;
-                        }
-                        // What a writer beside is writing at this moment.
-                        (None, None) if end.is_none() && writer_at_work(self.vfs, self.dir) => break,
-                        (None, None) => {
-                            let what = format!("{what}: an unfinished commit, or damage to the last one");
-                            let reached = end.unwrap_or(scanner.limit);
-                            let batches = behind.and_then(|it| it.first_arrival.0.checked_sub(next_arrival.0));
-                            self.bad_frame(number, offset..reached, &what, batches, &*segment.file)?;
-                            scanner.offset = reached;
-                            torn_at = Some(offset);
-                        }
+                FrameAt::Invalid(what) => what,
+            };
+            let Resumed { salvaged, next } = scanner.resume()?;
+            match (&salvaged, &next) {
+                (Some(frame), _) => self.salvaged(Place { segment: number, offset }, what, frame, behind.is_some()),
+                (None, Some((frame, resumed))) => {
+                    let batches = frame.header.first_arrival.0.checked_sub(next_arrival.0);
+                    self.bad_frame(number, offset..*resumed, what, batches, &*segment.file)?;
+                }
+                (None, None) if end.is_none() && read_footer(&*segment.file, offset)?.is_some() => break,
+                // What a writer beside is writing at this moment.
+                (None, None) if end.is_none() && writer_at_work(self.vfs, self.dir) => break,
+                (None, None) => {
+                    let reached = end.unwrap_or(scanner.limit);
+                    let what = format!("{what}: an unfinished commit, or damage to the last one");
+                    if end.is_none() && self.is_unfinished(number, offset, known_end) {
+                        self.report.unfinished.push(Damage::new(Place { segment: number, offset }, what));
+                    } else if behind.is_none() || !self.are_marks(Place { segment: number, offset }, reached) {
+                        let batches = behind.and_then(|it| it.first_arrival.0.checked_sub(next_arrival.0));
+                        self.bad_frame(number, offset..reached, &what, batches, &*segment.file)?;
                     }
-                    let Some((frame, resumed)) = next else { break };
-                    last_kind = Some(frame.header.kind);
-                    self.frame(number, resumed, &frame);
+                    scanner.offset = reached;
+                    torn_at = Some(offset);
                 }
             }
-            self.report.bytes = bytes_before + scanner.offset;
-            (self.progress)(self.report.bytes, self.bytes_total);
+            if let Some((frame, resumed)) = next {
+                self.frame(number, resumed, &frame);
+            }
         }
         if let Some(end) = end {
-            if align(scanner.offset) < align(end) {
-                self.damage(number, scanner.offset, format!("frames are missing up to offset {end}"));
+            let place = Place { segment: number, offset: scanner.offset };
+            if align(place.offset) < align(end) && (behind.is_none() || !self.are_marks(place, align(end))) {
+                self.damage(number, place.offset, format!("frames are missing up to offset {end}"));
             }
             self.footer(number, &*segment.file, end)?;
-        } else if let Some(known_end) = known_end.filter(|known_end| torn_at.unwrap_or(scanner.offset) < *known_end) {
-            let what = format!("frames once ended at {known_end}: what is missing was cut off or overwritten");
-            self.damage(number, torn_at.unwrap_or(scanner.offset), what);
-        } else if last_kind != Some(FrameKind::ClosingMark) {
-            tracing::debug!(segment = %number, "the store was not closed");
+        } else if let Some(known_end) = known_end {
+            let offset = torn_at.unwrap_or(scanner.offset);
+            if offset < known_end {
+                let what = format!("frames once ended at {known_end}: what is missing was cut off or overwritten");
+                self.damage(number, offset, what);
+            }
         }
-        self.was_closed = last_kind == Some(FrameKind::ClosingMark);
         self.report.segments += 1;
         self.report.bytes = bytes_before + segment.file.len()?;
         (self.progress)(self.report.bytes, self.bytes_total);
         Ok(())
+    }
+
+    /// Tells of a damaged frame of which something is whole. A mark is needed until a segment is begun behind it.
+    fn salvaged(&mut self, place: Place, what: &str, frame: &Frame, is_sealed: bool) {
+        if frame.entries.is_empty() && is_sealed {
+            self.report.mended.push(Damage::new(place, NO_RECORDS));
+        } else {
+            frame.damage(place, what).into_iter().for_each(|damage| self.damaged(damage));
+        }
+        self.frame(place.segment, place.offset, frame);
+    }
+
+    /// Whether nothing but marks can have stood from `place` up to `end`, in a segment that another one follows: then nothing
+    /// is missing, and that is said.
+    fn are_marks(&mut self, place: Place, end: u64) -> bool {
+        let are_marks = end.saturating_sub(place.offset) < COMMIT_LEN_MIN as u64;
+        if are_marks {
+            self.report.mended.push(Damage::new(place, NO_RECORDS));
+        }
+        are_marks
+    }
+
+    /// Whether bytes that are no frame, at the end of a segment, may be those of a commit that was never finished.
+    fn is_unfinished(&self, number: SegmentNumber, offset: u64, known_end: Option<u64>) -> bool {
+        self.last_segment == Some(number) && known_end.is_none_or(|known_end| known_end <= offset)
     }
 
     fn footer(&mut self, number: SegmentNumber, file: &dyn VfsFile, end: u64) -> io::Result<()> {
@@ -342,7 +379,10 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
                     self.logs.entry(genesis.log_id()).or_default().announce(genesis.head());
                 }
                 FrameEntry::Batch(batch) => {
-                    self.batch(number, offset, batch);
+                    // One that was at the end of its log when it was lost, and that its writer has sent again.
+                    if self.batch(number, offset, batch) {
+                        self.met_copy(batch);
+                    }
                 }
                 FrameEntry::Rewritten(rewritten) => {
                     let (log, first_seq) = (rewritten.batch().log(), rewritten.batch().first_seq());
@@ -365,7 +405,6 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
     /// Takes in a batch whose checksum matches; whether it is sound otherwise, too.
     fn batch(&mut self, segment: SegmentNumber, offset: u64, batch: &Batch) -> bool {
         self.report.batches += 1;
-        self.report.records += u64::from(batch.header().record_count);
         let place = Place { segment, offset };
         let (log, first, next) = (batch.log(), batch.first_seq(), batch.next_seq());
         let misplaced = self.logs.entry(log).or_default().add(batch, place).map(str::to_owned);

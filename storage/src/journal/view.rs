@@ -48,16 +48,43 @@ pub(crate) struct LogState {
     signal: Arc<Signal>,
     /// Its run in the segment that grows, if it was begun there.
     run: Option<(SegmentNumber, u32)>,
-    /// What is known to be missing of it.
+    /// What is known to be missing of it. What is behind its head was its end once.
     pub(crate) holes: Holes,
 }
 
 impl LogState {
-    /// What is known to be missing of what is kept: what is below the floor is not missing.
+    /// What is known to be missing of what is kept: what is below the floor is not missing, nor is anything of a log of which
+    /// nothing is kept.
     pub(crate) fn holes_kept(&self) -> Holes {
+        let floor = self.row.floor.head.next_seq;
+        if floor > Seq::ZERO && floor >= self.row.head.next_seq {
+            return Holes::default();
+        }
         let mut holes = self.holes.clone();
-        holes.take(Seq::ZERO, self.row.floor.head.next_seq);
+        holes.take(Seq::ZERO, floor);
         holes
+    }
+
+    /// The same, of what comes before its head.
+    pub(crate) fn holes_before_head(&self) -> Holes {
+        let mut holes = self.holes_kept();
+        holes.take(self.row.head.next_seq, Seq(u64::MAX));
+        holes
+    }
+
+    /// Where it ended as far as is known, though what is behind its head is lost.
+    fn lost_end(&self) -> Seq {
+        let end = self.holes.iter().last().map_or(Seq::ZERO, |(_, next_seq)| next_seq);
+        end.max(self.row.head.next_seq)
+    }
+
+    /// A batch was found damaged behind its head, of which this header is left: it is believed if it fits there.
+    fn lose(&mut self, header: &BatchHeader) {
+        let end = self.lost_end();
+        let follows = end > self.row.head.next_seq || header.previous == self.row.head.digest;
+        if header.first_seq == end && follows {
+            self.holes.add(header.first_seq, header.next_seq());
+        }
     }
 }
 
@@ -383,13 +410,8 @@ impl View {
                     slot
                 }
                 FrameEntry::Lost(lost) => {
-                    let header = lost.header().filter(|_| lost.kind == EntryKind::Batch);
-                    if let (Some(header), Some(active)) = (header, &self.active)
-                        && self.slots_lost.len() < SLOTS_MAX
-                    {
-                        let (arrival, at) = (place.0, Place { segment: active.number, offset: place.1 });
-                        let slot = Slot { header, arrival, place: at };
-                        self.slots_lost.insert((header.log, header.first_seq), slot);
+                    if let Some(header) = lost.header().filter(|_| lost.kind == EntryKind::Batch) {
+                        self.lose(header, place);
                     }
                     place.0.0 += u64::from(takes_arrival);
                     None
@@ -406,6 +428,17 @@ impl View {
         }
     }
 
+    /// Takes note of a batch that is damaged, of which this header is left.
+    fn lose(&mut self, header: BatchHeader, (arrival, offset): (Arrival, u64)) {
+        if let Some(active) = self.active.as_ref().filter(|_| self.slots_lost.len() < SLOTS_MAX) {
+            let place = Place { segment: active.number, offset };
+            self.slots_lost.insert((header.log, header.first_seq), Slot { header, arrival, place });
+        }
+        if let Some(Some(state)) = self.slots.get(&header.log).map(|slot| self.logs[*slot].as_mut()) {
+            state.lose(&header);
+        }
+    }
+
     fn apply_batch(&mut self, batch: Batch, slot: Option<usize>, (arrival, offset): (Arrival, u64)) {
         let state = slot.and_then(|slot| self.logs.get_mut(slot)?.as_mut());
         let (Some(state), Some(active)) = (state, &mut self.active) else {
@@ -415,11 +448,16 @@ impl View {
         };
         let header = batch.header();
         let len = batch.bytes().len();
-        // What came between was lost; nothing, where the log goes on.
-        if state.holes.add(state.row.head.next_seq, header.first_seq) {
+        if state.row.head.next_seq < header.first_seq {
+            // What came between was lost, and nothing that may have been said of the log's end before.
+            state.holes.take(header.first_seq, Seq(u64::MAX));
+            state.holes.add(state.row.head.next_seq, header.first_seq);
             for range in state.row.rewrites.ranges() {
                 state.holes.take(range.first_seq, range.next_seq);
             }
+        } else if state.holes.take(header.first_seq, header.next_seq()) {
+            // It was there once, and its writer has sent it again.
+            self.holes_changed += 1;
         }
         let run = match state.run.filter(|(segment, _)| *segment == active.number) {
             Some((_, run)) => run,
@@ -450,12 +488,12 @@ impl View {
         self.slots_lost.get(&(batch.log(), batch.first_seq())).filter(|slot| slot.header == *batch.header()).copied()
     }
 
-    /// Takes in what was known to be missing of a log, as far as it reaches.
+    /// Takes in what was known to be missing of a log, its end included.
     pub(crate) fn restore_holes(&mut self, log: LogId, holes: &Holes) {
         let state = self.slots.get(&log).and_then(|slot| self.logs.get_mut(*slot)?.as_mut());
         if let Some(state) = state {
             for (first_seq, next_seq) in holes.iter() {
-                state.holes.add(first_seq, next_seq.min(state.row.head.next_seq));
+                state.holes.add(first_seq, next_seq);
             }
         }
     }

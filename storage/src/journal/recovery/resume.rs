@@ -35,7 +35,7 @@ impl Opening<'_> {
             next_arrival: self.view.next_arrival,
             next_segment: self.next_segment,
             journal_bytes: self.view.sealed.iter().map(|segment| segment.end).sum(),
-            previous_end: FRAMES_OFFSET,
+            previous_end: scanner.offset,
             current: None,
         };
         if let Some(end) = lost_end {
@@ -122,7 +122,7 @@ impl Opening<'_> {
         let len = (end - begin).min(MAX_FRAME_LEN as u64) as usize;
         let bytes = frontier.scanner.bytes(begin, len).map_err(failed("reading", &path))?;
         let next_commit = frontier.scanner.next_commit;
-        let possibly_acknowledged = FrameHeader::resembles(&bytes, next_commit);
+        let possibly_acknowledged = self.frames_lost || FrameHeader::resembles(&bytes, next_commit);
         let kept_in = if self.options.read_only { None } else { Some(self.write_torn_tail(number, begin, &bytes)?) };
         let place = Place { segment: number, offset: begin };
         let len_bytes = end - begin;

@@ -11,7 +11,7 @@ use crate::{
         logs_file,
         read::read_footer,
         report::{Damage, Finding},
-        scan::{FrameAt, Scanner},
+        scan::{FrameAt, Resumed, Scanner},
         segment::{self, SegmentHeader},
         view::SealedSegment,
     },
@@ -100,8 +100,13 @@ impl Opening<'_> {
             loop {
                 match scanner.next_frame()? {
                     FrameAt::Frame(_) => {}
-                    FrameAt::Invalid(_) if scanner.resume()?.next.is_some() => {}
-                    FrameAt::Invalid(_) | FrameAt::Nothing => return Ok(scanner.offset),
+                    FrameAt::Nothing => return Ok(scanner.offset),
+                    FrameAt::Invalid(_) => {
+                        let Resumed { salvaged, next } = scanner.resume()?;
+                        if salvaged.is_none() && next.is_none() {
+                            return Ok(scanner.offset);
+                        }
+                    }
                 }
             }
         };

@@ -57,6 +57,19 @@ impl LogCheck {
         self.stretches.iter().any(|stretch| (stretch.begin.next_seq..stretch.end.next_seq).contains(&seq))
     }
 
+    /// How many records have been met that are kept, each counted once.
+    pub(super) fn records(&self) -> u64 {
+        let mut ranges: Vec<_> = self.stretches.iter().map(|it| (it.begin.next_seq, it.end.next_seq)).collect();
+        ranges.sort_unstable();
+        let mut reached = self.floor();
+        let mut records = 0;
+        for (first_seq, next_seq) in ranges {
+            records += next_seq.0.saturating_sub(first_seq.max(reached).0);
+            reached = reached.max(next_seq);
+        }
+        records
+    }
+
     /// Takes a batch; what is wrong with where it is, if that can be told already.
     pub(super) fn add(&mut self, batch: &Batch, place: Place) -> Option<&'static str> {
         let begin = Head { next_seq: batch.first_seq(), digest: batch.header().previous };
