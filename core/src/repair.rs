@@ -59,6 +59,8 @@ pub struct Unmended {
     pub first_seq: Seq,
     /// After the last.
     pub next_seq: Seq,
+    /// They were the end of the log once: no digest tells which these are. Whoever streams the log brings them back.
+    pub is_end: bool,
     /// Why.
     pub reason: String,
 }
@@ -106,9 +108,9 @@ impl Store {
         journal.find_holes(|batches, batches_max| progress(RepairProgress::Reading { batches, batches_max }))?;
         let missing = self.missing();
         let records_max = missing.iter().map(Unmended::records).sum();
-        if missing.is_empty() {
+        if missing.iter().all(|missing| missing.is_end) {
             journal.close_gaps()?;
-            return Ok(Repair::default());
+            return Ok(Repair { missing, ..Repair::default() });
         }
         let spaces: BTreeSet<SpaceName> = missing.iter().map(|missing| missing.space.clone()).collect();
         let config = DialConfig {
@@ -156,7 +158,8 @@ impl Store {
         let mut was_reached = false;
         fetched(0);
         loop {
-            let is_left = self.missing().iter().any(|missing| !reasons.contains_key(&missing.log));
+            let is_awaited = |missing: &Unmended| !missing.is_end && !reasons.contains_key(&missing.log);
+            let is_left = self.missing().iter().any(is_awaited);
             if !is_left {
                 break;
             }
@@ -185,30 +188,38 @@ impl Store {
             return Err(Error::NotReached { peer: target.to_string(), reason: last_failure });
         }
         repair.missing = missing;
-        for missing in &mut repair.missing {
+        for missing in repair.missing.iter_mut().filter(|missing| !missing.is_end) {
             missing.reason = reasons.get(&missing.log).unwrap_or(&last_failure).clone();
         }
         Ok(repair)
     }
 
-    /// All that is known to be lost, without a reason.
+    /// All that is known to be lost; of what was the end of a log once with the reason, of the rest without.
     fn missing(&self) -> Vec<Unmended> {
         let logs = self.inner.journal.logs(None).into_iter();
         let of_log = logs.flat_map(|info| {
-            let (space, log) = (info.genesis.space.clone(), info.id);
-            let holes: Vec<_> = info.holes.iter().collect();
-            let unmended = move |(first_seq, next_seq)| Unmended {
+            let (space, log, head) = (info.genesis.space.clone(), info.id, info.durable.next_seq);
+            let parts = info.holes.iter().flat_map(move |(first_seq, next_seq)| {
+                [(first_seq, next_seq.min(head), false), (first_seq.max(head), next_seq, true)]
+            });
+            let parts: Vec<_> = parts.filter(|(first_seq, next_seq, _)| first_seq < next_seq).collect();
+            let unmended = move |(first_seq, next_seq, is_end): (Seq, Seq, bool)| Unmended {
                 space: space.clone(),
                 log,
                 first_seq,
                 next_seq,
-                reason: String::new(),
+                is_end,
+                reason: if is_end { END_LOST.to_owned() } else { String::new() },
             };
-            holes.into_iter().map(unmended)
+            parts.into_iter().map(unmended)
         });
         of_log.collect()
     }
 }
+
+/// No digest tells which records these were.
+const END_LOST: &str =
+    "they were the end of the log once: `counterfoil sync` with a node that has them brings them back";
 
 impl Unmended {
     /// How many records are missing.

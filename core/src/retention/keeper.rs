@@ -278,15 +278,17 @@ impl Store {
         if turn.is_freed {
             return Ok(trimmed);
         }
-        match self.inner.journal.free_while(|| !self.inner.keeper.is_stopping()) {
-            Ok(freed) => {
-                turn.is_freed = !self.inner.keeper.is_stopping();
-                let counted = (freed.segments, freed.bytes, freed.copied_bytes);
-                (trimmed.freed_segments, trimmed.freed_bytes, trimmed.copied_bytes) = counted;
-                if freed.segments > 0 {
-                    tracing::info!(segments = freed.segments, bytes = freed.bytes, "segments given back");
-                }
-            }
+        let before = self.inner.journal.freed();
+        let outcome = self.inner.journal.free_while(|| !self.inner.keeper.is_stopping());
+        // Also what was done before it failed.
+        let freed = self.inner.journal.freed().since(before);
+        let counted = (freed.segments, freed.bytes, freed.copied_bytes);
+        (trimmed.freed_segments, trimmed.freed_bytes, trimmed.copied_bytes) = counted;
+        if freed.segments > 0 {
+            tracing::info!(segments = freed.segments, bytes = freed.bytes, "segments given back");
+        }
+        match outcome {
+            Ok(_) => turn.is_freed = !self.inner.keeper.is_stopping(),
             // It stays where it is until it is mended, and so does what came later.
             Err(TrimError::Read(error)) => trimmed.not_freed = Some(TrimError::Read(error).to_string()),
             Err(error) => return Err(error.into()),

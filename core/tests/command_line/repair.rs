@@ -117,6 +117,46 @@ fn what_is_stored_anew_elsewhere_is_no_damage_any_more_to_verify_and_repair() {
     assert_eq!(fs::read(&path).unwrap()[frame..batch], vec![0xff; batch - frame], "it stands there as it stood");
 }
 
+/// Damages the last batch of the last commit, and all that stands behind it in its segment.
+fn lose_the_end(sandbox: &Sandbox) {
+    let (path, _) = place(sandbox, "practice.store", 5999);
+    let mut bytes = fs::read(&path).unwrap();
+    let is_commit = |at: &usize| bytes[*at..].starts_with(b"CFF1\0\0\0\0");
+    let commit = (8192..bytes.len() - 12).step_by(8).rfind(is_commit).unwrap();
+    let len = u32::from_le_bytes(bytes[commit + 8..commit + 12].try_into().unwrap()) as usize;
+    bytes[commit + len - 20..].fill(0);
+    fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn the_lost_end_of_a_log_is_told_until_a_sync_has_brought_it_back() {
+    let (sandbox, _hub, address) = mirrored("");
+    let whole = sandbox.cat("practice.store");
+    lose_the_end(&sandbox);
+    // It is told by whoever opens it first, and by those who come later.
+    for _ in 0..2 {
+        sandbox.run("status practice.store").expect_status(1);
+        let cat = sandbox.run("cat practice.store").expect_status(1);
+        assert!(whole.starts_with(&cat.stdout) && cat.stdout.len() < whole.len());
+        sandbox.run("verify practice.store").expect_status(1);
+        let ended = sandbox.run(&repair(&address)).expect_status(1);
+        assert!(ended.text().contains("they were the end of the log once"), "{ended:?}");
+    }
+    sandbox.run_with("append practice.store --space other", b"goes on\n").expect_status(0);
+    let cat = sandbox.run("cat practice.store").expect_status(1);
+    assert!(cat.only_error().contains("were its end once, and are lost"), "{cat:?}");
+    let status = sandbox.run("status practice.store --json").expect_status(1);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert!(status["logs"].as_array().unwrap().iter().any(|log| log["missing"].as_u64() > Some(0)), "{status}");
+    let sync = format!("sync practice.store --with hub@{address} --tls tls-practice-1 --once");
+    sandbox.run(&sync).expect_status(0);
+    assert_eq!(sandbox.cat("practice.store"), whole);
+    for words in ["status practice.store", "verify practice.store"] {
+        sandbox.run(words).expect_status(0);
+    }
+    sandbox.run(&repair(&address)).expect_status(0);
+}
+
 #[test]
 fn a_segment_file_that_is_gone_comes_back_from_the_mirror() {
     let (sandbox, _hub, address) = mirrored("");

@@ -39,6 +39,26 @@ fn a_sound_store_has_nothing_to_tell() {
 }
 
 #[test]
+fn an_unfinished_commit_is_a_note_and_no_bad_news() {
+    let sandbox = small_store();
+    let is_used = |path: &PathBuf| fs::read(path).unwrap().starts_with(b"CFS1");
+    let path = segments(&sandbox).into_iter().rfind(is_used).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let end = (bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1).next_multiple_of(8);
+    bytes.resize(bytes.len().max(end + 200), 0);
+    // As a kill leaves them, behind the last commit.
+    bytes[end..end + 100].fill(0x5a);
+    fs::write(&path, bytes).unwrap();
+    let ended = sandbox.run("verify practice.store").expect_status(0);
+    assert!(ended.stdout.is_empty(), "{ended:?}");
+    let lines: Vec<_> = ended.stderr.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains("an unfinished commit") && lines[1].contains("0 damaged places"));
+    sandbox.run_with("append practice.store", b"one more\n").expect_status(0);
+    let ended = sandbox.run("verify practice.store").expect_status(0);
+    assert!(ended.only_error().contains("0 damaged places"), "{ended:?}");
+}
+
+#[test]
 fn damage_is_told_with_its_place_and_is_bad_news() {
     let sandbox = small_store();
     let text = b"record number 0200";

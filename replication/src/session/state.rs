@@ -346,8 +346,10 @@ impl Log {
     /// chain that it is sending. That it has *more* is no proof: its history may be another one.
     pub(super) fn is_mirrored(&self) -> bool {
         let local = self.head();
+        // What it had of the log once behind that, and lost, is not here.
+        let lacks = self.peer_holes.first_seq().is_some_and(|first_seq| first_seq < local.next_seq);
         matches!(self.outgoing, Outgoing::Streaming(_))
-            && self.peer_holes.is_empty()
+            && !lacks
             && self.peer_head.is_some_and(|peer| peer == local || peer.next_seq > local.next_seq)
     }
 }

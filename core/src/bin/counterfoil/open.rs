@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use counterfoil::{Builder, Damage, LogId, LogInfo, Seq, Space, Store};
+use counterfoil::{Builder, LogId, LogInfo, Seq, Space, Store};
 use counterfoil_storage::Finding;
 
 use crate::failure::Failure;
@@ -58,18 +58,29 @@ pub(crate) fn space_there(store: &Store, path: &Path, name: Option<&str>) -> Res
 /// How many spaces one line names.
 const SPACES_SHOWN: usize = 10;
 
-/// Damage that opening found in some of the logs and that is not among the holes told (log, first record, after the last):
-/// without it a log whose last commits are damaged would look as if it ended before them.
-pub(crate) fn lost_end<'a>(store: &'a Store, logs: &[LogId], holes: &[(LogId, Seq, Seq)]) -> Option<&'a Damage> {
+/// What was lost of the ends of some logs and is not among the holes told (log, first record, after the last), in words:
+/// without it such a log would look as if it ended before that.
+pub(crate) fn lost_end(store: &Store, logs: &[LogId], holes: &[(LogId, Seq, Seq)]) -> Option<String> {
     let is_hole = |log: LogId, first: Seq, last: Seq| {
         holes.iter().any(|(of, first_seq, next_seq)| *of == log && *first_seq <= first && last < *next_seq)
     };
-    store.recovery().damage().find(|damage| match (damage.log, damage.first_seq, damage.last_seq) {
+    let damage = store.recovery().damage().find(|damage| match (damage.log, damage.first_seq, damage.last_seq) {
         (Some(log), Some(first), Some(last)) => logs.contains(&log) && !is_hole(log, first, last),
         (Some(log), ..) => logs.contains(&log),
         // It may be what the holes tell of already.
         (None, ..) => holes.is_empty(),
-    })
+    });
+    let known = || {
+        let infos = store.logs().into_iter().filter(|info| logs.contains(&info.id));
+        infos.into_iter().find_map(|info| {
+            let (_, next_seq) = info.holes.iter().last()?;
+            let (log, first_seq) = (info.id, info.durable.next_seq);
+            let last = Seq(next_seq.0.checked_sub(1)?);
+            let is_told = next_seq <= first_seq || is_hole(log, first_seq, last);
+            (!is_told).then(|| format!("records {first_seq} to {last} of log {log} were its end once, and are lost"))
+        })
+    };
+    damage.map(ToString::to_string).or_else(known)
 }
 
 /// A space's logs in an order that is the same at every node: a log after the one that it continues,

@@ -89,6 +89,10 @@ impl Verify {
             }
         }
         output.flush()?;
+        for unfinished in &report.unfinished {
+            // No damage: nothing of it was acknowledged, as far as can be told.
+            let _ = writeln!(io::stderr(), "{unfinished}; the next opening for writing keeps it aside");
+        }
         let mended = match report.mended.len() as u64 {
             0 => String::new(),
             mended => format!(" (not counting {}, of which nothing is missing)", count(mended, "mended places")),
