@@ -41,16 +41,6 @@ impl fmt::Display for Durability {
     }
 }
 
-impl Durability {
-    /// How many other nodes it takes.
-    fn nodes(self) -> usize {
-        match self {
-            Self::Buffered | Self::Local => 0,
-            Self::Mirrored(nodes) => nodes,
-        }
-    }
-}
-
 /// The counterfoil of an append: says which records it made, and how far they have come.
 ///
 /// Cheap to clone; dropping it changes nothing about the append.
@@ -126,11 +116,11 @@ impl Receipt {
     ///
     /// The commit failed; or the store was closed before the level was reached ([`AppendError::Closed`]).
     pub fn wait(&self, level: Durability) -> Result<()> {
-        if level == Durability::Buffered {
-            return Ok(());
+        match level {
+            Durability::Buffered => Ok(()),
+            Durability::Local | Durability::Mirrored(0) => Ok(self.stored.wait()?),
+            Durability::Mirrored(nodes) => self.wait_mirrored(nodes, None),
         }
-        self.stored.wait()?;
-        self.wait_mirrored(level.nodes(), None)
     }
 
     /// Waits until `level` is reached or `timeout` is over, and says which level has been: compare
@@ -154,11 +144,11 @@ impl Receipt {
     ///
     /// As of [`reached`](Self::reached). That the time is over is no error.
     pub fn wait_timeout(&self, level: Durability, timeout: Duration) -> Result<Durability> {
-        let deadline = now().checked_add(timeout);
-        if level == Durability::Buffered || !self.stored.wait_timeout(timeout)? {
-            return self.reached();
+        match level {
+            Durability::Buffered => {}
+            Durability::Local | Durability::Mirrored(0) => _ = self.stored.wait_timeout(timeout)?,
+            Durability::Mirrored(nodes) => self.wait_mirrored(nodes, now().checked_add(timeout))?,
         }
-        self.wait_mirrored(level.nodes(), deadline)?;
         self.reached()
     }
 
@@ -167,20 +157,24 @@ impl Receipt {
     ///
     /// Dropping it before it is ready is harmless: the append goes on.
     pub fn durable(&self, level: Durability) -> Durable {
-        Durable { receipt: self.clone(), level, is_local: false, waiter: None }
+        Durable { receipt: self.clone(), level, waiter: None }
     }
 
     /// Waits for acks with this thread as the one to wake; returns early at the deadline.
+    ///
+    /// It leads the commit if nobody else does, and is not woken by one that another leads: nothing leaves this node before
+    /// it is durable here, so the ack says both.
     fn wait_mirrored(&self, nodes: usize, deadline: Option<Instant>) -> Result<()> {
-        if self.acks.count(self.log(), &self.records()) >= nodes {
-            return Ok(());
-        }
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut durable =
-            Durable { receipt: self.clone(), level: Durability::Mirrored(nodes), is_local: true, waiter: None };
+        let mut durable = self.durable(Durability::Mirrored(nodes));
         loop {
-            if let Poll::Ready(result) = Pin::new(&mut durable).poll(&mut Context::from_waker(&waker)) {
-                return result;
+            if let Poll::Ready(outcome) = self.stored.lead_or_watch(&waker) {
+                outcome?;
+            }
+            let acks = durable.poll_acks(nodes, &mut Context::from_waker(&waker));
+            if let Poll::Ready(outcome) = acks {
+                outcome?;
+                break;
             }
             match deadline.map(|deadline| deadline.saturating_duration_since(now())) {
                 None => thread::park(),
@@ -188,6 +182,12 @@ impl Receipt {
                 Some(left) => thread::park_timeout(left),
             }
         }
+        // An ack may be of another history of the log: of a store that has been set back.
+        match deadline {
+            None => self.stored.wait()?,
+            Some(deadline) => _ = self.stored.wait_timeout(deadline.saturating_duration_since(now()))?,
+        }
+        Ok(())
     }
 }
 
@@ -211,9 +211,17 @@ impl Wake for Unpark {
 pub struct Durable {
     receipt: Receipt,
     level: Durability,
-    /// The local flush has been seen.
-    is_local: bool,
     waiter: Option<WaiterId>,
+}
+
+impl Durable {
+    /// Ready once so many nodes have the records.
+    fn poll_acks(&mut self, nodes: usize, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let Receipt { acks, .. } = &self.receipt;
+        let wanted = (self.receipt.log(), self.receipt.records(), nodes);
+        acks.poll_mirrored(wanted, &mut self.waiter, cx)
+            .map(|is_mirrored| if is_mirrored { Ok(()) } else { Err(AppendError::Closed.into()) })
+    }
 }
 
 impl Future for Durable {
@@ -221,25 +229,21 @@ impl Future for Durable {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if this.level == Durability::Buffered {
-            return Poll::Ready(Ok(()));
+        match this.level {
+            Durability::Buffered => return Poll::Ready(Ok(())),
+            Durability::Local | Durability::Mirrored(0) => {}
+            // As in `Receipt::wait_mirrored`.
+            Durability::Mirrored(nodes) => match this.poll_acks(nodes, cx) {
+                Poll::Ready(outcome) => outcome?,
+                Poll::Pending => {
+                    return match this.receipt.stored.poll_failed(cx) {
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+                        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                    };
+                }
+            },
         }
-        if !this.is_local {
-            match this.receipt.stored.poll_durable(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(result) => result?,
-            }
-            this.is_local = true;
-        }
-        let nodes = this.level.nodes();
-        if nodes == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        let (log, records) = (this.receipt.log(), this.receipt.records());
-        this.receipt
-            .acks
-            .poll_mirrored((log, records, nodes), &mut this.waiter, cx)
-            .map(|is_mirrored| if is_mirrored { Ok(()) } else { Err(AppendError::Closed.into()) })
+        this.receipt.stored.poll_durable(cx).map_err(Into::into)
     }
 }
 
@@ -253,7 +257,37 @@ impl Drop for Durable {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use counterfoil_replication::Event;
+    use counterfoil_storage::{Digest, Head, Holes, Incarnation, NodeName, Seq};
+
     use super::*;
+    use crate::Store;
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Count(AtomicU64);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A store that flushes when it is told to.
+    fn store() -> Store {
+        Store::builder().background(false).in_memory().unwrap()
+    }
+
+    /// The hub says that it has a log as far as this.
+    fn acked(store: &Store, log: LogId, next_seq: u64) {
+        let node = NodeName::new("hub").unwrap();
+        let head = Head { next_seq: Seq(next_seq), digest: Digest::from_bytes([0; 32]) };
+        let incarnation = Incarnation::from_bytes([1; 16]);
+        let (holes, via) = (Holes::default(), Vec::new());
+        store.inner.acks.hear(&node.clone(), Event::Acked { log, node, incarnation, head, holes, via });
+    }
 
     #[test]
     fn levels_are_ordered_and_say_in_words_what_they_are() {
@@ -261,5 +295,37 @@ mod tests {
         assert!(levels.is_sorted_by(|a, b| a < b));
         let words: Vec<_> = levels.iter().map(ToString::to_string).collect();
         assert_eq!(words, ["buffered", "durable locally", "mirrored to 1 node", "mirrored to 2 nodes"]);
+    }
+
+    #[test]
+    fn who_waits_for_an_ack_is_woken_by_it_and_not_by_the_flush_before_it() {
+        let store = store();
+        let receipt = store.own_space().unwrap().append("a record").unwrap();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        let mut mirrored = receipt.durable(Durability::Mirrored(1));
+        assert!(Pin::new(&mut mirrored).poll(&mut cx).is_pending());
+        store.commit().unwrap();
+        assert_eq!((receipt.reached().unwrap(), count.0.load(Ordering::SeqCst)), (Durability::Local, 0));
+        acked(&store, receipt.log(), 1);
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert!(matches!(Pin::new(&mut mirrored).poll(&mut cx), Poll::Ready(Ok(()))));
+    }
+
+    #[test]
+    fn an_ack_of_what_another_history_had_there_does_not_stand_for_the_own_flush() {
+        let store = store();
+        let space = store.own_space().unwrap();
+        let log = space.append("first").unwrap().log();
+        acked(&store, log, 9);
+        let receipt = space.append("second").unwrap();
+        let mut mirrored = receipt.durable(Durability::Mirrored(1));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut mirrored).poll(&mut cx).is_pending());
+        // A thread flushes itself.
+        receipt.wait(Durability::Mirrored(1)).unwrap();
+        assert_eq!(receipt.reached().unwrap(), Durability::Mirrored(1));
+        assert!(Pin::new(&mut mirrored).poll(&mut cx).is_ready());
     }
 }

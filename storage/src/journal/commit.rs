@@ -7,7 +7,7 @@ use std::{
     mem,
     path::PathBuf,
     sync::{Arc, PoisonError},
-    task::Waker,
+    task::{Poll, Waker},
     time::Instant,
 };
 
@@ -19,7 +19,7 @@ use super::{
     frame::FrameKind,
     holes_file::RecordedHoles,
     life::Lifetimes,
-    queue::{self, Group, Queue, QueueState, SealedHead},
+    queue::{self, Awaited, Group, Queue, QueueState, SealedHead},
     read::{BatchCache, IndexCache},
     retention::Retention,
     seal::Sealed,
@@ -192,7 +192,7 @@ impl Shared {
                 let parker = Parker::new();
                 (Arc::clone(&parker), Waker::from(parker))
             });
-            queue.register(group, waker);
+            queue.register(group, Awaited::Outcome, waker);
             drop(queue);
             let is_woken = parker.park_until(deadline);
             // Without the lock, which all who are woken together would wait for.
@@ -204,6 +204,45 @@ impl Shared {
             }
             queue = self.queue();
         }
+    }
+
+    /// Has `group` committed, by this thread if nobody else leads, and does not wait for one who does: ready once the
+    /// group is done; else `waker` is woken if it fails, or to call this again.
+    pub(crate) fn lead_or_watch(&self, group: &Group, waker: &Waker) -> Poll<Result<(), AppendError>> {
+        let mut queue = self.queue();
+        loop {
+            if let Some(outcome) = group.outcome.get() {
+                return Poll::Ready(outcome.clone());
+            }
+            if queue.in_flight.is_some() {
+                queue.register(group, Awaited::Failure, waker);
+                return Poll::Pending;
+            }
+            queue = self.lead(queue);
+        }
+    }
+
+    /// Has the background committer commit `group`: ready once it is done; else `waker` is woken once what is awaited
+    /// has come.
+    pub(crate) fn poll_committed(
+        &self,
+        group: &Group,
+        awaited: Awaited,
+        waker: &Waker,
+    ) -> Poll<Result<(), AppendError>> {
+        if let Some(outcome) = group.outcome.get() {
+            return Poll::Ready(outcome.clone());
+        }
+        let mut queue = self.queue();
+        if let Some(outcome) = group.outcome.get() {
+            return Poll::Ready(outcome.clone());
+        }
+        queue.register(group, awaited, waker);
+        if queue.filling.number == group.number && !queue.nudged {
+            queue.nudged = true;
+            self.work.notify_one();
+        }
+        Poll::Pending
     }
 
     /// Commits what is queued. Nobody else may be leading.

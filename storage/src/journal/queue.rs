@@ -103,6 +103,24 @@ const SEALED_AT_ONCE: usize = 8;
 /// How many empty builders are kept for the next group.
 const BUILDERS_KEPT: usize = 1024;
 
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// That the group is done, well or not.
+    Outcome,
+    /// That it fails: if it does not, something else wakes who waits, later.
+    Failure,
+}
+
+/// Somebody to be woken of a group; until then also one who may be woken to lead it.
+#[derive(Debug)]
+struct Waiter {
+    /// The group's number.
+    group: u64,
+    awaited: Awaited,
+    waker: Waker,
+}
+
 /// Whether anything can be queued.
 #[derive(Debug, Clone)]
 pub(crate) enum QueueState {
@@ -131,8 +149,7 @@ pub(crate) struct Queue {
     pub(crate) close_error: Option<AppendError>,
     /// The clock that stamps records.
     pub(crate) clock: Hlc,
-    /// Those to be woken once a group is done, by its number.
-    waiters: Vec<(u64, Waker)>,
+    waiters: Vec<Waiter>,
     /// The last write found no space.
     pub(crate) full: bool,
     /// Someone who will not flush wants the group to be committed.
@@ -382,20 +399,23 @@ impl Queue {
         }
     }
 
-    /// Has `waker` woken once the group is done.
-    pub(crate) fn register(&mut self, group: &Group, waker: &Waker) {
-        let known = |(number, known): &(u64, Waker)| *number == group.number && known.will_wake(waker);
+    /// Has `waker` woken once what is awaited of the group has come, or to lead it.
+    pub(crate) fn register(&mut self, group: &Group, awaited: Awaited, waker: &Waker) {
+        let group = group.number;
+        let known =
+            |waiter: &Waiter| (waiter.group, waiter.awaited) == (group, awaited) && waiter.waker.will_wake(waker);
         if !self.waiters.iter().rev().take(64).any(known) {
-            self.waiters.push((group.number, waker.clone()));
+            self.waiters.push(Waiter { group, awaited, waker: waker.clone() });
         }
     }
 
-    /// Takes those who wait for a group that is done, and one who can lead the next.
+    /// Takes those who wait for the outcome of a group that is durable, and one who can lead the next.
     pub(crate) fn take_waiters(&mut self, done: u64) -> Vec<Waker> {
+        let concerned = self.waiters.extract_if(.., |waiter| waiter.group <= done);
         let mut woken: Vec<_> =
-            self.waiters.extract_if(.., |(group, _)| *group <= done).map(|(_, waker)| waker).collect();
+            concerned.filter(|waiter| waiter.awaited == Awaited::Outcome).map(|waiter| waiter.waker).collect();
         if !self.items.is_empty() && !self.waiters.is_empty() {
-            woken.push(self.waiters.swap_remove(0).1);
+            woken.push(self.waiters.swap_remove(0).waker);
         }
         woken
     }
@@ -406,7 +426,7 @@ impl Queue {
         self.items.clear();
         self.bytes = 0;
         let last = self.renew();
-        for group in self.in_flight.take().into_iter().chain([Arc::clone(&last)]) {
+        for group in self.in_flight.take().into_iter().chain([last]) {
             // A group is failed or finished once, by the one who leads.
             let _ = group.outcome.set(Err(error.clone()));
         }
@@ -417,7 +437,7 @@ impl Queue {
             (log.next_seq, log.sealed, log.open) = (head.next_seq, Some(head), None);
             log.unsealed.clear();
         }
-        self.take_waiters(last.number)
+        self.waiters.drain(..).map(|waiter| waiter.waker).collect()
     }
 }
 

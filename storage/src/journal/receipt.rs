@@ -3,11 +3,16 @@
 use std::{
     fmt,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use super::{commit::Shared, error::AppendError, queue::Group, watch};
+use super::{
+    commit::Shared,
+    error::AppendError,
+    queue::{Awaited, Group},
+    watch,
+};
 use crate::{
     ids::{LogId, Seq},
     time::Hlc,
@@ -87,19 +92,22 @@ impl Receipt {
     /// For futures: ready once durable. Never flushes; the background committer is asked to, so a
     /// journal opened without it needs someone who calls [`Journal::commit`](super::Journal::commit).
     pub fn poll_durable(&self, cx: &mut Context<'_>) -> Poll<Result<(), AppendError>> {
-        if let Some(outcome) = self.group.outcome.get() {
-            return Poll::Ready(outcome.clone());
+        self.shared.poll_committed(&self.group, Awaited::Outcome, cx.waker())
+    }
+
+    /// The same for a task that waits for what can only come after the commit, and is woken by that: another node's
+    /// ack. Of the commit it is told only if it fails, which saves waking it twice.
+    pub fn poll_failed(&self, cx: &mut Context<'_>) -> Poll<Result<(), AppendError>> {
+        self.shared.poll_committed(&self.group, Awaited::Failure, cx.waker())
+    }
+
+    /// The same for a thread, which leads the commit if nobody else does, and does not wait for one who leads. While this
+    /// is pending `waker` is woken if the commit fails, and may be woken to call this again: to lead.
+    pub fn lead_or_watch(&self, waker: &Waker) -> Poll<Result<(), AppendError>> {
+        match self.group.outcome.get() {
+            Some(outcome) => Poll::Ready(outcome.clone()),
+            None => self.shared.lead_or_watch(&self.group, waker),
         }
-        let mut queue = self.shared.queue();
-        if let Some(outcome) = self.group.outcome.get() {
-            return Poll::Ready(outcome.clone());
-        }
-        queue.register(&self.group, cx.waker());
-        if queue.filling.number == self.group.number && !queue.nudged {
-            queue.nudged = true;
-            self.shared.work.notify_one();
-        }
-        Poll::Pending
     }
 }
 

@@ -10,6 +10,7 @@
 //! multiplies the schedules. One that fails is kept in a file, and the test says how to run it again.
 #![cfg(shuttle)]
 
+mod acks;
 mod closing;
 mod commit;
 mod disk;
