@@ -2,7 +2,7 @@
 //!
 //! `COUNTERFOIL_SEED=n` replays one; `COUNTERFOIL_SEEDS=n` explores that many.
 
-use counterfoil_sim::{Report, explore_sync};
+use counterfoil_sim::{explore_seeds, explore_sync};
 
 const SEEDS: u64 = 200;
 
@@ -20,13 +20,8 @@ fn every_acknowledged_record_gets_everywhere_and_all_frontiers_become_equal() {
         return;
     }
     let seeds = number("COUNTERFOIL_SEEDS").unwrap_or(SEEDS);
-    let (mut total, mut violations) = (Report::default(), Vec::new());
-    for seed in 0..seeds {
-        match explore_sync(seed) {
-            Ok(report) => total.add(&report),
-            Err(violation) => violations.push(format!("{violation} --test both_ways")),
-        }
-    }
+    let (total, violations) = explore_seeds(seeds, explore_sync);
+    let violations: Vec<_> = violations.iter().map(|violation| format!("{violation} --test both_ways")).collect();
     println!("explored {seeds} seeds: {total}");
     assert!(violations.is_empty(), "{} of {seeds}:\n{}", violations.len(), violations.join("\n"));
     assert!(total.liars > 0 && total.lies > 0 && total.accused > 0 && total.denials > 0 && total.stalls > 0, "{total}");

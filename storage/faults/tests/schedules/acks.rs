@@ -42,8 +42,11 @@ impl Board {
     /// The other node gets what is durable here, and says that it has it.
     fn mirror(&self, world: &World) {
         let mut board = self.0.lock().unwrap();
-        board.0 =
-            world.logs.iter().map(|log| world.journal.log(*log).map_or(Seq::ZERO, |log| log.head.next_seq)).collect();
+        board.0 = world
+            .logs
+            .iter()
+            .map(|log| world.journal.log(*log).map_or(Seq::ZERO, |log| log.durable.next_seq))
+            .collect();
         let woken = std::mem::take(&mut board.1);
         drop(board);
         woken.into_iter().for_each(Waker::wake);
