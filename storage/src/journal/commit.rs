@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     ids::SegmentNumber,
-    sync::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, thread},
     vfs::VfsLock,
 };
 
@@ -185,7 +185,7 @@ impl Shared {
                 return Some(outcome.clone());
             }
             if queue.in_flight.is_none() {
-                queue = self.lead(queue);
+                queue = self.lead_together(queue);
                 continue;
             }
             let (parker, waker) = parker.get_or_insert_with(|| {
@@ -218,8 +218,19 @@ impl Shared {
                 queue.register(group, Awaited::Failure, waker);
                 return Poll::Pending;
             }
-            queue = self.lead(queue);
+            queue = self.lead_together(queue);
         }
+    }
+
+    /// Commits what is queued, unless others who can lead append first: who were woken together come back together, and
+    /// the first of them would flush for itself alone while all others wait for the next flush.
+    fn lead_together<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        if !queue.take_shared() {
+            return self.lead(queue);
+        }
+        drop(queue);
+        thread::yield_now();
+        self.queue()
     }
 
     /// Has the background committer commit `group`: ready once it is done; else `waker` is woken once what is awaited

@@ -130,7 +130,7 @@ pub(crate) enum QueueState {
 }
 
 /// What waits to be committed. Bounded in bytes by those who queue.
-#[expect(clippy::struct_excessive_bools, reason = "four conditions that hold independently")]
+#[expect(clippy::struct_excessive_bools, reason = "conditions that hold independently")]
 #[derive(Debug)]
 pub(crate) struct Queue {
     logs: Vec<LogQueue>,
@@ -150,6 +150,8 @@ pub(crate) struct Queue {
     /// The clock that stamps records.
     pub(crate) clock: Hlc,
     waiters: Vec<Waiter>,
+    /// The last group that became durable had several waiters, who may come back together.
+    is_shared: bool,
     /// The last write found no space.
     pub(crate) full: bool,
     /// Someone who will not flush wants the group to be committed.
@@ -178,6 +180,7 @@ impl Queue {
             close_error: None,
             clock,
             waiters: Vec::new(),
+            is_shared: false,
             full: false,
             nudged: false,
             committer_sleeps: false,
@@ -411,13 +414,19 @@ impl Queue {
 
     /// Takes those who wait for the outcome of a group that is durable, and one who can lead the next.
     pub(crate) fn take_waiters(&mut self, done: u64) -> Vec<Waker> {
-        let concerned = self.waiters.extract_if(.., |waiter| waiter.group <= done);
-        let mut woken: Vec<_> =
-            concerned.filter(|waiter| waiter.awaited == Awaited::Outcome).map(|waiter| waiter.waker).collect();
+        let concerned: Vec<_> = self.waiters.extract_if(.., |waiter| waiter.group <= done).collect();
+        self.is_shared = concerned.len() > 1;
+        let told = concerned.into_iter().filter(|waiter| waiter.awaited == Awaited::Outcome);
+        let mut woken: Vec<_> = told.map(|waiter| waiter.waker).collect();
         if !self.items.is_empty() && !self.waiters.is_empty() {
             woken.push(self.waiters.swap_remove(0).waker);
         }
         woken
+    }
+
+    /// Whether who is about to lead should first let others append: said once for a group.
+    pub(crate) fn take_shared(&mut self) -> bool {
+        mem::take(&mut self.is_shared)
     }
 
     /// Fails the group in flight and the one being filled: their records are gone from the queue,
