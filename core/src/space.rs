@@ -189,9 +189,9 @@ impl Space {
     /// This node's own log, which is made if need be.
     #[cfg(feature = "collections")]
     pub(crate) fn own_log_to_write(&self) -> Result<LogId> {
-        self.write(|writer| match writer.has_ended() {
-            true => Err(AppendError::LogEnded { log: writer.log() }),
-            false => Ok(writer.log()),
+        self.write(|writer| {
+            let log = writer.log();
+            if writer.has_ended() { Err(AppendError::LogEnded { log }) } else { Ok(log) }
         })
     }
 

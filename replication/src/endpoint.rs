@@ -351,7 +351,7 @@ impl Endpoint {
             match self.journal.begin_new_life(self.session.config().incarnation) {
                 Ok(()) => return Err(SessionError::NewLife),
                 Err(error) => {
-                    tracing::warn!(%log, %error, "this node goes on in the same logs though it was rolled back")
+                    tracing::warn!(%log, %error, "this node goes on in the same logs though it was rolled back");
                 }
             }
         }
@@ -360,9 +360,10 @@ impl Endpoint {
 
     /// The session of an earlier life of this node ends.
     fn check_life(&self) -> Result<(), SessionError> {
-        match self.journal.identity().incarnation == self.session.config().incarnation {
-            true => Ok(()),
-            false => Err(SessionError::NewLife),
+        if self.journal.identity().incarnation == self.session.config().incarnation {
+            Ok(())
+        } else {
+            Err(SessionError::NewLife)
         }
     }
 

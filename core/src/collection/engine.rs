@@ -502,9 +502,6 @@ fn is_as_expected(known: &KeyState, expected: &[(LogId, Seq)]) -> bool {
 
 impl From<IndexError> for Error {
     fn from(error: IndexError) -> Self {
-        match error.is_storage_full() {
-            true => Self::IndexFull,
-            false => Self::Index { what: error.to_string() },
-        }
+        if error.is_storage_full() { Self::IndexFull } else { Self::Index { what: error.to_string() } }
     }
 }

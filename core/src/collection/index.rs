@@ -21,7 +21,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
+    io::{self, ErrorKind},
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -84,8 +84,7 @@ impl IndexError {
             },
             _ => return false,
         };
-        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-        matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
     }
 }
 
@@ -159,7 +158,7 @@ impl OpenFile {
                     place.vfs.remove(&path)?;
                 }
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
         let file = place.vfs.open(&path, OpenMode::Create)?;

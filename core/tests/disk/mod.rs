@@ -47,7 +47,7 @@ impl Default for Disk {
 
 #[derive(Debug)]
 struct File {
-    file: Arc<dyn VfsFile>,
+    inner: Arc<dyn VfsFile>,
     disk: Disk,
     is_index: bool,
 }
@@ -58,7 +58,7 @@ impl Vfs for Disk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let is_index = path.extension().is_some_and(|extension| extension == "redb");
-        Ok(Arc::new(File { file: self.files.open(path, mode)?, disk: self.clone(), is_index }))
+        Ok(Arc::new(File { inner: self.files.open(path, mode)?, disk: self.clone(), is_index }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -91,7 +91,7 @@ impl File {
     fn is_refused(&self, len: u64) -> io::Result<bool> {
         let is_full = self.disk.is_full.load(Ordering::Relaxed)
             || (self.is_index && self.disk.is_full_for_index.load(Ordering::Relaxed));
-        Ok(is_full && len > self.file.len()?)
+        Ok(is_full && len > self.inner.len()?)
     }
 }
 
@@ -103,7 +103,7 @@ impl VfsFile for File {
         if self.is_index {
             self.disk.index_bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         }
-        self.file.read_at(buffer, offset)
+        self.inner.read_at(buffer, offset)
     }
 
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
@@ -111,35 +111,35 @@ impl VfsFile for File {
         if self.is_refused(end)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.file.write_at(buffers, offset)
+        self.inner.write_at(buffers, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         if self.disk.refuses_flushes.load(Ordering::Relaxed) {
             return Err(io::Error::other("the platter is scratched"));
         }
-        self.file.sync_data()
+        self.inner.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.inner.len()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         if self.is_refused(len)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.file.set_len(len)
+        self.inner.set_len(len)
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
         if self.is_refused(len)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.file.reserve(len)
+        self.inner.reserve(len)
     }
 
     fn identity(&self) -> io::Result<FileIdentity> {
-        self.file.identity()
+        self.inner.identity()
     }
 }
