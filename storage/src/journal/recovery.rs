@@ -410,7 +410,8 @@ impl<'a> Opening<'a> {
         let mut frontier = Frontier { scanner, unproven: None };
         let torn = self.scan(&mut frontier)?;
         let frames = frontier.scanner.next_commit.0 + u64::from(torn);
-        self.judge_extent(last.header.number > SegmentNumber::ZERO || frames > 1, torn)?;
+        // Not the number of segments: the only frame may have been copied to another one.
+        self.judge_extent(frames > 1, torn)?;
         // A crash during the first write leaves one copy too, so it is damage only if that write is proven.
         if last.has_one_copy && frontier.scanner.next_commit.0 > last.header.first_commit.0 + 1 {
             self.damage(last.header.number, 0, "one of two copies of the segment's header is damaged");
