@@ -54,7 +54,7 @@ pub(crate) fn wait_at_most<'a, T>(
 pub(crate) mod thread {
     use std::time::Duration;
 
-    pub(crate) use shuttle::thread::{Builder, JoinHandle, Thread, current, park};
+    pub(crate) use shuttle::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
 
     /// Sleeps.
     pub(crate) fn sleep(duration: Duration) {
