@@ -16,5 +16,5 @@ mod rng;
 pub use disk::FaultVfs;
 pub use fault::{Counts, Fault, Injection, Operation};
 pub use ledger::{Ledger, Missing, Reading, Violation};
-pub use player::{Player, STORE, Step, small_options};
+pub use player::{Player, STORE, Step, options_on, small_options};
 pub use rng::Rng;

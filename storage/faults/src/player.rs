@@ -104,6 +104,13 @@ pub fn small_options() -> Options {
     options
 }
 
+/// The same, for a store on that disk.
+pub fn options_on(disk: &FaultVfs) -> Options {
+    let mut options = small_options();
+    options.vfs = Arc::new(disk.clone());
+    options
+}
+
 impl Player {
     /// A player on `disk` whose store is still to be made.
     pub fn new(disk: FaultVfs, options: Options) -> Self {

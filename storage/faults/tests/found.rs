@@ -1,17 +1,12 @@
 //! What the explorations have found, each as the shortest program that shows it.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
-use counterfoil_faults::{Fault, FaultVfs, Injection, Operation, Player, STORE, Step, small_options};
+use counterfoil_faults::{Fault, FaultVfs, Injection, Operation, Player, STORE, Step, options_on, small_options};
 use counterfoil_storage::{
-    AppendError, BatchBuilder, Genesis, Hlc, Journal, NodeName, OpenError, Options, SpaceName, StoreError, Stored,
+    AppendError, BatchBuilder, Finding, Genesis, Hlc, Journal, NodeName, OpenError, SpaceName, StoreError, Stored,
+    verify,
 };
-
-fn options(disk: &FaultVfs) -> Options {
-    let mut options = small_options();
-    options.vfs = Arc::new(disk.clone());
-    options
-}
 
 fn node() -> NodeName {
     NodeName::new("own").unwrap()
@@ -27,15 +22,15 @@ fn a_store_whose_making_failed_at_its_last_flush_does_not_vanish_once_it_has_ack
     for number in 0..4 {
         let disk = FaultVfs::new(1);
         disk.inject(Injection::at(number, Fault::Eio).of(Operation::SyncDir));
-        let made = Journal::create(Path::new(STORE), node(), options(&disk));
-        let opened = made.or_else(|_| match Journal::open(Path::new(STORE), options(&disk)) {
-            Err(OpenError::NoStore { .. }) => Journal::create(Path::new(STORE), node(), options(&disk)),
+        let made = Journal::create(Path::new(STORE), node(), options_on(&disk));
+        let opened = made.or_else(|_| match Journal::open(Path::new(STORE), options_on(&disk)) {
+            Err(OpenError::NoStore { .. }) => Journal::create(Path::new(STORE), node(), options_on(&disk)),
             opened => opened.map(|(journal, _)| journal),
         });
         let journal = opened.unwrap();
         let appended = journal.writer(own_log(&journal)).unwrap().append(b"kept").unwrap().wait();
         for seed in 0..20 {
-            let after = Journal::open(Path::new(STORE), options(&disk.crash(seed)));
+            let after = Journal::open(Path::new(STORE), options_on(&disk.crash(seed)));
             assert!(after.is_ok() || appended.is_err(), "flush {number}, seed {seed}: {after:?}");
         }
     }
@@ -62,7 +57,7 @@ fn a_segment_without_a_footer_keeps_its_place_among_those_that_have_one() {
 #[test]
 fn closing_tells_that_what_was_queued_found_no_space() {
     let disk = FaultVfs::new(1);
-    let journal = Journal::create(Path::new(STORE), node(), options(&disk)).unwrap();
+    let journal = Journal::create(Path::new(STORE), node(), options_on(&disk)).unwrap();
     let receipt = journal.writer(own_log(&journal)).unwrap().append(&[7; 9000]).unwrap();
     disk.set_capacity(Some(disk.used_bytes()));
     assert!(matches!(journal.close(), Err(AppendError::StorageFull)));
@@ -73,7 +68,7 @@ fn closing_tells_that_what_was_queued_found_no_space() {
 #[test]
 fn a_batch_that_can_not_be_compared_is_not_called_a_divergence() {
     let disk = FaultVfs::new(1);
-    let journal = Journal::create(Path::new(STORE), node(), options(&disk)).unwrap();
+    let journal = Journal::create(Path::new(STORE), node(), options_on(&disk)).unwrap();
     let genesis = Genesis::new(SpaceName::new("space").unwrap(), NodeName::new("other").unwrap(), [1; 16]);
     let log = journal.create_log(genesis.clone()).unwrap();
     let mut builder = BatchBuilder::with_capacity(0);
@@ -102,7 +97,7 @@ fn the_loss_of_the_newest_segment_is_noticed() {
             let is_segment = |path: &&std::path::PathBuf| path.extension().is_some_and(|extension| extension == "seg");
             let files = disk.files();
             disk.lose(files.iter().rfind(is_segment).unwrap());
-            let (_, recovery) = Journal::open(Path::new(STORE), options(&disk)).unwrap();
+            let (_, recovery) = Journal::open(Path::new(STORE), options_on(&disk)).unwrap();
             assert!(recovery.damage().next().is_some(), "{closed} {rounds}: {recovery:?}");
         }
     }
@@ -132,10 +127,10 @@ fn a_header_that_was_seen_but_never_flushed_is_not_missed_after_a_later_crash() 
 fn a_store_made_several_folders_deep_does_not_vanish_with_a_folder_that_was_made_for_it() {
     for dir in ["/a/store", "/a/b/store", "/a/b/c/store"].map(Path::new) {
         let disk = FaultVfs::new(1);
-        let journal = Journal::create(dir, node(), options(&disk)).unwrap();
+        let journal = Journal::create(dir, node(), options_on(&disk)).unwrap();
         journal.writer(own_log(&journal)).unwrap().append(b"kept").unwrap().wait().unwrap();
         for seed in 0..40 {
-            let after = Journal::open(dir, options(&disk.snapshot().crash(seed)));
+            let after = Journal::open(dir, options_on(&disk.snapshot().crash(seed)));
             assert!(after.is_ok(), "{}, seed {seed}: {after:?}", dir.display());
         }
     }
@@ -144,7 +139,7 @@ fn a_store_made_several_folders_deep_does_not_vanish_with_a_folder_that_was_made
 /// How often an opening reads a store whose last commit, a record that repeats `fake`, was cut short by a power cut.
 fn reads_to_open(fake: &[u8], times: usize) -> u64 {
     let disk = FaultVfs::new(1);
-    let mut options = options(&disk);
+    let mut options = options_on(&disk);
     (options.segment_bytes_min, options.segment_bytes_max) = (4 << 20, 4 << 20);
     let journal = Journal::create(Path::new(STORE), node(), options.clone()).unwrap();
     let foreign = Genesis::new(SpaceName::new("p").unwrap(), NodeName::new("p").unwrap(), [1; 16]);
@@ -189,7 +184,7 @@ fn a_record_full_of_headers_of_long_frames_does_not_have_them_read() {
 /// How often opening reads a store with so many own logs, of a few records each in a sealed segment.
 fn reads_to_open_with(logs: u64) -> u64 {
     let disk = FaultVfs::new(1);
-    let mut options = options(&disk);
+    let mut options = options_on(&disk);
     // It is large enough to be sealed at the close.
     (options.segment_bytes_min, options.segment_bytes_max) = (1 << 20, 1 << 20);
     let journal = Journal::create(Path::new(STORE), node(), options.clone()).unwrap();
@@ -224,6 +219,28 @@ fn a_segment_cut_back_when_its_last_commit_was_copied_is_no_damage() {
     assert_eq!(player.disk.struck(), 1);
     let disk = player.disk.kill();
     player.prove_sound(disk).unwrap();
+}
+
+#[test]
+fn closing_on_a_full_disk_leaves_nothing_that_looks_like_an_unfinished_commit() {
+    let lens = vec![689, 401, 874, 775, 66, 333, 560, 167, 876, 115, 345, 594, 261, 171, 397, 170, 542];
+    let mut player = Player::new(FaultVfs::new(1), small_options());
+    player.play(&[Step::CreateLog, Step::AppendAll(0, lens), Step::Fill(20480), Step::Reopen]).unwrap();
+    let disk = player.disk.crash(2);
+    disk.set_capacity(None);
+    assert_eq!(verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap().unfinished, []);
+    let (_, recovery) = Journal::open(Path::new(STORE), options_on(&disk)).unwrap();
+    assert!(matches!(recovery.findings[..], [Finding::CopiedLastFrame { .. }]), "{recovery:?}");
+    player.prove_sound(disk.crash(1)).unwrap();
+}
+
+#[test]
+fn verify_names_no_footer_that_is_not_written_yet() {
+    // The only commit was never proven: it is copied, and what stands where the footer will be is the old one.
+    let mut player = Player::new(FaultVfs::new(1), small_options());
+    player.play(&[Step::CreateLog, Step::AppendAll(0, vec![400; 3]), Step::Commit, Step::Kill]).unwrap();
+    let disk = player.disk.kill();
+    assert_eq!(verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap().damage, []);
 }
 
 #[test]

@@ -1,19 +1,15 @@
 //! The end of a journal that was durable and can't be read any more: no sequence number is given again, what is whole is
 //! served, and what is missing is told of until it is there again.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
-use counterfoil_faults::{Fault, FaultVfs, Injection, Ledger, Operation, Player, STORE, Step, small_options};
+use counterfoil_faults::{
+    Fault, FaultVfs, Injection, Ledger, Operation, Player, STORE, Step, options_on, small_options,
+};
 use counterfoil_storage::{Finding, Genesis, Journal, LogId, NodeName, Options, Recovery, Seq, SpaceName, verify};
 
-fn options(disk: &FaultVfs) -> Options {
-    let mut options = small_options();
-    options.vfs = Arc::new(disk.clone());
-    options
-}
-
 fn open(disk: &FaultVfs) -> (Journal, Recovery) {
-    Journal::open(Path::new(STORE), options(disk)).unwrap()
+    Journal::open(Path::new(STORE), options_on(disk)).unwrap()
 }
 
 fn extent() -> std::path::PathBuf {
@@ -67,22 +63,20 @@ fn check_that_writing_goes_on(disk: &FaultVfs, journal: &Journal) {
 
 #[test]
 fn without_the_extent_no_sequence_number_of_a_commit_that_may_have_been_acknowledged_is_given_again() {
-    let lost = |disk: &FaultVfs| assert!(disk.lose(&extent()));
-    let unreadable = |disk: &FaultVfs| assert!(disk.edit(&extent(), |content| content.fill(0x55)));
     for commits in [1, 2, 3, 30] {
         let (sound, ledger) = killed(commits);
         for how in ["lost", "unreadable"] {
             let what = format!("{commits} commits, extent {how}");
             let disk = sound.snapshot();
             if how == "lost" {
-                lost(&disk);
+                assert!(disk.lose(&extent()));
             } else {
-                unreadable(&disk);
+                assert!(disk.edit(&extent(), |content| content.fill(0x55)));
             }
             let (path, at) = last_frame(&disk);
             zero(&disk, &path, at, 60);
             let incarnation = open(&sound.snapshot()).0.identity().incarnation;
-            let verified = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+            let verified = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
             let (journal, recovery) = open(&disk);
             ledger.judge_own(&journal).unwrap_or_else(|violation| panic!("{what}: {violation:?}"));
             assert_ne!(journal.identity().incarnation, incarnation, "{what}: {recovery:?}");
@@ -122,7 +116,7 @@ fn own_log(journal: &Journal) -> LogId {
 fn no_second_frame_is_written_before_it_is_on_record_that_there_is_a_first() {
     for fault in [Fault::Eio, Fault::NoSpace] {
         let disk = FaultVfs::new(1);
-        let journal = Journal::create(Path::new(STORE), NodeName::new("own").unwrap(), options(&disk)).unwrap();
+        let journal = Journal::create(Path::new(STORE), NodeName::new("own").unwrap(), options_on(&disk)).unwrap();
         let log = own_log(&journal);
         let renames = disk.counts().of(Operation::Rename);
         disk.inject(Injection::at(renames, fault).of(Operation::Rename).for_ever());
@@ -184,7 +178,7 @@ fn batches_between(disk: &FaultVfs, journal: &Journal, from: usize, to: usize) -
 /// Opens a damaged store: nothing but `hit` and what follows it in the same logs is missing, that is told, now and in later
 /// lives, and no number is given again.
 fn check_damaged(disk: &FaultVfs, ledger: &Ledger, hit: &[(LogId, Seq, Seq)], what: &str) {
-    let verified = verify(Path::new(STORE), &options(disk), |_, _| {}).unwrap();
+    let verified = verify(Path::new(STORE), &options_on(disk), |_, _| {}).unwrap();
     assert!(verified.damage.len() + verified.mended.len() > 0, "{what}");
     let is_nameless = verified.damage.iter().any(|damage| damage.log.is_none());
     let (journal, recovery) = open(disk);
@@ -360,7 +354,7 @@ fn the_lost_end_of_a_log_is_known_until_its_writer_has_sent_it_again() {
         check_retention_goes_on(&journal);
         journal.close().unwrap();
     }
-    let verified = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+    let verified = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
     assert_eq!(verified.damage.len(), 2, "the batch and the mark: {verified:?}");
     let (journal, _) = open(&disk);
     journal.store(whole.read_batch(log, first_seq).unwrap().unwrap()).unwrap();
@@ -372,7 +366,7 @@ fn the_lost_end_of_a_log_is_known_until_its_writer_has_sent_it_again() {
     assert_eq!(holes(&journal), []);
     assert_eq!(ledger.judge_rotten(&journal).unwrap(), []);
     journal.close().unwrap();
-    let verified = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+    let verified = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
     assert_eq!((verified.damage, verified.mended.len()), (vec![], 2), "the batch and the mark");
 }
 
@@ -404,12 +398,12 @@ fn an_unfinished_commit_is_no_damage() {
     let (path, at) = last_frame(&disk);
     let (_, end) = last_segment(&disk);
     zero(&disk, &path, at + 200, end - at - 200);
-    let verified = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+    let verified = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
     assert_eq!((verified.damage, verified.unfinished.len()), (vec![], 1));
     let (journal, _) = open(&disk);
     journal.writer(own_log(&journal)).unwrap().append(b"new").unwrap().wait().unwrap();
     journal.close().unwrap();
-    let verified = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+    let verified = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
     assert_eq!((verified.damage, verified.unfinished), (vec![], vec![]), "it has been kept aside");
 }
 
@@ -423,11 +417,11 @@ fn only_the_segment_that_is_gone_is_named_and_records_kept_are_counted_once() {
     let kept: u64 = journal.logs(None).iter().map(|log| log.durable.next_seq.0 - log.first_seq.0).sum();
     journal.close().unwrap();
     drop(journal);
-    let verified = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+    let verified = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
     assert_eq!((verified.damage, verified.records), (vec![], kept));
     let segments: Vec<_> = disk.files().into_iter().filter(|path| path.to_string_lossy().ends_with(".seg")).collect();
     assert!(disk.lose(&segments[1]));
-    let verified = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+    let verified = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
     let named: Vec<_> = verified.damage.iter().filter(|damage| damage.log.is_none()).collect();
     assert_eq!(named.len(), 1, "{named:?}");
     assert_eq!(named[0].segment.unwrap().0, 1);

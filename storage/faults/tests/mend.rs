@@ -3,13 +3,13 @@
 //!
 //! `COUNTERFOIL_MEND=n` tries `n` damaged stores; `COUNTERFOIL_SEED=n` replays one.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use bytes::Bytes;
-use counterfoil_faults::{Fault, FaultVfs, Injection, Ledger, Missing, Player, Rng, STORE, Step, small_options};
-use counterfoil_storage::{
-    Arrival, Batch, Head, Hole, Journal, LogId, MendError, Options, ReadError, Recovery, Seq, verify,
+use counterfoil_faults::{
+    Fault, FaultVfs, Injection, Ledger, Missing, Player, Rng, STORE, Step, options_on, small_options,
 };
+use counterfoil_storage::{Arrival, Batch, Head, Hole, Journal, LogId, MendError, ReadError, Recovery, Seq, verify};
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -28,14 +28,8 @@ fn store() -> (FaultVfs, Ledger) {
     (player.disk.kill(), player.ledger)
 }
 
-fn options(disk: &FaultVfs) -> Options {
-    let mut options = small_options();
-    options.vfs = Arc::new(disk.clone());
-    options
-}
-
 fn open(disk: &FaultVfs) -> (Journal, Recovery) {
-    Journal::open(Path::new(STORE), options(disk)).unwrap()
+    Journal::open(Path::new(STORE), options_on(disk)).unwrap()
 }
 
 /// Batches of a hole as another replica has them, newest first, a few at a time.
@@ -277,12 +271,12 @@ fn a_hole_is_known_once_a_read_meets_it_and_is_told_to_whoever_watches() {
     let holes = journal.log(log.id).unwrap().holes;
     assert_eq!(holes.iter().collect::<Vec<_>>(), [(batch.first_seq(), batch.next_seq())]);
     assert_eq!(journal.holes(log.id).unwrap(), [Hole { first_seq: batch.first_seq(), end: batch.head() }]);
-    let found = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+    let found = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
     assert_eq!(found.damage.len(), 1);
     journal.mend(&[batch]).unwrap();
     assert!(journal.log(log.id).unwrap().holes.is_empty() && journal.holes(log.id).unwrap().is_empty());
     assert!(watch.wait_timeout(std::time::Duration::ZERO));
-    let found = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+    let found = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
     assert_eq!(found.damage, []);
     assert_eq!(disk.content(&path), sound.content(&path));
 }
@@ -331,7 +325,7 @@ fn a_hole_that_was_known_is_known_in_later_lives_before_anything_is_read_and_unt
         assert_eq!(holes_of(&journal, &batch), [hole]);
         journal.close().unwrap();
         drop(journal);
-        let mut options = options(&disk);
+        let mut options = options_on(&disk);
         options.read_only = true;
         let beside = Journal::open(Path::new(STORE), options).unwrap().0;
         assert_eq!(holes_of(&beside, &batch), [hole]);
@@ -408,7 +402,7 @@ fn whatever_happens_while_a_hole_is_recorded_it_is_known_and_a_file_that_can_t_b
     let file = Path::new(STORE).join("holes");
     rotten.edit(&file, |content| content.fill(0x55));
     let told = |damage: &counterfoil_storage::Damage| damage.to_string().contains("the file of holes is damaged");
-    let found = verify(Path::new(STORE), &options(&rotten), |_, _| {}).unwrap();
+    let found = verify(Path::new(STORE), &options_on(&rotten), |_, _| {}).unwrap();
     assert_eq!((found.damage.len(), found.damage.iter().filter(|damage| told(damage)).count()), (2, 1));
     let (journal, recovery) = open(&rotten);
     assert_eq!(recovery.damage().filter(|damage| told(damage)).count(), 1);
@@ -438,7 +432,7 @@ fn a_segment_that_is_gone_is_told_of_until_all_that_it_held_is_stored_anew() {
         journal.close().unwrap();
         drop(journal);
         let disk = disk.kill();
-        let found = verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap();
+        let found = verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap();
         assert_eq!(found.damage, [], "{lost:?}");
         let (journal, recovery) = open(&disk);
         assert_eq!(recovery.damage().count(), 0, "{lost:?}: {recovery:?}");
@@ -477,7 +471,7 @@ fn a_gap_that_was_closed_is_not_closed_again_and_what_was_kept_aside_stays_as_it
     assert_eq!(disk.content(&files[2]), Some(empty));
     assert!(judge(&journal, &ledger, "").is_empty());
     journal.close().unwrap();
-    assert_eq!(verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap().damage, []);
+    assert_eq!(verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap().damage, []);
 }
 
 #[test]
@@ -506,7 +500,7 @@ fn lost_segments_are_told_of_no_more_once_they_are_mended_where_earlier_ones_wer
     journal.close().unwrap();
     drop(journal);
     assert_eq!(open(&disk).1.damage().count(), 0);
-    assert_eq!(verify(Path::new(STORE), &options(&disk), |_, _| {}).unwrap().damage, []);
+    assert_eq!(verify(Path::new(STORE), &options_on(&disk), |_, _| {}).unwrap().damage, []);
 }
 
 /// A crash at any operation of the mending and of what follows it leaves a store in which what was mended is there, and
@@ -515,7 +509,7 @@ fn crash_while_gaps_are_closed(disk: &FaultVfs, copy: &Journal, ledger: &Ledger)
     for number in 0..3000 {
         let crashed = disk.snapshot().kill();
         crashed.inject(Injection::at(number, Fault::PowerCut));
-        if let Ok((journal, _)) = Journal::open(Path::new(STORE), options(&crashed)) {
+        if let Ok((journal, _)) = Journal::open(Path::new(STORE), options_on(&crashed)) {
             // What became of it is seen below.
             let _ = mend(&journal, copy);
         }
@@ -527,7 +521,7 @@ fn crash_while_gaps_are_closed(disk: &FaultVfs, copy: &Journal, ledger: &Ledger)
         journal.close_gaps().unwrap();
         assert!(judge(&journal, ledger, &what).is_empty(), "{what}");
         journal.close().unwrap();
-        let found = verify(Path::new(STORE), &options(&after), |_, _| {}).unwrap();
+        let found = verify(Path::new(STORE), &options_on(&after), |_, _| {}).unwrap();
         assert_eq!(found.damage, [], "{what}");
         if !was_struck {
             return;

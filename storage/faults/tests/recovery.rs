@@ -6,15 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use counterfoil_faults::{Fault, FaultVfs, Injection, Operation, Player, STORE, Step, small_options};
+use counterfoil_faults::{Fault, FaultVfs, Injection, Operation, Player, STORE, Step, options_on, small_options};
 use counterfoil_storage::{
     Finding, Journal, OpenError, Options, Recovery, Seq,
     vfs::{OpenMode, Vfs as _},
 };
 
 fn options(disk: &FaultVfs) -> Options {
-    let mut options = small_options();
-    options.vfs = Arc::new(disk.clone());
+    let mut options = options_on(disk);
     options.segment_bytes_min = 4 << 20;
     options.segment_bytes_max = 4 << 20;
     options

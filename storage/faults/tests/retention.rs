@@ -6,25 +6,19 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use counterfoil_faults::{FaultVfs, STORE, small_options};
+use counterfoil_faults::{FaultVfs, STORE, options_on, small_options};
 use counterfoil_storage::{
-    Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, Options, ReadError, Recovery, Seq, SpaceName,
-    Stored, TrimError, verify,
+    Batch, BatchBuilder, Genesis, Head, Hlc, Journal, LogId, NodeName, ReadError, Recovery, Seq, SpaceName, Stored,
+    TrimError, verify,
     vfs::{OpenMode, Vfs, VfsFile, VfsLock},
 };
 
-fn options(disk: &FaultVfs) -> Options {
-    let mut options = small_options();
-    options.vfs = Arc::new(disk.clone());
-    options
-}
-
 fn create(disk: &FaultVfs) -> Journal {
-    Journal::create(Path::new(STORE), NodeName::new("own").unwrap(), options(disk)).unwrap()
+    Journal::create(Path::new(STORE), NodeName::new("own").unwrap(), options_on(disk)).unwrap()
 }
 
 fn open(disk: &FaultVfs) -> (Journal, Recovery) {
-    Journal::open(Path::new(STORE), options(disk)).unwrap()
+    Journal::open(Path::new(STORE), options_on(disk)).unwrap()
 }
 
 fn kill(disk: &FaultVfs, journal: Journal) -> FaultVfs {
@@ -33,7 +27,7 @@ fn kill(disk: &FaultVfs, journal: Journal) -> FaultVfs {
 }
 
 fn damage_of(disk: &FaultVfs) -> usize {
-    verify(Path::new(STORE), &options(disk), |_, _| {}).unwrap().damage.len()
+    verify(Path::new(STORE), &options_on(disk), |_, _| {}).unwrap().damage.len()
 }
 
 fn space(name: &str) -> SpaceName {
@@ -433,7 +427,7 @@ fn a_reader_in_whose_way_segments_are_freed_finds_everything_and_takes_nothing_f
 #[test]
 fn floors_and_batches_stored_anew_are_written_a_bounded_part_at_a_time_however_many_there_are() {
     let disk = FaultVfs::new(1);
-    let mut options = options(&disk);
+    let mut options = options_on(&disk);
     (options.segment_bytes_min, options.segment_bytes_max) = (1 << 20, 1 << 20);
     let journal = Journal::create(Path::new(STORE), NodeName::new("own").unwrap(), options.clone()).unwrap();
     let quiet: Vec<_> = (0..4000).map(|number| own_log(&journal, &format!("quiet-{number}"))).collect();

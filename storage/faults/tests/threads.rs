@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use counterfoil_faults::{Fault, FaultVfs, Injection, Ledger, Operation, Rng, STORE, small_options};
+use counterfoil_faults::{Fault, FaultVfs, Injection, Ledger, Operation, Rng, STORE, options_on};
 use counterfoil_storage::{
     AppendError, Genesis, Journal, LogId, NodeName, Options, ReadError, Receipt, Seq, SpaceName,
 };
@@ -23,8 +23,7 @@ const WRITERS: u64 = 4;
 const APPENDS_MAX: usize = 5000;
 
 fn options(disk: &FaultVfs) -> Options {
-    let mut options = small_options();
-    options.vfs = Arc::new(disk.clone());
+    let mut options = options_on(disk);
     options.background = true;
     options.ring_bytes = 8 << 10;
     options.queue_bytes = 64 << 10;

@@ -410,16 +410,16 @@ impl Shared {
         self.write(FrameKind::Mark, Vec::new(), &OnceLock::new())
     }
 
-    /// Writes a mark if the last frame is not proven durable by a later one.
-    pub(crate) fn mark(&self, kind: FrameKind) -> Result<(), AppendError> {
+    /// Writes a mark if the last frame is not proven durable by a later one; whether it did.
+    pub(crate) fn mark(&self, kind: FrameKind) -> Result<bool, AppendError> {
         let mut queue = self.queue();
         let wanted = !queue.closing || kind == FrameKind::ClosingMark;
         if queue.in_flight.is_some() || !queue.is_empty() || !wanted || !matches!(queue.state, QueueState::Open) {
-            return Ok(());
+            return Ok(false);
         }
         let needed = |tail: &Tail| tail.position().is_some() && (tail.uncovered || kind == FrameKind::ClosingMark);
         if !locked(&self.tail).as_ref().is_some_and(needed) {
-            return Ok(());
+            return Ok(false);
         }
         let (group, _) = queue.take();
         drop(queue);
@@ -430,11 +430,11 @@ impl Shared {
             Ok(()) | Err(WriteError::Full) => {
                 queue.finish_in_flight();
                 let _ = group.outcome.set(Ok(()));
-                (Ok(()), queue.take_waiters(group.number))
+                (Ok(result.is_ok()), queue.take_waiters(group.number))
             }
             Err(error) => {
                 let wakers = self.fail(&mut queue, &error);
-                (queue.refusal().map_or(Ok(()), Err), wakers)
+                (queue.refusal().map_or(Ok(false), Err), wakers)
             }
         };
         self.done(queue, wakers);
@@ -464,10 +464,13 @@ impl Shared {
         }
         let open = matches!(queue.state, QueueState::Open);
         drop(queue);
-        if open && self.mark(FrameKind::ClosingMark).is_ok() {
+        if open && let Ok(is_marked) = self.mark(FrameKind::ClosingMark) {
             if let Some(tail) = locked(&self.tail).as_mut() {
                 record_extent(tail);
-                self.seal_last(tail);
+                // Where the mark found no space, a footer would stand behind a frame that nothing proves, like a torn one.
+                if is_marked {
+                    self.seal_last(tail);
+                }
             }
             self.queue().state = QueueState::Closed;
         }

@@ -14,7 +14,7 @@ use self::chain::LogCheck;
 use super::{
     Options,
     error::{OpenError, Place},
-    frame::{COMMIT_LEN_MIN, FRAME_HEADER_LEN, Frame, FrameEntry, align},
+    frame::{COMMIT_LEN_MIN, FRAME_HEADER_LEN, Frame, FrameEntry, FrameHeader, align},
     holes_file,
     identity::{Extent, IDENTITY_FILE, IdentityState},
     logs_file,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     batch::{BATCH_MAGIC, Batch, BatchHeader},
-    ids::{LogId, SegmentNumber, Seq, StoreId},
+    ids::{CommitNumber, LogId, SegmentNumber, Seq, StoreId},
     vfs::{OpenMode, Vfs, VfsFile, read_full},
 };
 
@@ -177,8 +177,8 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
             self.report.damage.extend(check.finish(log, &self.lost));
         }
         let of_holes = holes_file::read(self.vfs, self.dir).map_err(disk)?.damage();
-        let is_used = last.is_some_and(|last| last > SegmentNumber::ZERO)
-            || self.report.commits + self.report.unfinished.len() as u64 > 1;
+        // As when opening: not the number of segments.
+        let is_used = self.report.commits + self.report.unfinished.len() as u64 > 1;
         // A writer beside may have made it since.
         let extent_state = Extent::read(self.vfs, self.dir).map_err(disk)?;
         let of_files = extent_state.damage(is_used).into_iter().chain(of_holes);
@@ -319,7 +319,7 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
             if align(place.offset) < align(end) && (behind.is_none() || !self.are_marks(place, align(end))) {
                 self.damage(number, place.offset, format!("frames are missing up to offset {end}"));
             }
-            self.footer(number, &*segment.file, end)?;
+            self.footer(number, &*segment.file, end, scanner.next_commit)?;
         } else if let Some(known_end) = known_end {
             let offset = torn_at.unwrap_or(scanner.offset);
             if offset < known_end {
@@ -358,11 +358,19 @@ impl<P: FnMut(u64, u64)> Verification<'_, P> {
         self.last_segment == Some(number) && known_end.is_none_or(|known_end| known_end <= offset)
     }
 
-    fn footer(&mut self, number: SegmentNumber, file: &dyn VfsFile, end: u64) -> io::Result<()> {
-        let mut start = [0; 16];
+    /// Tells of a footer that is damaged. The frame of `next_commit` is none: it was copied to the next segment, or was never
+    /// finished and is kept aside, and its bytes stand there until the footer is written.
+    fn footer(
+        &mut self,
+        number: SegmentNumber,
+        file: &dyn VfsFile,
+        end: u64,
+        next_commit: CommitNumber,
+    ) -> io::Result<()> {
+        let mut start = [0; FRAME_HEADER_LEN];
         let count = read_full(file, &mut start, align(end))?;
-        let written = start[..count].iter().any(|&byte| byte != 0);
-        if written && read_footer(file, end)?.is_none() && !writer_at_work(self.vfs, self.dir) {
+        let is_left_over = FrameHeader::resembles(&start[..count], next_commit);
+        if !is_left_over && read_footer(file, end)?.is_none() && !writer_at_work(self.vfs, self.dir) {
             self.damage(number, align(end), "the segment's footer is damaged; it is rebuilt when the store is opened");
         }
         Ok(())
