@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -12,23 +11,12 @@ use std::{
 
 use counterfoil::{Durability, LocalLink, LogId, Store};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+#[path = "roll_back/mod.rs"]
+mod roll_back;
 
-/// Copies a folder's files into another one, in which they replace the bytes of those that are there: the files stay the
-/// same ones to the file system, as those of a machine that is set back do.
-fn roll_back(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(to).unwrap() {
-        let path = entry.unwrap().path();
-        if !from.join(path.file_name().unwrap()).exists() {
-            fs::remove_file(path).unwrap();
-        }
-    }
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        fs::write(to.join(path.file_name().unwrap()), fs::read(&path).unwrap()).unwrap();
-    }
-}
+use roll_back::roll_back;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn append(store: &Store, bodies: &[&str]) {
     for body in bodies {

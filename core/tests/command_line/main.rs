@@ -15,6 +15,8 @@ mod proxy;
 mod recorded;
 mod refusals;
 mod repair;
+#[path = "../roll_back/mod.rs"]
+mod roll_back;
 mod sandbox;
 mod status;
 mod storm;

@@ -1,11 +1,14 @@
 //! What a store believes of the disks of real hubs: `Mirrored(2)` through a chain and side by side, and mirrors that come
 //! back with less than they said they had.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use counterfoil::{Durability, Link, LinkEvent, Receipt, Store, Tls};
 
-use crate::sandbox::{PATIENCE, Running, Sandbox};
+use crate::{
+    roll_back::roll_back,
+    sandbox::{PATIENCE, Running, Sandbox},
+};
 
 /// A practice that is opened by the test, and hubs that are processes.
 struct Scene {
@@ -57,22 +60,6 @@ fn withdrawn(events: &mut impl Iterator<Item = LinkEvent>) -> (String, u64) {
         _ => None,
     });
     told.expect("it is told before the link ends")
-}
-
-/// Copies a folder's files into another one, in which they replace the bytes of those that are there: the files stay the
-/// same ones to the file system, as those of a machine that is rolled back do.
-fn roll_back(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(to).unwrap() {
-        let path = entry.unwrap().path();
-        if !from.join(path.file_name().unwrap()).exists() {
-            fs::remove_file(path).unwrap();
-        }
-    }
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        fs::write(to.join(path.file_name().unwrap()), fs::read(&path).unwrap()).unwrap();
-    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! `counterfoil sync`
 
-use crate::sandbox::{Sandbox, eventually};
+use crate::{
+    roll_back::roll_back,
+    sandbox::{Sandbox, eventually},
+};
 
 /// `sync STORE --with …` as the node `name`.
 fn sync(name: &str, address: &str) -> String {
@@ -58,6 +61,33 @@ fn a_sync_that_runs_carries_what_comes_both_ways_until_a_signal() {
     hub.signal("TERM");
     hub.finish().expect_status(0);
     assert_equal(&sandbox, 2);
+}
+
+#[test]
+fn a_store_that_was_set_back_gets_back_what_it_lost_and_writes_on_in_a_new_log() {
+    let sandbox = Sandbox::with_members_and_hub();
+    let (hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let sync = || sandbox.run(&format!("{} --once", sync("a", &address)));
+    append(&sandbox, "a", "one\ntwo\n");
+    sync().expect_status(0);
+    let (store, aside) = (sandbox.path("a.store"), sandbox.path("a.aside"));
+    roll_back(&store, &aside);
+    append(&sandbox, "a", "three\n");
+    sync().expect_status(0);
+    roll_back(&aside, &store);
+    let incarnation = sandbox.status("a.store")["incarnation"].clone();
+    sync().expect_status(0);
+    assert_ne!(sandbox.status("a.store")["incarnation"], incarnation);
+    append(&sandbox, "a", "four\n");
+    sync().expect_status(0);
+    hub.signal("TERM");
+    hub.finish().expect_status(0);
+    let heads = sandbox.heads("hub.store", "s");
+    assert_eq!((heads.len(), sandbox.heads("a.store", "s")), (2, heads));
+    for store in ["a.store", "hub.store"] {
+        let lines = String::from_utf8(sandbox.cat(&format!("{store} --space s --merged"))).unwrap();
+        assert_eq!(lines, "one\ntwo\nthree\nfour\n", "{store}");
+    }
 }
 
 #[test]
