@@ -3,7 +3,6 @@
 use std::{
     io::IoSlice,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use counterfoil_faults::{Fault, FaultVfs, Injection, Operation, Player, STORE, Step, options_on, small_options};
