@@ -15,6 +15,7 @@ mod identity;
 mod index;
 mod info;
 mod life;
+mod log_state;
 mod logs_file;
 mod mend;
 mod options;

@@ -21,9 +21,10 @@ use super::{
     error::{DiskError, MendError, Place},
     fill::SealJob,
     index::{Footer, RunLinks, SegmentIndex},
+    log_state::LogState,
     recovery::missing_ranges,
     segment::{self, FRAMES_OFFSET, HeaderState, SegmentHeader},
-    view::{LogState, SealedSegment},
+    view::SealedSegment,
 };
 use crate::{
     ids::{Arrival, LogId, SegmentNumber, Seq, random_bytes},

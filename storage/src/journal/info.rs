@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::view::LogState;
+use super::log_state::LogState;
 use crate::{
     genesis::Genesis,
     holes::Holes,

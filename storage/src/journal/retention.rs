@@ -44,13 +44,14 @@ use super::{
     frame::{FrameEntry, FrameKind},
     identity::Extent,
     index::Entry,
+    log_state::LogState,
     logs_file,
     queue::Group,
     read::{LoadedSegment, Located},
     rewrite::{Rewritten, WRITTEN_AT_ONCE, in_chunks},
     segment::{self, FRAMES_OFFSET},
     tail::Tail,
-    view::{LogState, SealedSegment, View},
+    view::{SealedSegment, View},
 };
 use crate::{
     batch::Batch,
