@@ -168,6 +168,14 @@ impl FaultVfs {
         self.state().injections.push(injection);
     }
 
+    /// The same, for an injection whose number counts from the next operation on. Unlike a number that is computed
+    /// from [`counts`](Self::counts), it can't have gone by when other threads use the disk at the same time.
+    pub fn inject_ahead(&self, injection: Injection) {
+        let mut state = self.state();
+        let ahead = injection.after(&state.counts);
+        state.injections.push(ahead);
+    }
+
     /// Forgets all planned faults.
     pub fn mend(&self) {
         self.state().injections.clear();

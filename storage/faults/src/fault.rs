@@ -141,6 +141,12 @@ impl Injection {
         self.times(u64::MAX)
     }
 
+    /// The same, its number counted from the operation that follows `counts`.
+    pub(crate) fn after(self, counts: &Counts) -> Self {
+        let before = self.only.map_or(counts.total(), |kind| counts.of(kind));
+        Self { from: self.from + before, ..self }
+    }
+
     /// The fault, if the operation that is number `number` of all and `number_of_kind` of its kind meets it.
     pub(crate) fn strikes(&self, operation: Operation, number: u64, number_of_kind: u64) -> Option<Fault> {
         let counted = match self.only {

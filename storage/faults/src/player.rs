@@ -146,8 +146,8 @@ impl Player {
             Step::Crash(seed) => return self.replace_disk(self.disk.crash(*seed)),
             Step::ReadBeside => return self.read_beside(),
             Step::Fail(fault, ahead, lasting) => {
-                let injection = Injection::at(self.disk.counts().total() + ahead, *fault);
-                self.disk.inject(if *lasting { injection.for_ever() } else { injection });
+                let injection = Injection::at(*ahead, *fault);
+                self.disk.inject_ahead(if *lasting { injection.for_ever() } else { injection });
             }
             Step::Fill(free) => self.disk.set_capacity(Some(self.disk.used_bytes() + free)),
             Step::Mend => {

@@ -26,7 +26,7 @@ fn journal_of(player: &Player) -> Journal {
 
 /// The next flush of a file fails, once.
 fn fail_next_flush(disk: &FaultVfs, fault: Fault) {
-    disk.inject(Injection::at(disk.counts().of(Operation::SyncData), fault).of(Operation::SyncData));
+    disk.inject_ahead(Injection::at(0, fault).of(Operation::SyncData));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_failed_write_of_a_commit_is_never_acknowledged() {
     for seed in 0..60 {
         let mut player = player_with_records(seed);
         let journal = journal_of(&player);
-        player.disk.inject(Injection::at(player.disk.counts().of(Operation::Write), Fault::Eio).of(Operation::Write));
+        player.disk.inject_ahead(Injection::at(0, Fault::Eio).of(Operation::Write));
         player.step(&Step::AppendAll(0, vec![300; 10])).unwrap();
         let error = journal.commit().unwrap_err();
         assert!(matches!(error, AppendError::Poisoned { .. }), "{error:?}");

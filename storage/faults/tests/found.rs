@@ -43,8 +43,7 @@ fn a_segment_without_a_footer_keeps_its_place_among_those_that_have_one() {
     let mut player = Player::new(FaultVfs::new(1), small_options());
     player.play(&steps[..4]).unwrap();
     // The third segment's footer finds no space, the later ones' do.
-    let writes = player.disk.counts().of(Operation::Write);
-    player.disk.inject(Injection::at(writes + 1, Fault::NoSpace).of(Operation::Write));
+    player.disk.inject_ahead(Injection::at(1, Fault::NoSpace).of(Operation::Write));
     steps[4..].iter().for_each(|step| player.step(step).unwrap());
     assert_eq!(player.disk.struck(), 1);
     assert_eq!(player.errors, 0, "only the footer was refused");
@@ -76,7 +75,7 @@ fn a_batch_that_can_not_be_compared_is_not_called_a_divergence() {
     let batch = builder.seal(log, genesis.head());
     journal.store(batch.clone()).unwrap();
     journal.commit().unwrap();
-    disk.inject(Injection::at(disk.counts().of(Operation::Read), Fault::Eio).of(Operation::Read));
+    disk.inject_ahead(Injection::at(0, Fault::Eio).of(Operation::Read));
     let again = journal.store(batch.clone());
     assert!(matches!(again, Err(StoreError::Read(_))), "{again:?}");
     assert!(matches!(journal.store(batch), Ok(Stored::Duplicate)));
@@ -213,8 +212,7 @@ fn a_segment_cut_back_when_its_last_commit_was_copied_is_no_damage() {
     player.play(&[Step::CreateLog, Step::Commit, Step::Kill]).unwrap();
     // The commit was the first segment's only one. Its footer is written when the store is used next, and takes
     // less; then the power goes before that is recorded.
-    let writes = player.disk.counts().of(Operation::Create);
-    player.disk.inject(Injection::at(writes, Fault::PowerCut).of(Operation::Create));
+    player.disk.inject_ahead(Injection::at(0, Fault::PowerCut).of(Operation::Create));
     [Step::Append(0, 10), Step::Commit].iter().for_each(|step| player.step(step).unwrap());
     assert_eq!(player.disk.struck(), 1);
     let disk = player.disk.kill();
@@ -270,8 +268,7 @@ fn a_segment_is_removed_only_once_it_survives_power_loss_that_it_is_freed() {
     let mut player = Player::new(FaultVfs::new(1), small_options());
     player.play(&steps).unwrap();
     let before = player.disk.files();
-    let flushes = player.disk.counts().of(Operation::SyncDir);
-    player.disk.inject(Injection::at(flushes, Fault::NoSpace).of(Operation::SyncDir));
+    player.disk.inject_ahead(Injection::at(0, Fault::NoSpace).of(Operation::SyncDir));
     player.step(&Step::Free).unwrap();
     assert_eq!((player.disk.struck(), player.disk.files()), (1, before.clone()), "the extent could not be flushed");
     // Whoever comes next finds the extent as it should be: another process, that is cut short in its turn,

@@ -118,8 +118,7 @@ fn no_second_frame_is_written_before_it_is_on_record_that_there_is_a_first() {
         let disk = FaultVfs::new(1);
         let journal = Journal::create(Path::new(STORE), NodeName::new("own").unwrap(), options_on(&disk)).unwrap();
         let log = own_log(&journal);
-        let renames = disk.counts().of(Operation::Rename);
-        disk.inject(Injection::at(renames, fault).of(Operation::Rename).for_ever());
+        disk.inject_ahead(Injection::at(0, fault).of(Operation::Rename).for_ever());
         let append = || journal.writer(log)?.append(b"record")?.wait();
         append().unwrap();
         assert!(append().is_err(), "{fault:?}: that it failed to be recorded is met again");

@@ -372,7 +372,7 @@ fn whatever_happens_while_a_hole_is_recorded_it_is_known_and_a_file_that_can_t_b
         for number in 0.. {
             let disk = rotten.snapshot();
             let (journal, _) = open(&disk);
-            disk.inject(Injection::at(disk.counts().total() + number, fault));
+            disk.inject_ahead(Injection::at(number, fault));
             let error = journal.read_batch(batch.log(), batch.first_seq()).unwrap_err();
             let is_known = matches!(error, ReadError::Damaged { .. });
             assert_eq!(holes_of(&journal, &batch), if is_known { vec![hole] } else { vec![] });

@@ -201,8 +201,7 @@ fn handles_of_the_disk_before_the_crash_fail() {
 #[test]
 fn the_power_goes_at_the_operation_that_was_named_and_stays_away() {
     let (disk, file) = disk_with_file();
-    let planned = disk.counts().total() + 1;
-    disk.inject(Injection::at(planned, Fault::PowerCut));
+    disk.inject_ahead(Injection::at(1, Fault::PowerCut));
     write(&file, b"before", 0).unwrap();
     assert!(write(&file, b"during", 100).is_err());
     assert!(file.sync_data().is_err() && !disk.is_powered());

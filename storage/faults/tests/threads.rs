@@ -101,17 +101,12 @@ fn read(journal: &Journal, logs: &[LogId], writers: &AtomicU64) {
 }
 
 /// Runs writers until `fault` strikes, then judges what is found on the disk that `fate` makes of it.
-fn run(seed: u64, fault: impl Fn(&FaultVfs) -> Injection, fate: impl Fn(&FaultVfs) -> FaultVfs) {
+fn run(seed: u64, fault: Injection, fate: impl Fn(&FaultVfs) -> FaultVfs) {
     run_with(false, seed, fault, fate);
 }
 
 /// The same, beside somebody who gives back segments and somebody who reads, if so wished; how many were given back.
-fn run_with(
-    gives_back: bool,
-    seed: u64,
-    fault: impl Fn(&FaultVfs) -> Injection,
-    fate: impl Fn(&FaultVfs) -> FaultVfs,
-) -> u64 {
+fn run_with(gives_back: bool, seed: u64, fault: Injection, fate: impl Fn(&FaultVfs) -> FaultVfs) -> u64 {
     let disk = FaultVfs::new(seed);
     let node = NodeName::new("own").unwrap();
     let journal = Journal::create(Path::new(STORE), node.clone(), options(&disk)).unwrap();
@@ -123,7 +118,7 @@ fn run_with(
         logs.push(journal.create_log(genesis.clone()).unwrap());
         ledger.created(&genesis);
     }
-    disk.inject(fault(&disk));
+    disk.inject_ahead(fault);
     let ledger = Mutex::new(ledger);
     let writers = AtomicU64::new(WRITERS);
     let freed = thread::scope(|scope| {
@@ -168,7 +163,7 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
 #[test]
 fn the_power_may_go_at_any_moment_while_many_append() {
     for seed in seeds(60) {
-        let fault = |disk: &FaultVfs| Injection::at(disk.counts().total() + Rng::new(seed).below(600), Fault::PowerCut);
+        let fault = Injection::at(Rng::new(seed).below(600), Fault::PowerCut);
         run(seed, fault, |disk| disk.crash(seed));
         run(seed, fault, FaultVfs::kill);
     }
@@ -179,8 +174,7 @@ fn the_power_may_go_at_any_moment_while_many_append() {
 fn the_power_may_go_at_any_moment_while_many_append_and_segments_are_given_back() {
     let mut freed = 0;
     for seed in seeds(30) {
-        let fault =
-            |disk: &FaultVfs| Injection::at(disk.counts().total() + Rng::new(seed).below(6000), Fault::PowerCut);
+        let fault = Injection::at(Rng::new(seed).below(6000), Fault::PowerCut);
         freed += run_with(true, seed, fault, |disk| disk.crash(seed));
         freed += run_with(true, seed, fault, FaultVfs::kill);
     }
@@ -190,11 +184,8 @@ fn the_power_may_go_at_any_moment_while_many_append_and_segments_are_given_back(
 }
 
 /// From one of the next 60 operations of its kind on, all of them fail.
-fn lasting(fault: Fault, operation: Operation, seed: u64) -> impl Fn(&FaultVfs) -> Injection {
-    move |disk| {
-        let number = disk.counts().of(operation) + Rng::new(seed).below(60);
-        Injection::at(number, fault).of(operation).for_ever()
-    }
+fn lasting(fault: Fault, operation: Operation, seed: u64) -> Injection {
+    Injection::at(Rng::new(seed).below(60), fault).of(operation).for_ever()
 }
 
 #[test]

@@ -41,8 +41,8 @@ impl World {
                 self.stop(index, false);
             } else if self.rng.chance(plan.disk_errors, 1000) {
                 let disk = &self.machines[index].disk;
-                let number = disk.counts().of(Operation::SyncData) + self.rng.below(20);
-                disk.inject(Injection::at(number, Fault::Eio).of(Operation::SyncData));
+                let number = self.rng.below(20);
+                disk.inject_ahead(Injection::at(number, Fault::Eio).of(Operation::SyncData));
                 self.report.disk_faults += 1;
             } else if self.rng.chance(plan.full_disks, 1000) {
                 let disk = &self.machines[index].disk;

@@ -99,8 +99,8 @@ fn wait_in_a_task(board: &Board, log: usize, receipt: &Receipt) -> Result<(), Ap
 fn mirrored(threads: Threads, fault: Option<Fault>) {
     let world = World::new(2, threads, |_| {});
     if let Some(fault) = fault {
-        let number = world.disk.faults.counts().of(Operation::SyncData) + thread_rng().gen_range(0..6);
-        world.disk.faults.inject(Injection::at(number, fault).of(Operation::SyncData).for_ever());
+        let number = thread_rng().gen_range(0..6);
+        world.disk.faults.inject_ahead(Injection::at(number, fault).of(Operation::SyncData).for_ever());
     }
     let board = Arc::new(Board(Mutex::new((vec![Seq::ZERO; 2], Vec::new()))));
     let mut watch = world.journal.watch(None);

@@ -18,8 +18,8 @@ use crate::{
 
 /// From one of the next `within` operations of its kind on, all of them fail.
 fn lasting(world: &World, fault: Fault, operation: Operation, within: u64) {
-    let number = world.disk.faults.counts().of(operation) + thread_rng().gen_range(0..within);
-    world.disk.faults.inject(Injection::at(number, fault).of(operation).for_ever());
+    let number = thread_rng().gen_range(0..within);
+    world.disk.faults.inject_ahead(Injection::at(number, fault).of(operation).for_ever());
 }
 
 fn poisoned(operation: Operation, threads: Threads) {
@@ -93,8 +93,8 @@ fn a_failed_flush_is_told_to_all_who_wait_for_room() {
 fn a_flush_that_fails_once_whoever_meets_it_loses_nothing_acknowledged() {
     explore("a_flush_that_fails_once_whoever_meets_it_loses_nothing_acknowledged", 1000, || {
         let world = World::new(2, Threads::Hasty, |_| {});
-        let number = world.disk.faults.counts().of(Operation::SyncData) + thread_rng().gen_range(0..20);
-        world.disk.faults.inject(Injection::at(number, Fault::Eio).of(Operation::SyncData));
+        let number = thread_rng().gen_range(0..20);
+        world.disk.faults.inject_ahead(Injection::at(number, Fault::Eio).of(Operation::SyncData));
         let writers = world.clone();
         side_by_side(2, move |number| {
             // Segments roll over, so that the thread that fills them may meet it.
