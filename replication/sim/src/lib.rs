@@ -42,5 +42,5 @@ mod world;
 pub use bugs::Bug;
 pub use plan::{Lies, Plan, Shape, Sync};
 pub use report::{Report, Violation};
-pub use seeds::explore_seeds;
+pub use seeds::{explore_seeds, seeds};
 pub use world::{explore, explore_sync, explore_sync_with, explore_with};

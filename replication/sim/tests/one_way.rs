@@ -1,8 +1,8 @@
 //! One-way replication over hundreds of histories.
 //!
-//! `COUNTERFOIL_SEED=n` replays one; `COUNTERFOIL_SEEDS=n` explores that many.
+//! `COUNTERFOIL_SEED=n` replays one; `COUNTERFOIL_SEEDS=n` explores that many, `COUNTERFOIL_SEEDS=a..b` those from a on.
 
-use counterfoil_sim::{explore, explore_seeds};
+use counterfoil_sim::{explore, explore_seeds, seeds};
 
 const SEEDS: u64 = 200;
 
@@ -19,11 +19,12 @@ fn every_acknowledged_record_survives_and_all_copies_become_equal() {
         }
         return;
     }
-    let seeds = number("COUNTERFOIL_SEEDS").unwrap_or(SEEDS);
+    let seeds = seeds(SEEDS);
+    let count = seeds.end - seeds.start;
     let (total, violations) = explore_seeds(seeds, explore);
     let violations: Vec<_> = violations.iter().map(|violation| format!("{violation} --test one_way")).collect();
-    println!("explored {seeds} seeds: {total}");
-    assert!(violations.is_empty(), "{} of {seeds}:\n{}", violations.len(), violations.join("\n"));
+    println!("explored {count} seeds: {total}");
+    assert!(violations.is_empty(), "{} of {count}:\n{}", violations.len(), violations.join("\n"));
     assert!(total.liars > 0 && total.lies > 0 && total.accused > 0 && total.denials > 0 && total.stalls > 0, "{total}");
     assert!(
         total.acks > 0 && total.passed_acks > 0 && total.crashes > 0 && total.cuts > 0 && total.disk_faults > 0,
