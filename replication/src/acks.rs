@@ -128,13 +128,16 @@ pub struct AckChange {
     pub from: Option<Head>,
     /// What was missing there until now.
     pub from_holes: Holes,
+    /// Nobody has taken anything back: who said more knows no more of it.
+    pub is_forgotten: bool,
 }
 
 impl AckChange {
-    /// Whether the node holds less than was known.
+    /// Whether the node holds less than was known, by what it or others say.
     pub fn is_withdrawal(&self) -> bool {
-        self.from.is_some_and(|from| from.next_seq > self.ack.head.next_seq)
-            || (self.from.is_some() && !self.ack.holes.are_within(&self.from_holes))
+        let holds_less = self.from.is_some_and(|from| from.next_seq > self.ack.head.next_seq)
+            || (self.from.is_some() && !self.ack.holes.are_within(&self.from_holes));
+        holds_less && !self.is_forgotten
     }
 }
 
@@ -222,6 +225,13 @@ impl AckBoard {
                     heard.is_some_and(|heard| heard.take_back(peer, node, &left, at))
                 })
             }
+            Event::Forgotten { log, node, incarnation } => {
+                let changes = self.change(*log, node, |heard, _, _| {
+                    let heard = heard.as_mut().filter(|heard| heard.incarnation == *incarnation);
+                    heard.is_some_and(|heard| heard.told.remove(peer).is_some())
+                });
+                changes.into_iter().map(|change| AckChange { is_forgotten: true, ..change }).collect()
+            }
             Event::PeerReady { node, incarnation, .. } => {
                 let mut table = self.table();
                 table.lives.insert(node.clone(), *incarnation);
@@ -272,7 +282,7 @@ impl AckBoard {
         let Held { head, holes } = held;
         let ack = Ack { log, node: node.clone(), incarnation, head, holes, via };
         let (from, from_holes) = before.map(|(_, held)| (held.head, held.holes)).unzip();
-        vec![AckChange { ack, from, from_holes: from_holes.unwrap_or_default() }]
+        vec![AckChange { ack, from, from_holes: from_holes.unwrap_or_default(), is_forgotten: false }]
     }
 
     /// What is known of a log.
@@ -298,7 +308,7 @@ impl AckBoard {
     }
 
     /// What may be passed on of a log to a peer: of each node what is known otherwise than from the peer or through it,
-    /// at 0 if that is nothing; and whether something was known through too many hands.
+    /// at 0 and through the peer if that is nothing; and whether something was known through too many hands.
     fn for_peer(&self, log: LogId, peer: &NodeName) -> (Vec<Ack>, bool) {
         let table = self.table();
         let nodes = table.logs.get(&log).into_iter().flatten().filter(|(node, _)| *node != peer);
@@ -308,7 +318,7 @@ impl AckBoard {
                 is_too_far |= via.len() > VIA_MAX;
                 via.len() <= VIA_MAX
             });
-            ack(log, node, heard, known.unwrap_or_else(|| (nothing(), Vec::new())))
+            ack(log, node, heard, known.unwrap_or_else(|| (nothing(), vec![peer.clone()])))
         });
         (acks.collect(), is_too_far)
     }

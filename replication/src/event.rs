@@ -88,6 +88,16 @@ pub enum Event {
         /// Apart from these.
         holes: Holes,
     },
+    /// The peer, which passed on an ack of another node, knows nothing of it any more but what it heard through this one: those
+    /// who heard that node itself have been restarted, or can't be heard. It says nothing of what the node holds.
+    Forgotten {
+        /// The log.
+        log: LogId,
+        /// Whose disk.
+        node: NodeName,
+        /// Which life of that node.
+        incarnation: Incarnation,
+    },
     /// All that is durable here of a space that this end streams is durable at the peer.
     InSync {
         /// The space.

@@ -189,11 +189,18 @@ impl Mesh {
                     }
                     words += 1;
                     assert!(words < 1000, "it goes round for ever");
-                    assert!(ack.via.len() <= VIA_MAX && !ack.via.contains(&node(to)) && ack.node != node(to));
+                    assert!(ack.via.len() <= VIA_MAX && ack.node != node(to));
+                    let is_unsaid = ack.via.contains(&node(to));
+                    assert!(!is_unsaid || ack.head.next_seq == Seq::ZERO, "{ack:?}");
                     let Ack { log, node: of, incarnation, head, holes, via } = ack;
-                    let lost =
-                        was.is_some_and(|was| was.incarnation != incarnation || was.head.next_seq > head.next_seq);
+                    let lost = was
+                        .as_ref()
+                        .is_some_and(|was| was.incarnation != incarnation || was.head.next_seq > head.next_seq);
                     let (board, from) = (&self.boards[to], node(from));
+                    if is_unsaid && was.is_some_and(|was| was.incarnation == incarnation) {
+                        board.hear(&from, &Event::Forgotten { log, node: of, incarnation });
+                        continue;
+                    }
                     if lost || head.next_seq == Seq::ZERO {
                         let (node, holes) = (of.clone(), holes.clone());
                         let withdrawn =
@@ -237,6 +244,46 @@ fn what_a_node_takes_back_does_not_come_round_in_a_ring_of_hubs() {
     mesh.settle();
     for hub in ["x", "l", "r"] {
         assert_eq!(mesh.of(hub, "far"), Some(0), "{hub}");
+    }
+}
+
+#[test]
+fn what_nobody_knows_any_more_is_forgotten_and_not_taken_back() {
+    let board = AckBoard::new(node("own"));
+    let (upstream, hub) = (board.subscribe(node("practice")), board.subscribe(node("hub")));
+    [&upstream, &hub].iter().for_each(|session| session.add(log()));
+    let forgotten = |life_of: u8| Event::Forgotten { log: log(), node: node("far"), incarnation: life(life_of) };
+    board.hear(&node("hub"), &acked("far", 1, 5));
+    assert_eq!(upstream.take()[0].head.next_seq, Seq(5));
+    assert_eq!(board.hear(&node("hub"), &forgotten(2)), [], "of another life");
+    assert_eq!(board.hear(&node("other"), &forgotten(1)), [], "of which nothing was said by that one");
+    let changes = board.hear(&node("hub"), &forgotten(1));
+    assert_eq!((changes[0].from, changes[0].ack.head.next_seq), (Some(head(5)), Seq::ZERO));
+    assert!(changes[0].is_forgotten && !changes[0].is_withdrawal());
+    let passed = upstream.take().remove(0);
+    assert_eq!((passed.head.next_seq, passed.via), (Seq::ZERO, vec![node("practice")]), "nothing that it has not said");
+
+    // While somebody else knows as much nothing has changed, and what is taken back is no less so.
+    for peer in ["hub", "other"] {
+        board.hear(&node(peer), &acked("far", 1, 5));
+    }
+    assert_eq!(board.hear(&node("hub"), &forgotten(1)), []);
+    let changes = board.hear(&node("other"), &withdrawn("far", 1, 0));
+    assert!(changes[0].is_withdrawal() && !changes[0].is_forgotten);
+    assert_eq!(upstream.take()[0].via, [node("other")]);
+}
+
+#[test]
+fn a_word_that_is_left_only_with_those_who_heard_it_here_is_forgotten_by_all() {
+    // What the witness said went round; then it and the node that heard it first are started again, and meet nobody.
+    let mut mesh =
+        Mesh::new(&[("witness", "x"), ("x", "l"), ("l", "r"), ("r", "x"), ("l", "x"), ("r", "l"), ("x", "r")]);
+    mesh.boards["witness"].hear(&node("far"), &acked("far", 1, 5));
+    mesh.settle();
+    mesh.boards["x"].hear(&node("witness"), &Event::Forgotten { log: log(), node: node("far"), incarnation: life(1) });
+    mesh.settle();
+    for hub in ["x", "l", "r"] {
+        assert_eq!(mesh.of(hub, "far"), None, "{hub}");
     }
 }
 

@@ -157,11 +157,19 @@ impl Session {
         if !carried || !is_relay || ack.node == self.config.local || ack.node == *log.writer() {
             return Ok(());
         }
-        // What came through this node itself is nothing to it. An honest peer does not say so.
-        let said = if ack.via.contains(&self.config.local) { Seq::ZERO } else { ack.head.next_seq };
+        // What came through this node itself is nothing to it: the peer has heard nothing else, or no more.
+        let is_unsaid = ack.via.contains(&self.config.local);
+        let said = if is_unsaid { Seq::ZERO } else { ack.head.next_seq };
         let Some(log) = self.logs.get_mut(&ack.log) else { return Ok(()) };
         let origin = log.origin;
         let witnesses = &mut log.passing.witnesses;
+        let is_of_life = |witness: &Witness| witness.incarnation == ack.incarnation;
+        if is_unsaid && witnesses.get(&ack.node).is_none_or(is_of_life) {
+            let believed = witnesses.remove(&ack.node).filter(|witness| witness.believed.next_seq > Seq::ZERO);
+            let (log, node, incarnation) = (ack.log, ack.node.clone(), ack.incarnation);
+            self.events.extend(believed.map(|_| Event::Forgotten { log, node, incarnation }));
+            return Ok(());
+        }
         if witnesses.len() >= WITNESSES_MAX && !witnesses.contains_key(&ack.node) {
             return Ok(());
         }

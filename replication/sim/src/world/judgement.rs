@@ -45,7 +45,9 @@ impl World {
                 Ok(())
             }
             Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
-            // A hub that hears of a node through this one has nothing to say of it any more; the board judges.
+            // Once all is healed it is heard again.
+            Event::Forgotten { node, .. } if *node != self.machines[peer].name => Ok(()),
+            // The board judges.
             Event::Withdrawn { node, .. } if *node != self.machines[peer].name => Ok(()),
             // The end that takes a right away says so, and what that stops is told as well.
             Event::Refused { .. } if self.plan.denials > 0 => Ok(()),
@@ -128,6 +130,7 @@ impl World {
                 true => {
                     return Err(format!("{}: {change:?} although nothing was lost", self.machines[machine].name));
                 }
+                false if change.is_forgotten && change.ack.head.next_seq == Seq::ZERO => {}
                 false => self.judge_ack(machine, &change.ack.node, change.ack.log, change.ack.head)?,
             }
             let known = self.machines[machine].board.of_log(change.ack.log);

@@ -10,13 +10,14 @@ fn ack(log: LogId, who: &str, head: Head) -> Ack {
     Ack { log, node: node(who), incarnation: incarnation(who), head, holes: Holes::default(), via: Vec::new() }
 }
 
-/// What the practice believes that `who` holds, event by event; `-` for what was taken back.
+/// What the practice believes that `who` holds, event by event; `-` for what was taken back, `?` for what nobody knows any more.
 fn told(practice: &Node, who: &str) -> Vec<String> {
     let of = |event: &Event| match event {
         Event::Acked { node, head, .. } if node.as_str() == who => Some(head.next_seq.to_string()),
         Event::Withdrawn { node, from, to, .. } if node.as_str() == who => {
             Some(format!("-{} to {}", from.next_seq, to.next_seq))
         }
+        Event::Forgotten { node, .. } if node.as_str() == who => Some("?".to_owned()),
         _ => None,
     };
     practice.events.iter().filter_map(of).collect()
@@ -130,13 +131,19 @@ fn what_was_passed_on_before_the_source_had_the_log_is_passed_on_again() {
 }
 
 #[test]
-fn an_ack_that_came_through_this_node_itself_does_not_count_and_takes_back_what_did() {
+fn an_ack_that_came_through_this_node_itself_does_not_count_and_nothing_else_is_known_then() {
     let (mut practice, mut hub, log, heads) = mirrored();
     hub.session.handle_acked_elsewhere(&ack(log, "far", heads[3]));
     run(start(), &mut practice, &mut hub);
     let round = Ack { via: vec![node("p"), node("other")], ..ack(log, "far", heads[3]) };
     practice.handle(start(), Message::Ack(round.clone())).unwrap();
-    assert_eq!(told(&practice, "far"), ["3", "-3 to 0"]);
+    assert_eq!(told(&practice, "far"), ["3", "?"]);
+    // It is said again, and then the node has been met in another life, of which nothing is known.
+    for word in [ack(log, "far", heads[3]), Ack { incarnation: incarnation("another"), ..round.clone() }] {
+        practice.handle(start(), Message::Ack(word)).unwrap();
+    }
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(told(&practice, "far"), ["3", "?", "3", "-3 to 0"]);
     practice.handle(start(), Message::Ack(Ack { node: node("farther"), ..round })).unwrap();
     assert_eq!(told(&practice, "farther"), Vec::<String>::new());
 }
