@@ -191,7 +191,7 @@ fn meet(nodes: &mut [Node; 2]) -> Outcome<Cost> {
                     rest += bytes - bodies;
                 }
                 Message::Want(_) | Message::Offer(_) => cost.bytes += bytes as f64,
-                Message::Equal(_) | Message::Heads(_) | Message::Parts(_) | Message::Differing(_) => {
+                Message::Equal(_) | Message::Heads(_) | Message::Sketch(_) | Message::Differing(_) => {
                     cost.bytes += bytes as f64;
                     known = passed;
                 }

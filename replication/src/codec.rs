@@ -23,14 +23,16 @@ use thiserror::Error;
 
 pub(crate) use self::connection::TAKES_ZSTD;
 pub use self::connection::{MessageReader, MessageWriter, WINDOW_BYTES};
-use crate::message::{Message, VIA_MAX};
+use crate::message::{Differing, Message, VIA_MAX, Wanted};
 
 /// The longest control message, in bytes.
 pub const CONTROL_LEN_MAX: usize = 128 << 10;
 /// The most heads in one message.
 pub const HEADS_MAX: usize = 1024;
-/// The most parts of a frontier in one message.
-pub const PARTS_MAX: usize = 4096;
+/// The most cells of a sketch, and the most logs that one tells to differ, in one message.
+pub const CELLS_MAX: usize = 4096;
+/// The most numbers of an estimate.
+pub const COUNTERS_MAX: usize = 64;
 /// The most frontiers in one heartbeat.
 pub const FRONTIERS_MAX: usize = 256;
 
@@ -48,7 +50,7 @@ const HELLO: u8 = 0;
 // A head takes at most 16 + 9 + 32 bytes, a frontier at most a name, its length and 16 bytes.
 const _: () = assert!(HEADS_MAX * 64 + FRONTIERS_MAX * (MAX_NAME_LEN + 32) + 64 <= CONTROL_LEN_MAX);
 const _: () = assert!(MAX_GENESIS_LEN + 128 <= CONTROL_LEN_MAX);
-const _: () = assert!(PARTS_MAX * 16 + MAX_NAME_LEN + 64 <= CONTROL_LEN_MAX);
+const _: () = assert!(CELLS_MAX * 24 + MAX_NAME_LEN + 64 <= CONTROL_LEN_MAX);
 
 /// Bytes are not a message. The connection they came from can't be used further.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -160,20 +162,21 @@ fn decode_control(bytes: &[u8]) -> Result<Message, CodecError> {
         _ => options().deserialize(bytes),
     };
     let message = decoded.map_err(|_| CodecError::Control)?;
-    let (heads, frontiers, parts) = match &message {
-        Message::Heads(heads) => (heads.heads.len(), 0, 0),
-        Message::Heartbeat(heartbeat) => (heartbeat.heads.len(), heartbeat.frontiers.len(), 0),
-        Message::Parts(parts) => (0, 0, parts.hashes.len()),
-        Message::Differing(differing) => (0, 0, differing.parts.len()),
-        _ => (0, 0, 0),
-    };
-    let via = if let Message::Ack(ack) = &message { ack.via.len() } else { 0 };
-    for (count, limit) in [(heads, HEADS_MAX), (frontiers, FRONTIERS_MAX), (parts, PARTS_MAX), (via, VIA_MAX)] {
-        if count > limit {
-            return Err(CodecError::List { count, limit });
+    let lists = match &message {
+        Message::Heads(heads) => [(heads.heads.len(), HEADS_MAX), (0, 0)],
+        Message::Heartbeat(beat) => [(beat.heads.len(), HEADS_MAX), (beat.frontiers.len(), FRONTIERS_MAX)],
+        Message::Sketch(sketch) => [(sketch.cells.len(), CELLS_MAX), (0, 0)],
+        Message::Differing(Differing { wanted: Wanted::Logs(logs), .. }) => [(logs.len(), CELLS_MAX), (0, 0)],
+        Message::Differing(Differing { wanted: Wanted::More(estimate), .. }) => {
+            [(estimate.len(), COUNTERS_MAX), (0, 0)]
         }
+        Message::Ack(ack) => [(ack.via.len(), VIA_MAX), (0, 0)],
+        _ => [(0, 0), (0, 0)],
+    };
+    match lists.into_iter().find(|(count, limit)| count > limit) {
+        Some((count, limit)) => Err(CodecError::List { count, limit }),
+        None => Ok(message),
     }
-    Ok(message)
 }
 
 /// How a genesis travels in a control message: its own bytes.

@@ -81,9 +81,9 @@ pub struct Limits {
     pub control_max: usize,
     /// Bytes of batches read ahead of sending them. Beyond it each log may hold one batch more. Default: 1 MiB.
     pub ready_bytes_max: usize,
-    /// Of a space with more logs than this the peer is not told all heads at once, but first which parts of it differ: one
-    /// more round trip, unless one of the two remembers what was said before. Default: 256, whose heads fit into the first
-    /// segments of a connection.
+    /// Of a space with more logs than this the peer is not told all heads, unless few are alike, but a sketch of them, from
+    /// which it can tell which of its own differ: one more round trip if those are many. Default: 32, whose heads take
+    /// three times what the sketch does.
     pub heads_at_once_max: usize,
     /// How long the peer may take to say `Hello`. Default: 10 s.
     pub handshake_timeout: Duration,
@@ -110,7 +110,7 @@ impl Default for Limits {
             fetches_max: 4,
             control_max: 16_384,
             ready_bytes_max: 1 << 20,
-            heads_at_once_max: 256,
+            heads_at_once_max: 32,
             handshake_timeout: Duration::from_secs(10),
             heartbeat_busy: Duration::from_secs(1),
             heartbeat_idle: Duration::from_secs(15),

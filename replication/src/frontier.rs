@@ -1,6 +1,6 @@
 //! Frontiers: the heads of a set of logs, and the hash by which two nodes compare them.
 
-use std::{fmt, iter};
+use std::fmt;
 
 use counterfoil_storage::{Head, LogId};
 use serde::{Deserialize, Serialize};
@@ -46,19 +46,10 @@ impl FrontierHash {
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
-}
 
-/// In which of 2^`bits` parts, at most 2^16, of a frontier a log is: by the first bits of its id, which is a hash.
-pub(crate) fn part_of(log: LogId, bits: u8) -> usize {
-    let [first, second, ..] = *log.as_bytes();
-    usize::from(u16::from_be_bytes([first, second])) >> (16 - bits)
-}
-
-/// The hash of each of the 2^`bits` parts of a frontier, given in ascending order of its logs.
-pub(crate) fn hash_parts(heads: impl IntoIterator<Item = LogHead>, bits: u8) -> Vec<FrontierHash> {
-    let mut heads = heads.into_iter().peekable();
-    let mut hash = |part| FrontierHash::of(iter::from_fn(|| heads.next_if(|next| part_of(next.log, bits) == part)));
-    (0..1 << bits).map(&mut hash).collect()
+    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
 }
 
 impl fmt::Debug for FrontierHash {
@@ -91,19 +82,5 @@ mod tests {
         ] {
             assert_ne!(hash, FrontierHash::of(other));
         }
-    }
-
-    #[test]
-    fn each_log_counts_in_one_part_of_a_frontier() {
-        let heads: Vec<_> = (0..=255).step_by(3).map(|log| at(log, 5, 7)).collect();
-        for bits in [0, 1, 3, 12] {
-            let parts = hash_parts(heads.iter().copied(), bits);
-            assert_eq!(parts.len(), 1 << bits);
-            for (part, hash) in parts.into_iter().enumerate() {
-                let of_part = heads.iter().copied().filter(|head| part_of(head.log, bits) == part);
-                assert_eq!(hash, FrontierHash::of(of_part));
-            }
-        }
-        assert_eq!(hash_parts(heads.iter().copied(), 0), [FrontierHash::of(heads)]);
     }
 }

@@ -28,6 +28,7 @@ mod message;
 pub mod net;
 mod policy;
 mod session;
+mod sketch;
 
 pub use acks::{AckBoard, AckChange, Subscription};
 pub use config::{Direction, Limits, SessionConfig};
@@ -38,10 +39,11 @@ pub use frontier::{FrontierHash, LogHead};
 pub use log_limit::LogLimit;
 pub use message::{
     Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, GapCause, Heads, Heartbeat, Hello, Mend, MendEnd,
-    MendOutcome, Message, Offer, PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Parts, Reconciled, Refusal, Refuse,
-    Rewind, Scope, VIA_MAX, Want, Window,
+    MendOutcome, Message, Offer, PROTOCOL_MAX, PROTOCOL_MIN, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind,
+    Scope, Sketch, VIA_MAX, Want, Wanted, Window,
 };
 pub use policy::{Policy, PolicyError, Rights};
 pub use session::{
     FetchFailure, FetchRequest, LogState, MendingRequest, MendingResult, Session, StoreFailure, StoreRequest,
 };
+pub use sketch::{Cell, Estimate, LogMark};

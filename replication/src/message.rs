@@ -7,8 +7,8 @@
 //! both     Hello
 //! target   Want{space}                              asks the other end to be a source (read right needed)
 //! source   Offer{space, hash of its frontier}       asks to stream (write or relay right needed)
-//! target   Equal{space} | Heads{space, heads}… | Parts{space, hashes}      or Refuse
-//! source   Differing{space, parts}                  answers Parts, and is answered by Heads
+//! target   Equal{space} | Heads{space, heads}… | Sketch{space, cells}      or Refuse
+//! source   Differing{space, wanted}                 answers a Sketch, and is answered by Heads or a larger one
 //! source   Announce{genesis, head}                  once per log that the target lacks
 //! source   Batch…                                   verbatim, within the credit granted
 //! target   Ack{log, node, head}, Credit{space, …}   once durable there; acks of others are passed on
@@ -35,6 +35,7 @@ use thiserror::Error;
 use crate::{
     codec,
     frontier::{FrontierHash, LogHead},
+    sketch::{Cell, Estimate, LogMark},
 };
 
 /// The oldest version of the protocol spoken here.
@@ -83,9 +84,9 @@ pub enum Message {
     Mend(Mend),
     /// Ends the answer to a [`Mend`].
     MendEnd(MendEnd),
-    /// Answer to an offer: hashes of what the target holds.
-    Parts(Parts),
-    /// Answer to [`Parts`]: which of them differ.
+    /// Answer to an offer: a sketch of what the target holds.
+    Sketch(Sketch),
+    /// Answer to a [`Sketch`]: what is still to be said.
     Differing(Differing),
     /// Records, as their writer encoded them. Not a control message: travels verbatim.
     #[serde(skip)]
@@ -197,27 +198,38 @@ pub struct Heads {
     pub last: bool,
 }
 
-/// What the target holds of a space, in parts: for a space of many logs of which the source may have nearly all.
+/// What the target holds of a space, by sums: for a space of many logs of which the source may have nearly all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parts {
+pub struct Sketch {
     /// The space.
     pub space: SpaceName,
     /// Which logs this flow carries.
     pub scope: Scope,
     /// Of which logs heads are told, as in [`Heads`].
     pub told: Scope,
-    /// Over each of 2^n parts of the frontier of those logs: a log is in the part that the first n bits of its id number.
-    /// At most [`codec::PARTS_MAX`].
-    pub hashes: Vec<FrontierHash>,
+    /// The first cells of the sketch of their heads, salted by the hash that was offered over those logs. At most
+    /// [`codec::CELLS_MAX`].
+    pub cells: Vec<Cell>,
 }
 
-/// Which of the parts that the target told are neither what the source has nor what the target had told before.
+/// What the source says to a [`Sketch`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Differing {
     /// The space.
     pub space: SpaceName,
-    /// Numbers of the parts, ascending. At most [`codec::PARTS_MAX`].
-    pub parts: Vec<u16>,
+    /// What is still to be said.
+    pub wanted: Wanted,
+}
+
+/// What the source has still to be told after a [`Sketch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wanted {
+    /// The heads of these logs, ascending; of none, if all is known now. At most [`codec::CELLS_MAX`].
+    Logs(Vec<LogMark>),
+    /// More differs than the sketch tells: a larger one, if so much differs as the estimate says; or all heads.
+    More(Estimate),
+    /// All heads.
+    All,
 }
 
 /// Which of a space's two flows is meant, as seen by the end that says so.

@@ -293,7 +293,7 @@ impl Session {
             }
             Message::Equal(answer) => self.handle_equal(now, &answer),
             Message::Heads(heads) => self.handle_heads(now, heads),
-            Message::Parts(parts) => self.handle_parts(parts),
+            Message::Sketch(sketch) => self.handle_sketch(now, sketch),
             Message::Differing(differing) => self.handle_differing(differing),
             Message::Refuse(refuse) => self.handle_refuse(refuse),
             Message::Announce(announce) => self.handle_announce(announce),
@@ -328,6 +328,7 @@ impl Session {
                 Ok(())
             }
         };
+        self.ask_for_unplaced(now);
         handled.and_then(|()| self.check_flood()).map_err(|what| self.misbehaved(what))
     }
 

@@ -12,9 +12,9 @@ use std::{collections::BTreeMap, sync::OnceLock, time::Instant};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, FrontierHash, Heads, Heartbeat, Hello, LogHead,
-    Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Parts, Reconciled, Refusal, Refuse, Rewind, Scope,
-    Want, Window, codec,
+    Ack, Announce, CaughtUp, Cell, CloseReason, Credit, Differing, Estimate, Flow, FrontierHash, Heads, Heartbeat,
+    Hello, LogHead, LogMark, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Reconciled, Refusal, Refuse,
+    Rewind, Scope, Sketch, Want, Wanted, Window, codec,
 };
 use counterfoil_storage::{Batch, Digest, Genesis, Head, Holes, Incarnation, LogId, NodeName, Seq, SpaceName};
 
@@ -188,14 +188,14 @@ enum Step {
         refused: bool,
     },
     /// Of a frontier.
-    Parts {
+    Sketch {
         space: u8,
         all: bool,
-        hashes: Vec<u8>,
+        cells: Vec<u8>,
     },
     Differing {
         space: u8,
-        parts: Vec<u8>,
+        wanted: Vec<u8>,
     },
 }
 
@@ -336,16 +336,22 @@ fn of_frontiers(step: &Step) -> Option<Message> {
             first: *first,
             last: *last,
         }),
-        Step::Parts { space: number, all, hashes } => Message::Parts(Parts {
+        Step::Sketch { space: number, all, cells } => Message::Sketch(Sketch {
             space: space(*number),
             scope: scope(*all),
             told: scope(*all),
-            hashes: hashes.iter().map(|value| hash(*value)).collect(),
+            cells: cells.iter().map(|value| Cell::from_bytes([*value; 24])).collect(),
         }),
-        Step::Differing { space: number, parts } => Message::Differing(Differing {
-            space: space(*number),
-            parts: parts.iter().map(|part| u16::from(part % 8)).collect(),
-        }),
+        Step::Differing { space: number, wanted } => {
+            let wanted = match wanted.split_first() {
+                None => Wanted::All,
+                Some((0x80.., numbers)) => {
+                    Wanted::More(Estimate::of(numbers.iter().take(64).map(|by| i32::from(*by)).collect()))
+                }
+                Some(_) => Wanted::Logs(wanted.iter().map(|value| LogMark::from_bytes([*value; 8])).collect()),
+            };
+            Message::Differing(Differing { space: space(*number), wanted })
+        }
         _ => return None,
     })
 }
@@ -376,7 +382,7 @@ fn message(step: &Step) -> Option<Message> {
             takes_zstd: false,
         }),
         Step::Want(number) => Message::Want(Want { space: space(*number) }),
-        Step::Offer { .. } | Step::Equal { .. } | Step::Heads { .. } | Step::Parts { .. } | Step::Differing { .. } => {
+        Step::Offer { .. } | Step::Equal { .. } | Step::Heads { .. } | Step::Sketch { .. } | Step::Differing { .. } => {
             return of_frontiers(step);
         }
         Step::Refuse { space: number, incoming } => {

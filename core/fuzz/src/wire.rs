@@ -2,9 +2,9 @@
 
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello,
-    LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Parts, Reconciled, Refusal, Refuse, Rewind,
-    Scope, Want, Window,
+    Ack, Announce, CaughtUp, Cell, CloseReason, Credit, Differing, Estimate, Flow, FrontierHash, GapCause, Heads,
+    Heartbeat, Hello, LogHead, LogMark, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Reconciled,
+    Refusal, Refuse, Rewind, Scope, Sketch, Want, Wanted, Window,
     codec::{self, MessageReader, MessageWriter, PREFIX_LEN},
 };
 use counterfoil_storage::{Holes, Incarnation, Seq, SpaceName};
@@ -103,6 +103,7 @@ pub fn messages() -> Vec<Message> {
         ParkReason::TooManyOfWriter { writer: genesis.node.clone(), space: space.clone(), limit: 7 },
     ];
     let parks = reasons.map(|reason| Message::Park(Park { log, flow: Flow::Outgoing, reason }));
+    let (cell, mark) = (Cell::from_bytes([7; 24]), LogMark::from_bytes([7; 8]));
     let mut messages = vec![
         Message::Hello(Hello {
             protocol_min: 1,
@@ -126,8 +127,9 @@ pub fn messages() -> Vec<Message> {
             first: true,
             last: true,
         }),
-        Message::Parts(Parts { space: space.clone(), scope: Scope::All, told: Scope::All, hashes: vec![hash; 2] }),
-        Message::Differing(Differing { space: space.clone(), parts: vec![1] }),
+        Message::Sketch(Sketch { space: space.clone(), scope: Scope::All, told: Scope::All, cells: vec![cell; 2] }),
+        Message::Differing(Differing { space: space.clone(), wanted: Wanted::Logs(vec![mark]) }),
+        Message::Differing(Differing { space: space.clone(), wanted: Wanted::More(Estimate::of(vec![1, -1])) }),
         Message::Refuse(Refuse { space: space.clone(), flow: Flow::Incoming, reason: Refusal::NoRightToStream }),
         Message::Announce(Announce { genesis: genesis.clone(), head }),
         Message::Ack(Ack {

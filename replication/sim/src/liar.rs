@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use counterfoil_faults::Rng;
 use counterfoil_replication::{
-    Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, FrontierHash, GapCause, Heads, Heartbeat, Hello,
-    LogHead, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Parts, Reconciled, Refusal, Refuse, Rewind,
-    Scope, VIA_MAX, Want, Window,
+    Ack, Announce, CaughtUp, Cell, CloseReason, Credit, Differing, Estimate, Flow, FrontierHash, GapCause, Heads,
+    Heartbeat, Hello, LogHead, LogMark, Mend, MendEnd, MendOutcome, Message, Offer, Park, ParkReason, Reconciled,
+    Refusal, Refuse, Rewind, Scope, Sketch, VIA_MAX, Want, Wanted, Window,
 };
 use counterfoil_storage::{
     Batch, BatchBuilder, Digest, Genesis, Head, Hlc, Holes, Incarnation, LogId, NodeName, Seq, SpaceName,
@@ -185,8 +185,15 @@ impl Liar {
                 3 => self.held.replace(Message::Batch(batch)).into_iter().collect(),
                 _ => vec![Message::Batch(self.forge(known)), Message::Batch(batch)],
             },
-            Message::Parts(parts) => {
-                vec![Message::Parts(Parts { hashes: self.parts(parts.space.clone()).hashes, ..parts })]
+            Message::Sketch(mut sketch) => {
+                match self.rng.below(4) {
+                    0 => sketch = self.sketch(sketch.space),
+                    1 => sketch.cells.truncate(self.rng.below(24) as usize),
+                    // Nothing is there.
+                    2 => sketch.cells.iter_mut().for_each(|cell| *cell = Cell::from_bytes([0; 24])),
+                    _ => sketch.cells.push(self.cell()),
+                }
+                vec![Message::Sketch(sketch)]
             }
             Message::Announce(announce) => match self.rng.below(3) {
                 0 => Vec::new(),
@@ -211,18 +218,33 @@ impl Liar {
         }
     }
 
-    fn parts(&mut self, space: SpaceName) -> Parts {
-        // Also numbers of parts that are none.
-        let count = if self.rng.chance(1, 2) { 1 << self.rng.below(8) } else { self.rng.below(100) };
-        let hashes = (0..count).map(|_| FrontierHash::from_bytes([self.rng.next_u64() as u8; 16])).collect();
-        Parts { space, scope: self.scope(), told: self.scope(), hashes }
+    fn cell(&mut self) -> Cell {
+        let mut bytes = [0; 24];
+        bytes.iter_mut().for_each(|byte| *byte = self.rng.next_u64() as u8);
+        Cell::from_bytes(bytes)
+    }
+
+    fn sketch(&mut self, space: SpaceName) -> Sketch {
+        let cells = (0..self.rng.below(100)).map(|_| self.cell()).collect();
+        Sketch { space, scope: self.scope(), told: self.scope(), cells }
+    }
+
+    fn wanted(&mut self) -> Wanted {
+        match self.rng.below(3) {
+            0 => Wanted::All,
+            1 => Wanted::More(Estimate::of((0..self.rng.below(65)).map(|_| self.rng.next_u64() as i32).collect())),
+            _ => {
+                let mark = |_| LogMark::from_bytes([self.rng.next_u64() as u8; 8]);
+                Wanted::Logs((0..9).map(mark).collect())
+            }
+        }
     }
 
     fn heads(&mut self, mut heads: Heads, known: &Known<'_>) -> Vec<Message> {
         let offered = known.offers.get(&heads.space);
         match (self.rng.below(7), offered) {
             (5, _) => heads.since_heard = !heads.since_heard,
-            (6, _) => return vec![Message::Parts(self.parts(heads.space))],
+            (6, _) => return vec![Message::Sketch(self.sketch(heads.space))],
             (0, Some(offer)) => {
                 let offered = if heads.told == Scope::All { offer.all } else { offer.own };
                 let Heads { space, scope, told, .. } = heads;
@@ -292,11 +314,8 @@ impl Liar {
             }
             19 => Message::Mend(Mend { log, first_seq: Seq::ZERO, end: head, bytes_max: u32::MAX }),
             20 => match self.rng.below(6) {
-                4 => Message::Parts(self.parts(space)),
-                5 => {
-                    let parts = (0..self.rng.below(9)).map(|_| self.rng.next_u64() as u16).collect();
-                    Message::Differing(Differing { space, parts })
-                }
+                4 => Message::Sketch(self.sketch(space)),
+                5 => Message::Differing(Differing { space, wanted: self.wanted() }),
                 0 => Message::MendBatch(self.forge(known)),
                 1 => Message::MendEnd(MendEnd { log, end: head, outcome: MendOutcome::Lacking(GapCause::Hole) }),
                 2 => Message::Refuse(Refuse { space, flow: self.flow(), reason: Refusal::NoRightToRead }),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use counterfoil_faults::{FaultVfs, Rng, STORE, small_options};
-use counterfoil_replication::{AckBoard, Heads, Message, Parts, Reconciled};
+use counterfoil_replication::{AckBoard, Heads, Message, Reconciled, Sketch};
 use counterfoil_storage::{
     AppendError, Batch, BatchBuilder, Genesis, Head, Hlc, Incarnation, Journal, Lives, LogId, LogWriter, NodeName,
     Options, Receipt, Seq, SpaceName,
@@ -300,10 +300,10 @@ impl Machine {
             // Another node's promise, passed on: judged by what that node has promised.
             Message::Ack(ack) if ack.node != self.name => return Ok(()),
             Message::Ack(ack) => vec![(ack.log, ack.head)],
-            // All of the space that is there was offered as it is, or its hashes were told, or it is as was told before but
+            // All of the space that is there was offered as it is, or a sketch of it was told, or it is as was told before but
             // for what is named.
             Message::Equal(Reconciled { space, .. })
-            | Message::Parts(Parts { space, .. })
+            | Message::Sketch(Sketch { space, .. })
             | Message::Heads(Heads { space, since_heard: true, .. }) => {
                 let logs = journal.logs(Some(space)).into_iter();
                 logs.map(|log| (log.id, log.durable)).collect()

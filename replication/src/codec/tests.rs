@@ -8,8 +8,10 @@ use crate::{
     frontier::{FrontierHash, LogHead},
     message::{
         Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, GapCause, Heads, Heartbeat, Hello, Mend,
-        MendEnd, MendOutcome, Offer, Park, ParkReason, Parts, Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
+        MendEnd, MendOutcome, Offer, Park, ParkReason, Reconciled, Refusal, Refuse, Rewind, Scope, Sketch, Want,
+        Wanted, Window,
     },
+    sketch::{Cell, Estimate, LogMark},
 };
 
 const LIMIT: u32 = MAX_BATCH_LEN as u32;
@@ -34,21 +36,27 @@ fn batch() -> Batch {
 
 /// One of each kind, with the hexadecimal form that it has for ever.
 fn golden() -> Vec<(Message, String)> {
-    [golden_but_parts(), golden_parts()].concat()
+    [golden_but_sketches(), golden_sketches()].concat()
 }
 
-fn golden_parts() -> Vec<(Message, String)> {
-    let (hash, hash_hex) = (FrontierHash::from_bytes([0xcc; 16]), "cc".repeat(16));
+fn golden_sketches() -> Vec<(Message, String)> {
+    let differing = |wanted| Message::Differing(Differing { space: space(), wanted });
+    let cells = vec![Cell::from_bytes([0xcc; 24]); 2];
     vec![
         (
-            Message::Parts(Parts { space: space(), scope: Scope::All, told: Scope::All, hashes: vec![hash; 2] }),
-            format!("130173010102{hash_hex}{hash_hex}"),
+            Message::Sketch(Sketch { space: space(), scope: Scope::All, told: Scope::All, cells }),
+            format!("130173010102{}", "cc".repeat(48)),
         ),
-        (Message::Differing(Differing { space: space(), parts: vec![1, 300] }), "1401730201fb2c01".into()),
+        (
+            differing(Wanted::Logs(vec![LogMark::from_bytes([1; 8]), LogMark::from_bytes([2; 8])])),
+            format!("1401730002{}{}", "01".repeat(8), "02".repeat(8)),
+        ),
+        (differing(Wanted::More(Estimate::of(vec![1, -1, 200]))), "14017301030201fb9001".into()),
+        (differing(Wanted::All), "14017302".into()),
     ]
 }
 
-fn golden_but_parts() -> Vec<(Message, String)> {
+fn golden_but_sketches() -> Vec<(Message, String)> {
     let hash = FrontierHash::from_bytes([0xcc; 16]);
     let (id, digest, hash_hex) = ("aa".repeat(16), "bb".repeat(32), "cc".repeat(16));
     let incarnation = Incarnation::from_bytes([0xdd; 16]);
@@ -243,13 +251,15 @@ fn a_list_beyond_the_limit_is_refused() {
         first: true,
         last: true,
     };
-    let hashes = vec![FrontierHash::from_bytes([1; 16]); PARTS_MAX + 1];
-    let parts = Parts { space: space(), scope: Scope::All, told: Scope::All, hashes };
-    let differing = Differing { space: space(), parts: vec![1; PARTS_MAX + 1] };
+    let cells = vec![Cell::default(); CELLS_MAX + 1];
+    let sketch = Sketch { space: space(), scope: Scope::All, told: Scope::All, cells };
+    let differing = |wanted| Message::Differing(Differing { space: space(), wanted });
+    let marks = vec![LogMark::from_bytes([1; 8]); CELLS_MAX + 1];
     for (message, limit) in [
         (Message::Heads(heads), HEADS_MAX),
-        (Message::Parts(parts), PARTS_MAX),
-        (Message::Differing(differing), PARTS_MAX),
+        (Message::Sketch(sketch), CELLS_MAX),
+        (differing(Wanted::Logs(marks)), CELLS_MAX),
+        (differing(Wanted::More(Estimate::of(vec![1; COUNTERS_MAX + 1]))), COUNTERS_MAX),
     ] {
         assert_eq!(decode(&mut encoded(&message), LIMIT), Err(CodecError::List { count: limit + 1, limit }));
     }
@@ -266,9 +276,11 @@ fn the_longest_messages_within_bounds_can_be_sent() {
     let mut genesis = Genesis::new(space, NodeName::new(&"n".repeat(MAX_NAME_LEN)).unwrap(), [1; 16]);
     genesis.base = (0..60_u16).map(|index| (log_of(index), far)).collect();
     assert!(genesis.encode().len() > MAX_GENESIS_LEN - 1000, "{}", genesis.encode().len());
-    let hashes = vec![FrontierHash::from_bytes([1; 16]); PARTS_MAX];
-    let parts = Parts { space: long_space, scope: Scope::All, told: Scope::All, hashes };
-    for message in [beat, Message::Announce(Announce { genesis, head: far }), Message::Parts(parts)] {
+    let cells = vec![Cell::default(); CELLS_MAX];
+    let sketch = Sketch { space: long_space.clone(), scope: Scope::All, told: Scope::All, cells };
+    let wanted = Wanted::Logs(vec![LogMark::from_bytes([1; 8]); CELLS_MAX]);
+    let differing = Message::Differing(Differing { space: long_space, wanted });
+    for message in [beat, Message::Announce(Announce { genesis, head: far }), Message::Sketch(sketch), differing] {
         assert_eq!(decode(&mut encoded(&message), LIMIT), Ok(Some(message)));
     }
 }

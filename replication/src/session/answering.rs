@@ -6,20 +6,20 @@ use counterfoil_storage::LogId;
 
 use super::{
     Session,
-    state::{Answer, Incoming, Inflow, Log, WantedParts},
+    state::{Answer, Incoming, Inflow, Log, SketchSent},
 };
 use crate::{
     codec,
     error::PeerMisbehaved,
     event::Event,
-    frontier::{FrontierHash, LogHead, hash_parts},
-    message::{Ack, Differing, Flow, Heads, Message, Offer, Parts, Reconciled, Refusal, Scope},
+    frontier::{FrontierHash, LogHead},
+    message::{Ack, Differing, Flow, Heads, Message, Offer, Reconciled, Refusal, Scope, Sketch, Wanted},
+    sketch::{CELLS_AT_FIRST, Estimate, LogMark, Salt, Sketched},
 };
 
-/// Logs in a part of a frontier, if their ids are spread evenly: the hash of a part takes 16 bytes, a head 49 to 57.
-const LOGS_PER_PART: usize = 8;
-/// The fewest parts into which a frontier is cut.
-const PARTS_MIN: usize = 4;
+/// A cell of a sketch takes 24 bytes, a head 49 to 57: with as many cells as there are logs, little is spared, and a sketch
+/// may tell nothing.
+const CELLS_PER_LOG_MAX: usize = 1;
 
 impl Session {
     pub(super) fn handle_offer(&mut self, offer: Offer) {
@@ -45,19 +45,26 @@ impl Session {
         let Some(answer) = self.short_answer(index, scope, told, &offer, &heads) else {
             return self.answer_with_heads(index);
         };
-        self.tell_holes(index, told);
-        let space = &mut self.spaces[index];
-        space.statements.stated().begin(told);
-        space.asked = if let Message::Parts(parts) = &answer { Some(parts.hashes.len()) } else { None };
-        for head in heads {
-            self.tell_head(head.log, scope, told);
-        }
+        self.spaces[index].sketched = matches!(answer, Message::Sketch(_)).then(|| {
+            let salt = Salt::of(if told == Scope::All { offer.all } else { offer.own });
+            SketchSent { salt, is_enlarged: false }
+        });
+        self.tell_all(index, scope, told, &heads);
         if matches!(answer, Message::Equal(_)) {
             self.events.push_back(Event::CaughtUp { space: offer.space, whole: true });
         } else {
             self.measure_way();
         }
         self.control.push_back(answer);
+    }
+
+    /// The heads here, which the peer is being told by one message.
+    fn tell_all(&mut self, index: usize, scope: Scope, told: Scope, heads: &[LogHead]) {
+        self.tell_holes(index, told);
+        self.spaces[index].statements.stated().begin(told);
+        for head in heads {
+            self.tell_head(head.log, scope, told);
+        }
     }
 
     /// An answer that is one message, if there is one that says as much as all heads do.
@@ -87,11 +94,9 @@ impl Session {
             let (since_heard, first, last) = (true, true, true);
             return Some(Message::Heads(Heads { space, scope, told, heads, since_heard, first, last }));
         }
-        (heads.len() > self.config.limits.heads_at_once_max).then(|| {
-            let parts = (heads.len() / LOGS_PER_PART).clamp(PARTS_MIN, codec::PARTS_MAX);
-            let hashes = hash_parts(heads.iter().copied(), parts.ilog2() as u8);
-            Message::Parts(Parts { space, scope, told, hashes })
-        })
+        let is_long = heads.len() > self.config.limits.heads_at_once_max;
+        let sketched = Sketched::new(Salt::of(offered), heads).filter(|_| is_long);
+        sketched.map(|sketched| Message::Sketch(Sketch { space, scope, told, cells: sketched.cells(CELLS_AT_FIRST) }))
     }
 
     /// Begins to say all heads of a space.
@@ -102,12 +107,12 @@ impl Session {
             self.spaces[index].statements.stated().begin(told);
         }
         self.measure_way();
-        self.spaces[index].asked = None;
+        self.spaces[index].sketched = None;
         self.begin_answer_with(index, None);
     }
 
-    fn begin_answer_with(&mut self, index: usize, parts: Option<WantedParts>) {
-        if self.spaces[index].answer.replace(Answer { after: None, parts }).is_none() {
+    fn begin_answer_with(&mut self, index: usize, wanted: Option<Vec<LogId>>) {
+        if self.spaces[index].answer.replace(Answer { after: None, wanted }).is_none() {
             self.target.answers.push_back(index);
         }
     }
@@ -117,18 +122,48 @@ impl Session {
         self.tell_windows(self.liveness.last_heard, None);
     }
 
-    /// The source says in which parts the two ends differ.
+    /// The source says what it has still to be told after a sketch.
     pub(super) fn handle_differing(&mut self, differing: Differing) -> Result<(), PeerMisbehaved> {
-        let Differing { space, parts } = differing;
+        let Differing { space, wanted } = differing;
         let &index = self.space_index.get(&space).ok_or(PeerMisbehaved::UnknownSpace { space })?;
         // The flow has been refused or answered anew meanwhile.
-        let Some(count) = self.spaces[index].asked.take() else { return Ok(()) };
-        let ascends = parts.is_sorted_by(|one, next| one < next);
-        if let Some(last) = parts.last().copied().filter(|last| !ascends || usize::from(*last) >= count) {
-            return Err(PeerMisbehaved::OutOfRange { field: "a part of a frontier", value: last.into() });
+        let (Some(sent), Some(scope)) = (self.spaces[index].sketched.take(), self.spaces[index].in_scope()) else {
+            return Ok(());
+        };
+        match wanted {
+            Wanted::Logs(marks) => self.name_wanted(index, sent.salt, &marks)?,
+            Wanted::More(estimate) if !sent.is_enlarged => self.enlarge_sketch(index, scope, sent.salt, &estimate),
+            Wanted::More(_) | Wanted::All => self.answer_with_heads(index),
         }
-        self.begin_answer_with(index, Some(WantedParts { bits: count.ilog2() as u8, parts }));
         Ok(())
+    }
+
+    fn name_wanted(&mut self, index: usize, salt: Salt, marks: &[LogMark]) -> Result<(), PeerMisbehaved> {
+        if !marks.is_sorted_by(|one, next| one < next) {
+            let (field, value) = ("the order of logs that differ", marks.len() as u64);
+            return Err(PeerMisbehaved::OutOfRange { field, value });
+        }
+        if !marks.is_empty() {
+            let logs = self.spaces[index].logs.iter().copied();
+            let wanted = logs.filter(|id| marks.binary_search(&salt.mark(*id)).is_ok()).collect();
+            self.begin_answer_with(index, Some(wanted));
+        }
+        Ok(())
+    }
+
+    /// A sketch from which so much can be told as differs by the source's estimate; all heads, if they are shorter.
+    fn enlarge_sketch(&mut self, index: usize, scope: Scope, salt: Salt, theirs: &Estimate) {
+        let told = self.told_scope(index, scope);
+        let heads = self.heads_of(index, |log| self.target_carries(told, log));
+        let cells_max = codec::CELLS_MAX.min(CELLS_PER_LOG_MAX * heads.len());
+        let sketched = Sketched::new(salt, &heads).map(|sketched| (sketched.estimate().cells(theirs), sketched));
+        let Some((count, sketched)) = sketched.filter(|(count, _)| (CELLS_AT_FIRST..=cells_max).contains(count)) else {
+            return self.answer_with_heads(index);
+        };
+        self.spaces[index].sketched = Some(SketchSent { salt, is_enlarged: true });
+        self.tell_all(index, scope, told, &heads);
+        let space = self.spaces[index].name.clone();
+        self.control.push_back(Message::Sketch(Sketch { space, scope, told, cells: sketched.cells(count) }));
     }
 
     /// Says which logs of a space have holes, before an answer lets the source believe that they have not: of all logs that the source is
@@ -165,19 +200,19 @@ impl Session {
                 self.target.answers.pop_front();
                 continue;
             };
-            let Answer { after, parts } = answer;
-            let is_second_answer = parts.is_some();
+            let Answer { after, wanted } = answer;
+            let is_second_answer = wanted.is_some();
             let told = self.told_scope(index, scope);
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let space = &mut self.spaces[index];
-            let wanted = space.logs.range((from, Bound::Unbounded)).copied();
-            let wanted = wanted.filter(|id| parts.as_ref().is_none_or(|parts| parts.have(*id)));
-            let ids: Vec<_> = wanted.take(codec::HEADS_MAX).collect();
-            let (first, last) = (after.is_none() && parts.is_none(), ids.len() < codec::HEADS_MAX);
+            let logs = space.logs.range((from, Bound::Unbounded)).copied();
+            let logs = logs.filter(|id| wanted.as_ref().is_none_or(|wanted| wanted.binary_search(id).is_ok()));
+            let ids: Vec<_> = logs.take(codec::HEADS_MAX).collect();
+            let (first, last) = (after.is_none() && wanted.is_none(), ids.len() < codec::HEADS_MAX);
             if last {
                 self.target.answers.pop_front();
             } else {
-                space.answer = Some(Answer { after: ids.last().copied(), parts });
+                space.answer = Some(Answer { after: ids.last().copied(), wanted });
             }
             let space = space.name.clone();
             let heads: Vec<_> = ids.into_iter().filter_map(|id| self.tell_head(id, scope, told)).collect();
@@ -223,7 +258,7 @@ impl Session {
         let stopped = logs.any(|log| matches!(log.incoming, Incoming::Parked(_) | Incoming::Stalled { .. }));
         // While this end has something that the source lacks they differ, and that is on its way.
         let is_ahead = space.out_scope().is_some() && !space.in_sync;
-        let is_answering = space.answer.is_some() || space.asked.is_some();
+        let is_answering = space.answer.is_some() || space.sketched.is_some();
         if space.outstanding > 0 || is_answering || stopped || is_ahead {
             return;
         }

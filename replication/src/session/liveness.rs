@@ -162,7 +162,7 @@ impl Session {
             let Some(log) = self.logs.get(id) else { continue };
             let unsent = match &log.outgoing {
                 Outgoing::Streaming(streaming) => streaming.sent.next_seq < log.head().next_seq,
-                Outgoing::Checking { .. } | Outgoing::Awaiting { .. } => true,
+                Outgoing::Placing { .. } | Outgoing::Checking { .. } | Outgoing::Awaiting { .. } => true,
                 Outgoing::Idle | Outgoing::Ahead { .. } | Outgoing::Parked(_) => false,
             };
             all_sent &= !unsent;

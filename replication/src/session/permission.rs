@@ -181,6 +181,7 @@ impl Session {
         let space = &mut self.spaces[index];
         space.outflow = Outflow::Refused;
         space.base = None;
+        space.placing = None;
         space.offer_due = false;
         space.in_sync = false;
         let ids: Vec<_> = space.logs.iter().copied().collect();
@@ -198,7 +199,7 @@ impl Session {
         space.inflow = inflow;
         space.offered = None;
         space.answer = None;
-        space.asked = None;
+        space.sketched = None;
         let ids: Vec<_> = space.logs.iter().copied().collect();
         for id in ids {
             if inflow == Inflow::Refused

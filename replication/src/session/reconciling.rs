@@ -1,23 +1,24 @@
 //! The end that streams finds out where each log ends at the target: offers a space, and takes the answer.
 //!
 //! An answer comes in one of four forms, of which the target takes the first that applies. All is equal; or what has
-//! changed since the target last said it; or, of many logs, hashes of parts of its frontier, of which this end names those
-//! that differ and gets the heads in them; or all heads. Whichever it is, afterwards this end knows of each log
+//! changed since the target last said it; or, of many logs, a sketch of its frontier, which tells this end which of them
+//! differ and where they end there; or all heads. Whichever it is, afterwards this end knows of each log
 //! what it would know if all heads had been named.
 
 use std::time::Instant;
 
-use counterfoil_storage::{Head, LogId, Seq};
+use counterfoil_storage::{Batch, Head, LogId, Seq};
 
 use super::{
     Session,
-    state::{LastOffer, Log, Outflow, Outgoing},
+    state::{LastOffer, Log, Outflow, Outgoing, Placing},
 };
 use crate::{
     error::PeerMisbehaved,
     event::{By, Event},
-    frontier::{FrontierHash, LogHead, hash_parts, part_of},
-    message::{Differing, Heads, Message, Offer, ParkReason, Parts, Reconciled, Scope},
+    frontier::{FrontierHash, LogHead},
+    message::{Differing, Heads, Message, Offer, ParkReason, Reconciled, Scope, Sketch, Wanted},
+    sketch::{MarkedHead, Salt, Sketched},
 };
 
 impl Session {
@@ -152,10 +153,11 @@ impl Session {
         Ok(())
     }
 
-    /// The target says hashes of parts of what it has. What is as it is here, or as it was heard before, is known thereby.
-    pub(super) fn handle_parts(&mut self, parts: Parts) -> Result<(), PeerMisbehaved> {
-        let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: parts.space.clone() };
-        let &index = self.space_index.get(&parts.space).ok_or_else(unexpected)?;
+    /// The target tells a sketch of what it has: what it has as it is here, and where the other logs end there, as far as that
+    /// can be found on the chains here. Of the rest it is to name the heads.
+    pub(super) fn handle_sketch(&mut self, now: Instant, sketch: Sketch) -> Result<(), PeerMisbehaved> {
+        let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: sketch.space.clone() };
+        let &index = self.space_index.get(&sketch.space).ok_or_else(unexpected)?;
         match self.spaces[index].outflow {
             // It answers the offer before this one.
             _ if !self.is_first_offer(index) => return Ok(()),
@@ -164,28 +166,93 @@ impl Session {
             Outflow::Refused => return Ok(()),
             _ => return Err(unexpected()),
         }
-        let Parts { space, scope, told, hashes } = parts;
-        let (field, value) = ("the number of parts of a frontier", hashes.len() as u64);
-        let bits = bits_of(hashes.len()).ok_or(PeerMisbehaved::OutOfRange { field, value })?;
-        let heard = self.spaces[index].base.take().map(|base| base.heads).unwrap_or_default();
+        let Sketch { space, scope, told, cells } = sketch;
+        let Some(offer) = self.spaces[index].last_offer else { return Ok(()) };
+        let salt = Salt::of(if told == Scope::All { offer.all } else { offer.own });
         let here = self.heads_of(index, |log| self.source_carries(told, log));
-        self.begin_answer(index, scope, told);
-        let equal = |heads: &[LogHead]| -> Vec<bool> {
-            let known = hash_parts(heads.iter().copied(), bits);
-            hashes.iter().zip(known).map(|(there, known)| *there == known).collect()
+        let sketched = Sketched::new(salt, &here);
+        let Some(difference) = sketched.as_ref().and_then(|sketched| sketched.difference(&cells)) else {
+            let is_more_asked = std::mem::replace(&mut self.spaces[index].is_more_asked, true);
+            let estimate = sketched.filter(|_| !is_more_asked).map(|sketched| sketched.estimate());
+            let wanted = estimate.map_or(Wanted::All, Wanted::More);
+            self.control.push_back(Message::Differing(Differing { space, wanted }));
+            return Ok(());
         };
-        let (as_here, as_heard) = (equal(&here), equal(&heard));
-        for head in here.into_iter().filter(|head| as_here[part_of(head.log, bits)]) {
-            self.take_head(index, scope, head);
+        self.begin_answer(index, scope, told);
+        self.spaces[index].base = None;
+        self.spaces[index].placing = Some(Placing { salt, scope, open: 0, unplaced: difference.only_there });
+        for (position, head) in here.into_iter().enumerate() {
+            match difference.changed.get(&position) {
+                None => self.take_head(index, scope, head),
+                Some(Some(marked)) => self.begin_placing(head.log, scope, *marked),
+                // What is not named it lacks.
+                Some(None) => {}
+            }
         }
-        let only_as_heard = |part: usize| as_heard[part] && !as_here[part];
-        for head in heard.into_iter().filter(|head| only_as_heard(part_of(head.log, bits))) {
-            self.take_head(index, scope, head);
-        }
-        let differing = (0..hashes.len()).filter(|part| !as_here[*part] && !as_heard[*part]);
-        let parts = differing.map(|part| part as u16).collect();
-        self.control.push_back(Message::Differing(Differing { space, parts }));
+        self.source.placing.push(index);
+        self.ask_for_unplaced(now);
         Ok(())
+    }
+
+    /// Has a head of the target's looked for on the chain here, if it may be there.
+    fn begin_placing(&mut self, id: LogId, scope: Scope, marked: MarkedHead) {
+        let Some(log) = self.logs.get(&id) else { return };
+        let first_seq = log.local.map_or(Seq::ZERO, |local| local.first_seq).max(Seq(1));
+        let is_behind = (first_seq..log.head().next_seq).contains(&marked.next_seq);
+        let is_placing = is_behind && self.source_carries(scope, log);
+        let Some(placing) = &mut self.spaces[log.space].placing else { return };
+        if !is_placing {
+            return placing.unplaced.push(placing.salt.mark(id));
+        }
+        placing.open += 1;
+        self.set_outgoing(id, Outgoing::Placing { marked, fetching: false });
+        self.want_check(id);
+    }
+
+    /// A log was read from where it ends at the target, as a sketch told: that is known now, or the target has another history.
+    pub(super) fn place(&mut self, id: LogId, batches: Vec<Batch>) {
+        let Some(Log { outgoing: Outgoing::Placing { marked, .. }, space, .. }) = self.logs.get(&id) else { return };
+        let (marked, index) = (*marked, *space);
+        let at = batches.first().map(|next| Head { next_seq: next.first_seq(), digest: next.header().previous });
+        let Some(head) = at.filter(|head| marked.is(LogHead { log: id, head: *head })) else {
+            return self.unplace(id);
+        };
+        self.spaces[index].statements.heard().note(id, head);
+        self.note_statement(id, head);
+        self.note_announced(id);
+        self.stream_from(id, head);
+        self.take_ready(id, batches);
+    }
+
+    /// Where a log ends at the target can't be told from here, or may be elsewhere by now: the target is to name it.
+    pub(super) fn unplace(&mut self, id: LogId) {
+        let Some(Log { outgoing: Outgoing::Placing { .. }, space, .. }) = self.logs.get(&id) else { return };
+        if let Some(placing) = &mut self.spaces[*space].placing {
+            placing.unplaced.push(placing.salt.mark(id));
+        }
+        self.await_answer(id, None);
+    }
+
+    /// Asks, once all that can be has been found here, for what could not; if that is nothing the answer is complete.
+    pub(super) fn ask_for_unplaced(&mut self, now: Instant) {
+        for index in std::mem::take(&mut self.source.placing) {
+            let space = &mut self.spaces[index];
+            let Some(placing) = space.placing.take_if(|placing| placing.open == 0) else {
+                if space.placing.is_some() {
+                    self.source.placing.push(index);
+                }
+                continue;
+            };
+            let Placing { scope, mut unplaced, .. } = placing;
+            let is_complete = unplaced.is_empty();
+            unplaced.sort_unstable();
+            let (space, wanted) = (space.name.clone(), Wanted::Logs(unplaced));
+            self.control.push_back(Message::Differing(Differing { space, wanted }));
+            if is_complete {
+                self.note_unnamed(index, scope);
+                self.finish_answer(now, index, scope);
+            }
+        }
     }
 
     /// Whether a space was not offered more than once: else an answer may be to the offer before, and all that is taken for one to
@@ -198,6 +265,7 @@ impl Session {
     fn begin_answer(&mut self, index: usize, scope: Scope, told: Scope) {
         let space = &mut self.spaces[index];
         space.outflow = Outflow::Answering { scope };
+        space.placing = None;
         space.caught_up = None;
         space.statements.heard().begin(told);
         for id in self.log_ids(index) {
@@ -292,9 +360,4 @@ impl Session {
             self.spaces[log.space].statements.heard().note(id, head);
         }
     }
-}
-
-/// Into how many parts, as a power of two, a frontier of so many hashes was cut.
-fn bits_of(parts: usize) -> Option<u8> {
-    parts.is_power_of_two().then(|| parts.ilog2() as u8)
 }

@@ -28,6 +28,8 @@ pub(super) struct SourceQueues {
     fetches: usize,
     /// Bytes of batches read and not sent.
     pub(super) ready_bytes: usize,
+    /// Spaces of which the target has told a sketch that is being made use of.
+    pub(super) placing: Vec<usize>,
 }
 
 impl Session {
@@ -122,18 +124,14 @@ impl Session {
             let bytes_max = self.fetch_bytes_max(index);
             let Some(log) = self.logs.get_mut(&id) else { continue };
             log.in_checks = false;
-            if let Outgoing::Checking { remote, fetching } = &mut log.outgoing
-                && !std::mem::replace(fetching, true)
-            {
+            let (from, fetching) = match &mut log.outgoing {
+                Outgoing::Checking { remote, fetching } => (remote.next_seq, fetching),
+                Outgoing::Placing { marked, fetching } => (marked.next_seq, fetching),
+                _ => continue,
+            };
+            if !std::mem::replace(fetching, true) {
                 let (generation, purpose) = (log.generation, Purpose::Stream);
-                return Some(FetchRequest {
-                    log: id,
-                    from: remote.next_seq,
-                    before: None,
-                    bytes_max,
-                    generation,
-                    purpose,
-                });
+                return Some(FetchRequest { log: id, from, before: None, bytes_max, generation, purpose });
             }
         }
         None
@@ -198,6 +196,8 @@ impl Session {
         let index = log.space;
         let source_head = log.head();
         match (&mut log.outgoing, result) {
+            (Outgoing::Placing { .. }, Err(_)) => self.unplace(request.log),
+            (Outgoing::Placing { .. }, Ok(batches)) => self.place(request.log, batches),
             (Outgoing::Checking { .. }, Err(failure)) => self.park_outgoing(request.log, failure.into()),
             (Outgoing::Checking { remote, fetching }, Ok(batches)) => {
                 let remote = *remote;
@@ -222,11 +222,12 @@ impl Session {
             }
             _ => {}
         }
+        self.ask_for_unplaced(now);
         self.check_in_sync(index);
     }
 
     /// Makes batches ready to send, as far as they continue the chain.
-    fn take_ready(&mut self, id: LogId, batches: Vec<Batch>) {
+    pub(super) fn take_ready(&mut self, id: LogId, batches: Vec<Batch>) {
         let limit_bytes = self.peer.map_or(0, |peer| u64::from(peer.batch_len_max_bytes));
         let Some(Log { outgoing: Outgoing::Streaming(streaming), .. }) = self.logs.get_mut(&id) else { return };
         let mut blocked = None;

@@ -53,7 +53,7 @@ impl Session {
     }
 
     /// Puts a log in the list of those in which the target's head is to be looked for.
-    fn want_check(&mut self, id: LogId) {
+    pub(super) fn want_check(&mut self, id: LogId) {
         if let Some(log) = self.logs.get_mut(&id)
             && !std::mem::replace(&mut log.in_checks, true)
         {
@@ -90,8 +90,14 @@ impl Session {
     /// The only way that a log's outgoing state is replaced: what was read ahead is given up.
     pub(super) fn set_outgoing(&mut self, id: LogId, state: Outgoing) {
         let Some(log) = self.logs.get_mut(&id) else { return };
-        if let Outgoing::Streaming(streaming) = &log.outgoing {
-            self.source.ready_bytes -= streaming.ready_bytes;
+        match &log.outgoing {
+            Outgoing::Streaming(streaming) => self.source.ready_bytes -= streaming.ready_bytes,
+            Outgoing::Placing { .. } => {
+                if let Some(placing) = &mut self.spaces[log.space].placing {
+                    placing.open = placing.open.saturating_sub(1);
+                }
+            }
+            _ => {}
         }
         if !matches!(state, Outgoing::Parked(_)) {
             log.in_flight = InFlight::default();
@@ -278,6 +284,7 @@ impl Session {
 
     /// The peer has streamed a log that this end might stream to it: no echo.
     pub(super) fn note_received(&mut self, id: LogId, batch: &Batch) {
+        self.unplace(id);
         let Some(log) = self.logs.get(&id) else { return };
         let scope = self.spaces[log.space].out_scope();
         let head = batch.head();
@@ -303,13 +310,14 @@ impl Session {
     /// The peer has streamed what this end did not take, because it has it or can't: it is not sent back there, whether or
     /// not it turns out to be on this end's chain.
     pub(super) fn note_untaken(&mut self, id: LogId, head: Head) {
+        self.unplace(id);
         self.note_streamed(id, head);
         let Some(log) = self.logs.get(&id) else { return };
         let is_news = match &log.outgoing {
             Outgoing::Idle => self.spaces[log.space].out_scope().is_some_and(|scope| self.source_carries(scope, log)),
             Outgoing::Streaming(streaming) => streaming.sent.next_seq < head.next_seq,
             Outgoing::Checking { remote, .. } | Outgoing::Ahead { remote } => remote.next_seq < head.next_seq,
-            Outgoing::Awaiting { .. } | Outgoing::Parked(_) => false,
+            Outgoing::Awaiting { .. } | Outgoing::Placing { .. } | Outgoing::Parked(_) => false,
         };
         if is_news {
             self.classify(id, head);
@@ -347,6 +355,7 @@ impl Session {
             return Err(PeerMisbehaved::ForeignAck { node: ack.node.clone() });
         }
         self.note_heard(ack.log, ack.head);
+        self.unplace(ack.log);
         let Some(log) = self.logs.get_mut(&ack.log) else { return self.check_unknown_ack(ack.log) };
         log.is_announced = true;
         let index = log.space;
@@ -365,7 +374,7 @@ impl Session {
             let is_news = match log.outgoing {
                 Outgoing::Streaming(_) => true,
                 Outgoing::Checking { remote, .. } | Outgoing::Ahead { remote } => remote != ack.head,
-                Outgoing::Idle | Outgoing::Awaiting { .. } | Outgoing::Parked(_) => false,
+                Outgoing::Idle | Outgoing::Awaiting { .. } | Outgoing::Placing { .. } | Outgoing::Parked(_) => false,
             };
             if is_news {
                 // The peer got it, or lost it, otherwise than by this session.
@@ -400,6 +409,8 @@ impl Session {
             return Err(PeerMisbehaved::UnknownLog { log: rewind.log });
         };
         let index = log.space;
+        self.unplace(rewind.log);
+        let Some(log) = self.logs.get(&rewind.log) else { return Ok(()) };
         let goes_on = match &log.outgoing {
             Outgoing::Streaming(_) | Outgoing::Checking { .. } | Outgoing::Ahead { .. } => true,
             // Another replica gave it what this end can't.

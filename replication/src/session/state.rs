@@ -12,9 +12,10 @@ use super::{mending::Mending, passing::Passing};
 use crate::{
     config::Direction,
     event::NotMended,
-    frontier::{FrontierHash, part_of},
+    frontier::FrontierHash,
     memory::{Base, Statements},
     message::{Offer, ParkReason, Scope},
+    sketch::{LogMark, MarkedHead, Salt},
 };
 
 /// One space of the session, with its up to two flows.
@@ -62,8 +63,12 @@ pub(super) struct Space {
     pub(super) statements: Arc<Statements>,
     /// What the peer had said when it was made the offer that it has not answered.
     pub(super) base: Option<Base>,
-    /// The peer has been told hashes of so many parts of what is here: which of them differ is awaited.
-    pub(super) asked: Option<usize>,
+    /// The peer has been told a sketch of what is here: what it says to that is awaited.
+    pub(super) sketched: Option<SketchSent>,
+    /// The peer has told a sketch from which nothing could be told, and was asked for a larger one.
+    pub(super) is_more_asked: bool,
+    /// A sketch of what the peer has is being made use of.
+    pub(super) placing: Option<Placing>,
 
     /// The flow towards this end.
     pub(super) inflow: Inflow,
@@ -107,7 +112,9 @@ impl Space {
             said: None,
             statements,
             base: None,
-            asked: None,
+            sketched: None,
+            is_more_asked: false,
+            placing: None,
             inflow: Inflow::Closed,
             offered: None,
             offers: 0,
@@ -191,24 +198,29 @@ pub(super) enum Inflow {
 pub(super) struct Answer {
     /// Heads of logs after this one are still to be said; `None`: of all.
     pub(super) after: Option<LogId>,
-    /// Only in these parts, of which the peer has said that they differ.
-    pub(super) parts: Option<WantedParts>,
+    /// Only of these, after which the peer has asked; ascending.
+    pub(super) wanted: Option<Vec<LogId>>,
 }
 
-/// Parts of a frontier.
+/// What the peer was told as an answer to its offer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SketchSent {
+    /// What was offered, by which it was salted.
+    pub(super) salt: Salt,
+    /// It was told a larger one already.
+    pub(super) is_enlarged: bool,
+}
+
+/// What a sketch told, and is not known for sure yet.
 #[derive(Debug)]
-pub(super) struct WantedParts {
-    /// There are 2^`bits` of them.
-    pub(super) bits: u8,
-    /// Which are wanted; ascending.
-    pub(super) parts: Vec<u16>,
-}
-
-impl WantedParts {
-    /// Whether a log is in one of them.
-    pub(super) fn have(&self, log: LogId) -> bool {
-        self.parts.binary_search(&(part_of(log, self.bits) as u16)).is_ok()
-    }
+pub(super) struct Placing {
+    pub(super) salt: Salt,
+    /// Which logs the flow carries.
+    pub(super) scope: Scope,
+    /// Logs whose ends at the target are being looked for here: those that are [`Outgoing::Placing`].
+    pub(super) open: usize,
+    /// Logs whose heads the target is to name.
+    pub(super) unplaced: Vec<LogMark>,
 }
 
 /// One log of the session.
@@ -366,6 +378,8 @@ pub(super) enum Outgoing {
         /// Up to where the peer has streamed it since its answer began, which need not name it.
         streamed: Option<Head>,
     },
+    /// Where it ends at the target is known by a sketch, and being looked for on the chain here.
+    Placing { marked: MarkedHead, fetching: bool },
     /// The target's head is being looked for on the chain here.
     Checking { remote: Head, fetching: bool },
     /// The target's head is on the chain here: what follows it is sent.

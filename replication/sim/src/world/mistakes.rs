@@ -1,7 +1,7 @@
 //! Where planted mistakes are made.
 
 use bytes::BytesMut;
-use counterfoil_replication::{Ack, Event, Heads, Message, Parts, Reconciled, Scope};
+use counterfoil_replication::{Ack, Event, Heads, Message, Reconciled, Scope, Sketch};
 use counterfoil_storage::{Holes, SpaceName};
 
 use super::{Outcome, World};
@@ -32,7 +32,7 @@ impl World {
         }
         let message = match message {
             Message::Heads(Heads { space, scope, told, first: true, .. })
-            | Message::Parts(Parts { space, scope, told, .. })
+            | Message::Sketch(Sketch { space, scope, told, .. })
                 if bug == Bug::AnswersEqualAlways =>
             {
                 match self.equal(connection, side, space, [scope, told]) {

@@ -8,9 +8,10 @@ use crate::{
     error::PeerMisbehaved,
     frontier::{FrontierHash, LogHead},
     message::{
-        Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, Heads, Heartbeat, Hello, Offer, Park, Parts,
-        Reconciled, Refusal, Refuse, Rewind, Scope, Want, Window,
+        Ack, Announce, CaughtUp, CloseReason, Credit, Differing, Flow, Heads, Heartbeat, Hello, Offer, Park,
+        Reconciled, Refusal, Refuse, Rewind, Scope, Sketch, Want, Wanted, Window,
     },
+    sketch::{Cell, Estimate, LogMark},
 };
 
 fn hello() -> Hello {
@@ -364,6 +365,14 @@ fn a_read_that_has_become_pointless_is_ignored() {
     assert_eq!(practice.batches_sent(), 1);
 }
 
+fn wanted() -> impl Strategy<Value = Wanted> {
+    prop_oneof![
+        prop::collection::vec((0_u8..5).prop_map(|byte| LogMark::from_bytes([byte; 8])), 0..4).prop_map(Wanted::Logs),
+        prop::collection::vec(any::<i32>(), 0..=64).prop_map(|counters| Wanted::More(Estimate::of(counters))),
+        Just(Wanted::All),
+    ]
+}
+
 /// Messages over two spaces, three logs and a handful of heads: some fit, most don't.
 fn message() -> impl Strategy<Value = Message> {
     let head = (0_u64..3, 0_usize..4).prop_map(|(next_seq, pick)| {
@@ -388,10 +397,11 @@ fn message() -> impl Strategy<Value = Message> {
         name.clone().prop_map(|space| Message::Want(Want { space })),
         (name.clone(), hash.clone(), prop::option::of(hash.clone()))
             .prop_map(|(space, hash, heard)| Message::Offer(Offer { space, all: hash, own: hash, heard })),
-        (name.clone(), scope.clone(), prop::collection::vec(hash.clone(), 0..5))
-            .prop_map(|(space, scope, hashes)| { Message::Parts(Parts { space, scope, told: scope, hashes }) }),
-        (name.clone(), prop::collection::vec(0_u16..5, 0..4))
-            .prop_map(|(space, parts)| Message::Differing(Differing { space, parts })),
+        (name.clone(), scope.clone(), prop::collection::vec(0_u8..3, 0..40)).prop_map(|(space, scope, bytes)| {
+            let cells = bytes.into_iter().map(|byte| Cell::from_bytes([byte; 24])).collect();
+            Message::Sketch(Sketch { space, scope, told: scope, cells })
+        }),
+        (name.clone(), wanted()).prop_map(|(space, wanted)| Message::Differing(Differing { space, wanted })),
         (name.clone(), scope.clone(), scope.clone(), hash.clone())
             .prop_map(|(space, scope, told, offered)| { Message::Equal(Reconciled { space, scope, told, offered }) }),
         (name.clone(), any::<bool>()).prop_map(|(space, whole)| Message::CaughtUp(CaughtUp { space, whole })),

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     error::PeerMisbehaved,
-    frontier::FrontierHash,
     memory::Memory,
-    message::{Ack, Differing, Heads, Parts, Scope},
+    message::{Ack, Differing, Heads, Scope, Sketch, Wanted},
+    sketch::{Cell, Estimate, LogMark},
 };
 
 /// A source and a target of one space, and what each remembers.
@@ -60,8 +60,16 @@ impl Node {
     }
 }
 
-fn is_parts(message: &Message) -> bool {
-    matches!(message, Message::Parts(_))
+fn is_sketch(message: &Message) -> bool {
+    matches!(message, Message::Sketch(_))
+}
+
+/// Of how many logs the source has asked for the heads after a sketch.
+fn asked_for(source: &Node) -> Option<usize> {
+    source.sent.iter().find_map(|message| match message {
+        Message::Differing(Differing { wanted: Wanted::Logs(logs), .. }) => Some(logs.len()),
+        _ => None,
+    })
 }
 
 fn is_since_heard(message: &Message) -> bool {
@@ -252,29 +260,125 @@ fn of_what_has_changed_at_the_target_each_log_costs_64_bytes_at_most() {
 }
 
 #[test]
-fn two_ends_that_have_never_met_name_only_the_parts_that_differ() {
+fn two_ends_that_have_never_met_name_only_what_differs_and_what_is_behind_flows_after_one_round_trip() {
     let mut pair = Pair::mirror(256);
     (0..2000).for_each(|number| pair.hold(number, [2, 2]));
-    (0..10).for_each(|number| pair.hold(number * 100, [3, 2]));
+    (0..6).for_each(|number| pair.hold(number * 100, [3, 2]));
     pair.hold(2001, [1, 0]);
     pair.hold(2002, [0, 1]);
     pair.reconnect();
-    assert_eq!(pair.passes_to_first_batch(), 4, "two round trips");
-    let named = pair.target.sent.iter().map(|message| match message {
+    assert_eq!(pair.passes_to_first_batch(), 2, "one round trip");
+    assert!(pair.target.has_said(is_sketch));
+    pair.reconnect();
+    pair.run();
+    assert_eq!(asked_for(&pair.source), Some(1), "of what is at the target alone");
+    let heads = pair.target.sent.iter().map(|message| match message {
         Message::Heads(heads) => heads.heads.len(),
         _ => 0,
     });
-    let named: usize = named.sum();
-    assert!((11..250).contains(&named) && pair.target.has_said(is_parts), "{named} of 2001 heads");
-    let bytes = pair.source.bytes_sent() + pair.target.bytes_sent();
-    assert!(bytes < 20_000, "{bytes}");
-    pair.reconnect();
-    pair.run();
-    assert_eq!(pair.source.batches_sent(), 11);
+    assert_eq!(heads.sum::<usize>(), 1);
+    assert_eq!(pair.source.batches_sent(), 7);
+    assert!(pair.source.session.status().spaces[0].in_sync);
 }
 
 #[test]
-fn acks_that_were_lost_on_the_way_cost_only_the_parts_they_are_in() {
+fn where_much_differs_a_larger_sketch_tells_it_and_where_most_does_all_heads() {
+    for (changed, sketches, heads) in [(5, 1, 0..1), (150, 2, 0..1), (900, 1, 1000..1001)] {
+        let mut pair = Pair::mirror(256);
+        (0..1000).for_each(|number| pair.hold(number, [2, 2]));
+        (0..changed).for_each(|number| pair.hold(number, [3, 2]));
+        pair.reconnect();
+        pair.run();
+        assert_eq!(pair.target.sent.iter().filter(|message| is_sketch(message)).count(), sketches, "{changed}");
+        let named = pair.target.sent.iter().map(|message| match message {
+            Message::Heads(heads) => heads.heads.len(),
+            _ => 0,
+        });
+        assert!(heads.contains(&named.sum::<usize>()), "{changed}");
+        assert_eq!(pair.source.batches_sent(), changed);
+        assert!(pair.source.session.status().spaces[0].in_sync);
+    }
+}
+
+#[test]
+fn of_strangers_each_log_that_differs_costs_64_bytes_at_most() {
+    for changed in [6, 120] {
+        let mut pair = Pair::mirror(256);
+        (0..800).for_each(|number| pair.hold(number, [2, 2]));
+        (0..changed).for_each(|number| pair.hold(number, [3, 2]));
+        pair.reconnect();
+        pair.run();
+        let mut bytes = BytesMut::new();
+        let said = pair.source.sent.iter().chain(&pair.target.sent);
+        let said = said.filter(|said| matches!(said, Message::Sketch(_) | Message::Differing(_) | Message::Heads(_)));
+        said.for_each(|message| codec::encode(message, &mut bytes));
+        let bytes = bytes.len();
+        assert!(bytes <= 64 * changed + 260, "{changed}: {bytes}");
+    }
+}
+
+#[test]
+fn what_changes_while_it_is_looked_for_where_a_log_ends_at_the_target_is_asked_for() {
+    let mut pair = Pair::new("\"read\", \"relay\"", Direction::Both, 0);
+    (0..40).for_each(|number| pair.hold(number, [1, 1]));
+    pair.hold(3, [4, 2]);
+    pair.hold(4, [4, 2]);
+    pair.reconnect();
+    let now = start();
+    for pass in 0.. {
+        assert!(pass < 9, "no sketch comes");
+        pair.source.serve(now);
+        pair.target.serve(now);
+        while let Some(message) = pair.source.transmit() {
+            pair.target.handle(now, message).unwrap();
+        }
+        let said: Vec<_> = std::iter::from_fn(|| pair.target.transmit()).collect();
+        let is_last = said.iter().any(is_sketch);
+        for message in said {
+            // Nothing is read here yet.
+            pair.source.session.handle_message(now, message).unwrap();
+        }
+        if is_last {
+            break;
+        }
+    }
+    // Another node gives the target what it lacks of one log, and it says so.
+    let log = pair.target.hold(3, 3, "");
+    pair.target.serve(now);
+    let said: Vec<_> = std::iter::from_fn(|| pair.target.transmit()).collect();
+    assert!(said.iter().any(|message| matches!(message, Message::Ack(_) | Message::Batch(_) | Message::Announce(_))));
+    said.into_iter().for_each(|message| pair.source.session.handle_message(now, message).unwrap());
+    pair.source.serve(now);
+    pair.run();
+    assert_eq!(asked_for(&pair.source), Some(1));
+    assert_eq!((pair.target.bodies(log).len(), pair.target.bodies(numbered(4).log_id()).len()), (4, 4));
+    assert!(pair.source.session.status().spaces[0].in_sync);
+}
+
+#[test]
+fn another_history_of_a_log_is_told_with_its_head_also_where_a_sketch_told_of_it() {
+    for (here, there) in [(3, 2), (2, 2), (2, 3)] {
+        let mut pair = Pair::mirror(0);
+        (0..40).for_each(|number| pair.hold(number, [2, 2]));
+        pair.source.hold(50, here, "");
+        let log = pair.target.hold(50, there, "other");
+        pair.reconnect();
+        let head = pair.target.logs[&log].head_at(there);
+        pair.run();
+        let is_told = |event: &Event| match event {
+            Event::Parked { log: of, reason: ParkReason::Diverged { target_head, .. }, .. } => {
+                (*of, *target_head) == (log, head)
+            }
+            Event::Ahead { log: of, remote, .. } => (*of, *remote) == (log, head),
+            _ => false,
+        };
+        assert!(pair.source.events.iter().any(is_told), "{here} {there}: {:?}", pair.source.events);
+        assert_eq!(asked_for(&pair.source), Some(1));
+    }
+}
+
+#[test]
+fn acks_that_were_lost_on_the_way_cost_only_the_logs_they_were_of() {
     let mut pair = Pair::mirror(0);
     (0..400).for_each(|number| pair.hold(number, [2, 2]));
     pair.run();
@@ -290,12 +394,8 @@ fn acks_that_were_lost_on_the_way_cost_only_the_parts_they_are_in() {
     (0..5).for_each(|number| pair.hold(number, [4, 3]));
     pair.hold(6, [3, 2]);
     pair.run();
-    assert!(pair.target.has_said(is_parts), "it has said more than was heard");
-    let named = pair.source.sent.iter().find_map(|message| match message {
-        Message::Differing(differing) => Some(differing.parts.len()),
-        _ => None,
-    });
-    assert!(named.is_some_and(|parts| (1..=5).contains(&parts)), "{named:?}");
+    assert!(pair.target.has_said(is_sketch), "it has said more than was heard");
+    assert_eq!(asked_for(&pair.source), Some(0));
     assert_eq!(pair.source.batches_sent(), 6);
 }
 
@@ -363,7 +463,7 @@ fn a_hole_that_is_mended_while_an_answer_is_on_its_way_is_taken_back() {
     assert_eq!(told, [false, true]);
 }
 
-/// Carries all but what the source says of the parts that differ, which is given back.
+/// Carries all but what the source says to a sketch, which is given back.
 fn run_but_differing(pair: &mut Pair) -> Vec<Message> {
     let (now, mut held) = (start(), Vec::new());
     loop {
@@ -390,7 +490,6 @@ fn what_comes_to_the_target_while_its_answer_is_coming_in_is_not_taken_for_lacki
     pair.reconnect();
     let held = run_but_differing(&mut pair);
     assert_eq!(held.len(), 1);
-    // In whichever part: one of them differs, of the others nothing more is said.
     let news: Vec<_> = (50..62).map(|number| pair.target.hold(number, 1, "")).collect();
     assert!(run_but_differing(&mut pair).is_empty());
     held.into_iter().for_each(|message| pair.target.handle(start(), message).unwrap());
@@ -470,7 +569,7 @@ fn an_answer_that_crossed_with_another_offer_is_not_taken_for_the_answer_to_that
 }
 
 #[test]
-fn answers_that_build_on_nothing_and_parts_that_are_none_are_named_errors() {
+fn answers_that_build_on_nothing_and_sketches_that_nobody_asked_for_are_named_errors() {
     let misbehaviour = |pair: &mut Pair, message| match pair.source.handle(start(), message) {
         Err(SessionError::PeerMisbehaved { what, .. }) => what,
         other => panic!("{other:?}"),
@@ -481,8 +580,10 @@ fn answers_that_build_on_nothing_and_parts_that_are_none_are_named_errors() {
         let (space, heads) = (space.clone(), Vec::new());
         Message::Heads(Heads { space, scope, told, heads, since_heard, first, last: true })
     };
-    let parts =
-        |count| Message::Parts(Parts { space: space.clone(), scope, told, hashes: vec![FrontierHash::of([]); count] });
+    let sketch = |count| {
+        let (space, cells) = (space.clone(), vec![Cell::default(); count]);
+        Message::Sketch(Sketch { space, scope, told, cells })
+    };
     let begun = || {
         let mut pair = Pair::mirror(256);
         pair.hold(0, [1, 1]);
@@ -492,40 +593,56 @@ fn answers_that_build_on_nothing_and_parts_that_are_none_are_named_errors() {
         pair
     };
     assert_eq!(misbehaviour(&mut begun(), heads(true, true)), unexpected, "nothing was heard");
-    for count in [0, 3] {
-        let (field, value) = ("the number of parts of a frontier", count as u64);
-        assert_eq!(misbehaviour(&mut begun(), parts(count)), PeerMisbehaved::OutOfRange { field, value });
-    }
     let mut pair = begun();
-    pair.source.handle(start(), parts(1)).unwrap();
-    assert_eq!(misbehaviour(&mut pair, parts(1)), unexpected, "once for each offer");
-
-    let mut pair = Pair::mirror(0);
-    (0..40).for_each(|number| pair.hold(number, [2, 1]));
-    let differing = |parts: &[u16]| Message::Differing(Differing { space: space.clone(), parts: parts.to_vec() });
-    let (now, target) = (start(), &mut pair.target);
-    pair.source.serve(now);
-    while let Some(message) = pair.source.transmit() {
-        target.handle(now, message).unwrap();
+    // It says that nothing is there.
+    pair.source.handle(start(), sketch(24)).unwrap();
+    assert_eq!(misbehaviour(&mut pair, sketch(24)), unexpected, "once for each offer");
+    let mut pair = begun();
+    // Nothing, and nothing again.
+    for _ in 0..2 {
+        pair.source.handle(start(), sketch(0)).unwrap();
     }
-    assert!(std::iter::from_fn(|| target.transmit()).any(|message| is_parts(&message)));
-    for wrong in [&[4_u16][..], &[2, 1], &[1, 1]] {
-        let mut hashed = Pair::mirror(0);
-        (0..40).for_each(|number| hashed.hold(number, [2, 1]));
-        hashed.source.serve(now);
-        while let Some(message) = hashed.source.transmit() {
-            hashed.target.handle(now, message).unwrap();
+    let wanted = std::iter::from_fn(|| pair.source.transmit()).filter_map(|message| match message {
+        Message::Differing(Differing { wanted, .. }) => Some(wanted),
+        _ => None,
+    });
+    assert!(matches!(&wanted.collect::<Vec<_>>()[..], [Wanted::More(_), Wanted::All]));
+
+    let offered = || {
+        let mut pair = Pair::mirror(0);
+        (0..40).for_each(|number| pair.hold(number, [2, 1]));
+        pair.source.serve(start());
+        while let Some(message) = pair.source.transmit() {
+            pair.target.handle(start(), message).unwrap();
         }
-        let handled = hashed.target.handle(now, differing(wrong));
+        assert!(std::iter::from_fn(|| pair.target.transmit()).any(|message| is_sketch(&message)));
+        pair.target
+    };
+    let differing = |wanted| Message::Differing(Differing { space: space.clone(), wanted });
+    let marks = |bytes: &[u8]| Wanted::Logs(bytes.iter().map(|byte| LogMark::from_bytes([*byte; 8])).collect());
+    for wrong in [&[2, 1][..], &[1, 1]] {
+        let handled = offered().handle(start(), differing(marks(wrong)));
         let Err(SessionError::PeerMisbehaved { what: PeerMisbehaved::OutOfRange { field, .. }, .. }) = handled else {
             panic!("{handled:?}");
         };
-        assert_eq!(field, "a part of a frontier");
+        assert_eq!(field, "the order of logs that differ");
     }
-    target.handle(now, differing(&[0])).unwrap();
-    target.handle(now, differing(&[9])).unwrap();
-    let heads = std::iter::from_fn(|| target.transmit()).filter(|message| matches!(message, Message::Heads(_)));
-    assert_eq!(heads.count(), 1, "what nobody asked is of no use");
+    let heads = |target: &mut Node| {
+        let heads = std::iter::from_fn(|| target.transmit()).filter(|message| matches!(message, Message::Heads(_)));
+        heads.count()
+    };
+    let mut target = offered();
+    target.handle(start(), differing(marks(&[1]))).unwrap();
+    target.handle(start(), differing(marks(&[2]))).unwrap();
+    assert_eq!(heads(&mut target), 1, "what nobody asked is of no use");
+    // An estimate of nonsense gets all heads, or a sketch, and after that all heads.
+    for counters in [vec![], vec![i32::MIN; 64], vec![i32::MAX; 64]] {
+        let mut target = offered();
+        for _ in 0..3 {
+            target.handle(start(), differing(Wanted::More(Estimate::of(counters.clone())))).unwrap();
+        }
+        assert_eq!(heads(&mut target), 1);
+    }
 }
 
 /// A log: batches at source and target when they first met, how many more later, whether the target's history parts.
@@ -595,7 +712,7 @@ proptest! {
 
 #[test]
 fn the_model_of_the_property_says_all_and_what_is_tested_does_not() {
-    for (heads_at_once_max, what) in [(0, is_parts as fn(&Message) -> bool), (256, is_since_heard)] {
+    for (heads_at_once_max, what) in [(0, is_sketch as fn(&Message) -> bool), (256, is_since_heard)] {
         let mut pair = Pair::mirror(heads_at_once_max);
         (0..30).for_each(|number| pair.hold(number, [2, 1]));
         if heads_at_once_max > 0 {
@@ -634,7 +751,7 @@ fn what_was_said_of_a_log_before_the_source_had_it_is_said_again_once_it_is_name
     let log = pair.target.hold(52, 3, "");
     pair.target.rot(log, [1]);
     let held = run_but_differing(&mut pair);
-    assert!(!held.is_empty(), "the answer is in parts");
+    assert!(!held.is_empty(), "the answer is a sketch");
     let (far, head) = (node("far"), pair.target.logs[&log].head_at(3));
     let far_s =
         Ack { log, node: far.clone(), incarnation: incarnation("far"), head, holes: Holes::default(), via: vec![] };
