@@ -130,6 +130,11 @@ impl Session {
         let (Some(sent), Some(scope)) = (self.spaces[index].sketched.take(), self.spaces[index].in_scope()) else {
             return Ok(());
         };
+        if !matches!(wanted, Wanted::Logs(_)) {
+            // The source could make nothing of the sketch, and dropped what was passed on after it.
+            let ids: Vec<_> = self.spaces[index].logs.iter().copied().collect();
+            ids.into_iter().for_each(|id| self.pass_on_again(id));
+        }
         match wanted {
             Wanted::Logs(marks) => self.name_wanted(index, sent.salt, &marks)?,
             Wanted::More(estimate) if !sent.is_enlarged => self.enlarge_sketch(index, scope, sent.salt, &estimate),

@@ -528,6 +528,40 @@ fn acks_that_are_passed_on_while_an_answer_is_coming_in_are_heard() {
 }
 
 #[test]
+fn acks_that_are_passed_on_after_a_sketch_that_told_nothing_are_passed_on_again() {
+    // More cells tell what differs of many logs; of few all heads are named.
+    for logs in [40, 400] {
+        let mut pair = Pair::mirror(0);
+        (0..logs).for_each(|number| pair.hold(number, [2, if number < 40 { 1 } else { 2 }]));
+        pair.reconnect();
+        let held = run_but_differing(&mut pair);
+        assert!(matches!(&held[..], [Message::Differing(Differing { wanted: Wanted::More(_), .. })]), "{held:?}");
+        let ack = |log, head| {
+            let (node, incarnation, holes) = (node("far"), incarnation("far"), Holes::default());
+            Ack { log, node, incarnation, head, holes, via: Vec::new() }
+        };
+        let pass_on = |pair: &mut Pair| {
+            while let Some(log) = pair.target.session.poll_opened() {
+                let head = pair.target.logs[&log].head_at(1);
+                pair.target.session.handle_acked_elsewhere(&ack(log, head));
+            }
+        };
+        // The source can't tell yet whether the target carries them.
+        pass_on(&mut pair);
+        run_but_differing(&mut pair);
+        held.into_iter().for_each(|message| pair.target.handle(start(), message).unwrap());
+        pair.run();
+        pass_on(&mut pair);
+        pair.run();
+        let of_far = pair.source.events.iter().filter_map(|event| match event {
+            Event::Acked { node: by, log, .. } if *by == node("far") => Some(*log),
+            _ => None,
+        });
+        assert_eq!(of_far.collect::<BTreeSet<_>>().len(), logs);
+    }
+}
+
+#[test]
 fn an_answer_that_crossed_with_another_offer_is_not_taken_for_the_answer_to_that() {
     let granted = || Policy::parse("[[grant]]\nnode = \"t\"\nspace = \"x\"\nrights = [\"read\"]").unwrap();
     for (heads_at_once_max, remembers) in [(0, false), (256, true), (256, false)] {
