@@ -630,7 +630,7 @@ fn lock(vfs: &dyn Vfs, dir: &Path) -> Result<Box<dyn VfsLock>, OpenError> {
     for attempt in 1.. {
         match vfs.lock(&path) {
             Ok(Some(lock)) => return Ok(lock),
-            // A reader may hold it for a moment to learn whether there is a writer.
+            // Where `is_locked` takes it, a reader may hold it for a moment to learn whether there is a writer.
             Ok(None) if attempt < LOCK_ATTEMPTS => thread::sleep(LOCK_PAUSE),
             Ok(None) => break,
             Err(error) => return Err(OpenError::Disk { operation: "locking", path, error }),

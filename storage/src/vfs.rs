@@ -53,6 +53,12 @@ pub trait Vfs: Send + Sync + fmt::Debug {
     ///
     /// `None` at once if another holds it. It is held until the box is dropped or the process ends.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>>;
+    /// Whether another holds the lock that a file stands for.
+    ///
+    /// Unless implemented, it is taken for a moment to learn this, which may be in the way of who wants it.
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.lock(path)?.is_none())
+    }
 }
 
 /// A lock held.

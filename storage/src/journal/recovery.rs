@@ -537,10 +537,10 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// Whether another has the store open for writing. The lock is taken for a moment to learn this, so
-/// it is asked only where it decides what a tail of unproven bytes means.
+/// Whether another has the store open for writing. To learn this may be in the way of who opens it, so it is asked only
+/// where it decides what a tail of unproven bytes means.
 pub(crate) fn writer_at_work(vfs: &dyn Vfs, dir: &Path) -> bool {
-    matches!(vfs.lock(&dir.join(LOCK_FILE)), Ok(None))
+    vfs.is_locked(&dir.join(LOCK_FILE)).unwrap_or(false)
 }
 
 fn numbers_of(names: &[String]) -> Vec<SegmentNumber> {

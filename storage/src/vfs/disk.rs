@@ -6,7 +6,8 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     sync::Arc,
-    time::UNIX_EPOCH,
+    thread,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use super::{FileIdentity, OpenMode, Vfs, VfsFile, VfsLock};
@@ -25,10 +26,47 @@ const WRITE_LEN_MAX: usize = 512 << 10;
 #[derive(Debug)]
 struct DiskFile(File);
 
+/// How often a lock is tried for that others only ask about, and the pause between: 10 s in all.
+const SHARED_ATTEMPTS_MAX: u32 = 10_000;
+const SHARED_PAUSE: Duration = Duration::from_millis(1);
+
+/// Who has a store open holds its lock alone. Who asks whether somebody does shares it for a moment, which on a busy
+/// machine may be long: so it is told apart from one that is held.
 #[derive(Debug)]
-struct DiskLock {
-    /// Closing it gives the lock back.
-    _file: File,
+struct DiskLock(File);
+
+impl DiskLock {
+    fn take(path: &Path) -> io::Result<Option<Self>> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+        for _ in 0..SHARED_ATTEMPTS_MAX {
+            if is_granted(file.try_lock())? {
+                return Ok(Some(Self(file)));
+            }
+            if !is_granted(file.try_lock_shared())? {
+                return Ok(None);
+            }
+            file.unlock()?;
+            thread::sleep(SHARED_PAUSE);
+        }
+        Ok(None)
+    }
+}
+
+fn is_granted(tried: Result<(), TryLockError>) -> io::Result<bool> {
+    match tried {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+impl Drop for DiskLock {
+    /// Closing the file would not do: a process that is being started has a copy of it until it is another program.
+    fn drop(&mut self) {
+        // What can't be given back so is given back by closing it.
+        let _ = self.0.unlock();
+    }
 }
 
 impl VfsLock for DiskLock {}
@@ -70,11 +108,14 @@ impl Vfs for Disk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(DiskLock { _file: file }))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
+        Ok(DiskLock::take(path)?.map(|lock| Box::new(lock) as Box<dyn VfsLock>))
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        match File::open(path) {
+            Ok(file) => Ok(!is_granted(file.try_lock_shared())?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }
@@ -141,4 +182,40 @@ fn reserve(file: &File, len: u64) -> io::Result<()> {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn reserve(_file: &File, _len: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_given_back_though_a_process_that_is_being_started_has_a_copy_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = DiskLock::take(&path).unwrap().unwrap();
+        let _copy = lock.0.try_clone().unwrap();
+        assert!(Disk.lock(&path).unwrap().is_none());
+        drop(lock);
+        assert!(Disk.lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn who_asks_whether_a_lock_is_held_keeps_nobody_from_taking_it_though_stopped_in_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        assert!(!Disk.is_locked(&path).unwrap());
+        drop(Disk.lock(&path).unwrap());
+        let asking = File::open(&path).unwrap();
+        asking.try_lock_shared().unwrap();
+        assert!(!Disk.is_locked(&path).unwrap(), "nor does another who asks take it for held");
+        let taking = thread::spawn({
+            let path = path.clone();
+            move || Disk.lock(&path).unwrap()
+        });
+        // Longer than who opens a store tries to.
+        thread::sleep(Duration::from_millis(200));
+        drop(asking);
+        let taken = taking.join().unwrap();
+        assert!(taken.is_some() && Disk.is_locked(&path).unwrap() && Disk.lock(&path).unwrap().is_none());
+    }
 }
