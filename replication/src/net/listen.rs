@@ -159,6 +159,8 @@ struct Shared {
     turns: Semaphore,
     /// Notified when a session has ended.
     left: Notify,
+    /// Where connections come in; none once nobody is let in any more.
+    door: Mutex<Option<TcpListener>>,
 }
 
 impl fmt::Debug for Shared {
@@ -227,8 +229,9 @@ pub async fn listen(
         session_log: Mutex::default(),
         turns: Semaphore::new(HANDSHAKES_AT_WORK),
         left: Notify::new(),
+        door: Mutex::new(Some(tcp)),
     });
-    let acceptor = tokio::spawn(shared.clone().accept(tcp)).abort_handle();
+    let acceptor = tokio::spawn(shared.clone().accept()).abort_handle();
     Ok(Listener { shared, local_addr, acceptor })
 }
 
@@ -302,8 +305,10 @@ impl Listener {
         timeout(within, all_left).await.is_ok()
     }
 
-    /// Lets nobody in any more and ends all sessions, without waiting for them.
+    /// Lets nobody in any more and ends all sessions, without waiting for them. Its address is free at once.
     pub fn close(&self) {
+        // The acceptor's task, which sees its end when the runtime comes to it, does not hold the socket.
+        self.shared.door().take();
         self.acceptor.abort();
         let mut places = self.shared.places();
         places.closed = true;
@@ -323,6 +328,19 @@ impl Shared {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn door(&self) -> MutexGuard<'_, Option<TcpListener>> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next connection, or none once the door is closed.
+    async fn next_stream(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        poll_fn(|cx| match &*self.door() {
+            Some(tcp) => tcp.poll_accept(cx).map(Some),
+            None => Poll::Ready(None),
+        })
+        .await
+    }
+
     /// Writes a line about a connection that came to nothing, unless there were too many alike.
     fn reject(&self, peer: SocketAddr, rejection: &Rejection) {
         let line = self.log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), rejection.reason(peer.ip()));
@@ -333,9 +351,9 @@ impl Shared {
         }
     }
 
-    async fn accept(self: Arc<Self>, tcp: TcpListener) {
-        loop {
-            match tcp.accept().await {
+    async fn accept(self: Arc<Self>) {
+        while let Some(accepted) = self.next_stream().await {
+            match accepted {
                 Ok((stream, address)) => self.admit(stream, address),
                 Err(error) => {
                     self.reject(([0; 4], 0).into(), &Rejection::Io(format!("can't accept: {error}")));

@@ -3,7 +3,7 @@
 use std::{
     io::{self, Write},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use counterfoil_replication::{
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    authority::Authority,
+    authority::{Authority, now},
     node::{Node, link, listen_as, listen_within, name, until},
 };
 
@@ -86,6 +86,9 @@ async fn each_is_turned_away_with_one_line_that_says_who_and_why_while_a_mirror_
     let listener = listen_as(&hub, &authority, "127.0.0.1:0", policy).await;
     let (link, acked) = link(&node, authority.tls("a"), "hub", listener.local_addr().port());
     until("linked", || link.status().sessions == 1).await;
+    // A door of the same hub that waits less long, so that those who are in time at the other are so on a busy machine.
+    let soon = |bounds: &mut ListenBounds| bounds.handshake_timeout = Duration::from_millis(500);
+    let impatient = listen_within(&hub, &authority, "127.0.0.1:0", Policy::own_space_only(), soon).await;
 
     let mut lines = 0;
     let mut expect = async |reason: &str| {
@@ -105,7 +108,7 @@ async fn each_is_turned_away_with_one_line_that_says_who_and_why_while_a_mirror_
     expect("has expired").await;
     dialled(&listener, &authority.tls("denied"), b"").await;
     expect("the policy denies denied").await;
-    let silent = tcp(&listener).await;
+    let silent = tcp(&impatient).await;
     expect("did not complete the handshake within 0.5 s").await;
     drop(silent);
     drop(tcp(&listener).await);
@@ -199,14 +202,16 @@ async fn a_node_that_comes_and_goes_does_not_flood_the_log() {
     let (authority, hub) = (Authority::new(), Node::new("hub"));
     let listener = listen_as(&hub, &authority, "127.0.0.1:0", Policy::own_space_only()).await;
     let tls = authority.tls("a");
+    let began_at = now();
     for _ in 0..20 {
         let mut stream = tls.connect(tcp(&listener).await, &name("hub")).await.unwrap();
         stream.read_exact(&mut [0; 5]).await.unwrap();
         stream.shutdown().await.unwrap();
         until("gone", || listener.peers().is_empty()).await;
     }
-    assert_eq!(log.lines("session begins").len(), 5, "{:#?}", log.lines(""));
-    until("told", || log.lines("session ended").len() == 5).await;
+    let begun = log.lines("session begins").len();
+    assert!((5..=lines_max(began_at)).contains(&begun), "{:#?}", log.lines(""));
+    until("told", || log.lines("session ended").len() == begun).await;
 }
 
 #[tokio::test]
@@ -230,12 +235,19 @@ async fn a_flood_of_bad_connections_does_not_flood_the_log() {
     let (log, _guard) = Log::begin();
     let (authority, hub) = (Authority::new(), Node::new("hub"));
     let listener = listen_as(&hub, &authority, "127.0.0.1:0", Policy::own_space_only()).await;
+    let began_at = now();
     for _ in 0..50 {
         plain(&listener, b"SSH-2.0-x\r\n").await;
     }
+    until("told", || !log.turned_away().is_empty()).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let lines = log.turned_away().len();
-    assert!((1..=6).contains(&lines), "{lines}");
+    assert!(lines <= lines_max(began_at), "{lines}");
+}
+
+/// How many lines of one kind there may be by now: 5 at once, then one in 10 s.
+fn lines_max(began_at: SystemTime) -> usize {
+    5 + now().duration_since(began_at).unwrap().as_secs() as usize / 10
 }
 
 /// A node of one authority that believes another too, so that the hub has to decide.

@@ -87,6 +87,9 @@ impl Node {
     }
 }
 
+/// A test that has not got on after this long hangs: no machine is so busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Waits until something holds; fails if it does not within a time that is long for anything but a mistake.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waited = async {
@@ -94,7 +97,15 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(20), waited).await.is_ok(), "{what}");
+    assert!(tokio::time::timeout(PATIENCE, waited).await.is_ok(), "{what}");
+}
+
+/// Limits that end no session because this machine stood still for a while: how many there were is told by the tests.
+fn patient() -> Limits {
+    let mut limits = Limits::default();
+    limits.handshake_timeout = PATIENCE;
+    (limits.heartbeat_busy, limits.heartbeat_idle) = (PATIENCE, PATIENCE);
+    limits
 }
 
 /// A hub that listens on a port of this machine, with a certificate of `authority`.
@@ -112,11 +123,11 @@ pub(crate) async fn listen_within(
 ) -> Listener {
     let tls = authority.tls(hub.journal.identity().node.as_str());
     let mut bounds = ListenBounds::default();
-    bounds.handshake_timeout = Duration::from_millis(500);
+    bounds.handshake_timeout = PATIENCE;
     bounds.handshakes_max = 8;
     bounds.handshakes_per_address_max = 4;
     change(&mut bounds);
-    let (journal, policy, limits) = (hub.journal.clone(), Arc::new(policy), Limits::default());
+    let (journal, policy, limits) = (hub.journal.clone(), Arc::new(policy), patient());
     let acks = AckBoard::new(journal.identity().node.clone());
     listen(address, ListenConfig { journal, tls, policy, limits, bounds, acks, compress: false }, |_, _| {})
         .await
@@ -125,16 +136,27 @@ pub(crate) async fn listen_within(
 
 /// A link that mirrors the node's own space to `target`, and the heads that were acknowledged on it.
 pub(crate) fn link(node: &Node, tls: Tls, target: &str, port: u16) -> (Link, Arc<Mutex<Vec<Head>>>) {
-    let target: Target = format!("{target}@127.0.0.1:{port}").parse().unwrap();
-    let spaces = vec![(space(node.journal.identity().node.as_str()), Direction::Send)];
-    let (journal, policy, limits) = (node.journal.clone(), Arc::new(Policy::nothing()), Limits::default());
     let acked = Arc::new(Mutex::new(Vec::new()));
     let sink = acked.clone();
-    let acks = AckBoard::new(journal.identity().node.clone());
-    let link = dial(DialConfig { target, journal, tls, spaces, policy, limits, acks, compress: false }, move |event| {
+    let link = link_telling(node, tls, target, port, move |event| {
         if let LinkEvent::Session(Event::Acked { head, .. }) = event {
             sink.lock().unwrap().push(head);
         }
     });
-    (link.unwrap(), acked)
+    (link, acked)
+}
+
+/// A link that mirrors the node's own space to `target` and tells what happens on it.
+pub(crate) fn link_telling(
+    node: &Node,
+    tls: Tls,
+    target: &str,
+    port: u16,
+    tell: impl Fn(LinkEvent) + Send + Sync + 'static,
+) -> Link {
+    let target: Target = format!("{target}@127.0.0.1:{port}").parse().unwrap();
+    let spaces = vec![(space(node.journal.identity().node.as_str()), Direction::Send)];
+    let (journal, policy, limits) = (node.journal.clone(), Arc::new(Policy::nothing()), patient());
+    let acks = AckBoard::new(journal.identity().node.clone());
+    dial(DialConfig { target, journal, tls, spaces, policy, limits, acks, compress: false }, tell).unwrap()
 }
