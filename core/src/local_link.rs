@@ -39,6 +39,7 @@ impl Store {
     ///
     /// link.cut();
     /// let receipt = practice.own_space()?.append("while the line was cut")?;
+    /// receipt.wait(Durability::Local)?;
     /// let reached = receipt.wait_timeout(Durability::Mirrored(1), Duration::from_millis(5))?;
     /// assert_eq!(reached, Durability::Local);
     /// link.heal();

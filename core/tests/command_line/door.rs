@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     refusals::{Scene, nobody},
-    sandbox::{Running, count_from_env},
+    sandbox::{PATIENCE, Running, count_from_env},
 };
 
 /// Nodes with good certificates that behave badly.
@@ -107,8 +107,9 @@ impl Gang {
     async fn attack(&self, number: usize) {
         // So that each manner is seen from each node and many addresses.
         let manner = MANNERS[number % MANNERS.len()];
-        let Ok(Ok(stream)) = timeout(STAY, self.connect(number)).await else { return };
-        if let Ok(true) = timeout(2 * STAY, self.behave(manner, number, stream)).await {
+        let Ok(Ok(stream)) = timeout(PATIENCE, self.connect(number)).await else { return };
+        // How long it takes to be let in is up to the hub, and to how busy the machine is.
+        if let Ok(true) = timeout(PATIENCE, self.behave(manner, number, stream)).await {
             self.heard[&manner].fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -324,12 +325,17 @@ fn thousands_of_hostile_connections_cost_an_honest_mirror_nothing_and_the_hub_li
             time_of(|| scene.expect_nobody_noticed())
         })
         .collect();
+    let has_joined = Arc::new(AtomicBool::new(false));
     let attack = {
-        let (gang, ended) = (Arc::clone(&gang), Arc::clone(&ended));
+        let (gang, ended, has_joined) = (Arc::clone(&gang), Arc::clone(&ended), Arc::clone(&has_joined));
         runtime.spawn(async move {
             let places = Arc::new(Semaphore::new(AT_ONCE));
             let mut connections = JoinSet::new();
             for number in 0..count {
+                // It is not over before somebody else has come in meanwhile.
+                while number == count - count / 4 && !has_joined.load(Ordering::Relaxed) {
+                    sleep(Duration::from_millis(5)).await;
+                }
                 let place = Arc::clone(&places).acquire_owned().await.unwrap();
                 let (gang, ended) = (Arc::clone(&gang), Arc::clone(&ended));
                 connections.spawn(async move {
@@ -344,16 +350,19 @@ fn thousands_of_hostile_connections_cost_an_honest_mirror_nothing_and_the_hub_li
     let mut open_files_max = 0;
     let mut joined = 0;
     let mut under_attack = Vec::new();
-    while !attack.is_finished() {
-        under_attack.push(time_of(|| scene.expect_nobody_noticed()));
-        open_files_max = open_files_max.max(open_files(&scene.hub));
-        // Others come in meanwhile, too.
-        if ended.load(Ordering::Relaxed) * 4 > count * (joined + 1) {
-            joined += 1;
-            scene.expect_mirror(&format!("latecomer-{joined}"));
+    let lasted = time_of(|| {
+        while !attack.is_finished() {
+            under_attack.push(time_of(|| scene.expect_nobody_noticed()));
+            open_files_max = open_files_max.max(open_files(&scene.hub));
+            // Others come in meanwhile, too.
+            if ended.load(Ordering::Relaxed) * 4 > count * (joined + 1) {
+                joined += 1;
+                scene.expect_mirror(&format!("latecomer-{joined}"));
+                has_joined.store(true, Ordering::Relaxed);
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    });
     runtime.block_on(attack).unwrap();
     scene.expect_nobody_noticed();
 
@@ -369,8 +378,10 @@ fn thousands_of_hostile_connections_cost_an_honest_mirror_nothing_and_the_hub_li
     println!("from a record to its ack by the hub: {peace} in peace, {attack} under attack");
     assert!(memory < MEMORY_KIB_MAX, "{memory} KiB");
     assert!(open_files_max < OPEN_FILES_MAX, "{open_files_max} files");
-    // A handful for each manner and address, and what comes later.
-    assert!(turned_away > 0 && lines < 1500, "{lines} lines:\n{log}");
+    // 200 at once and 10 a second: of connections, of sessions, of what happens in them; of these each with one more that
+    // tells how many were left out.
+    let lines_max = 4 * (200 + 10 * lasted.as_secs() as usize) + 20;
+    assert!(turned_away > 0 && lines < lines_max, "{lines} lines, not {lines_max}:\n{log}");
     assert!(gang.heard.values().all(|heard| heard.load(Ordering::Relaxed) > 0), "{:?}", gang.heard);
     let status = scene.sandbox.status("hub.store");
     for log in status["logs"].as_array().unwrap() {

@@ -44,7 +44,8 @@ fn practices_that_mirror_at_the_same_time_are_byte_for_byte_equal_at_both_ends()
         for (practice, path) in &files {
             let (sandbox, address) = (&sandbox, &address);
             scope.spawn(move || {
-                let mirror = format!("--mirror-to hub@{address} --tls tls-{practice} --durability mirrored --ack");
+                let mirror =
+                    format!("--mirror-to hub@{address} --tls tls-{practice} --durability mirrored --ack --timeout 600");
                 let input = fs::read(path).unwrap();
                 let ended = sandbox.run_with(&format!("append {practice}.store {mirror}"), &input).expect_status(0);
                 let lines = std::str::from_utf8(&input).unwrap().lines().count();
@@ -113,7 +114,7 @@ fn halves_keyed_at_two_members_while_the_hub_comes_and_goes_end_equal_record_by_
     let members = [("a", half(0)), ("b", half(1))];
 
     let sandbox = Sandbox::with_members_and_hub();
-    let (mut hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let (mut hub, address) = sandbox.serve(&Sandbox::own_address(), "--policy policy.toml");
     let sync = |name: &str| format!("sync {name}.store --with hub@{address} --tls tls-{name} --space s");
     for round in 0..ROUNDS {
         for (name, lines) in &members {
@@ -134,7 +135,7 @@ fn halves_keyed_at_two_members_while_the_hub_comes_and_goes_end_equal_record_by_
         }
     }
     for name in ["a", "b", "a"] {
-        sandbox.run(&format!("{} --once --timeout 55", sync(name))).expect_status(0);
+        sandbox.run(&format!("{} --once --timeout 600", sync(name))).expect_status(0);
     }
     hub.signal("TERM");
     hub.finish().expect_status(0);

@@ -277,8 +277,8 @@ const KILLS_PER_WRITER: usize = 4;
 fn what_was_acknowledged_as_mirrored_survives_kill_9_of_the_hub() {
     let kills = count_from_env("COUNTERFOIL_KILLS", 6);
     let sandbox = Sandbox::with_practice_and_hub();
-    let (mut hub, address) = sandbox.serve("127.0.0.1:0", "");
-    let mirror = format!("--mirror-to hub@{address} --tls tls-practice-1 --timeout 60");
+    let (mut hub, address) = sandbox.serve(&Sandbox::own_address(), "");
+    let mirror = format!("--mirror-to hub@{address} --tls tls-practice-1 --timeout 600");
     let mut length = 0;
     for writer in 0..kills.div_ceil(KILLS_PER_WRITER) {
         let mut append = sandbox.start(&format!("append practice.store --ack --durability mirrored {mirror}"));
@@ -301,7 +301,7 @@ fn what_was_acknowledged_as_mirrored_survives_kill_9_of_the_hub() {
         length = check(&sandbox, "practice.store");
         assert!(length >= acked, "writer {writer}: {acked} were acknowledged, {length} are there");
     }
-    let once = format!("mirror practice.store --to hub@{address} --tls tls-practice-1 --once");
+    let once = format!("mirror practice.store --to hub@{address} --tls tls-practice-1 --once --timeout 600");
     sandbox.run(&once).expect_status(0);
     hub.signal("TERM");
     hub.finish().expect_status(0);
@@ -366,7 +366,7 @@ fn held_by_index(sandbox: &Sandbox, store: &str) -> BTreeMap<String, Vec<String>
 /// Kills writers, syncs and the hub in turn; how often, and how many records there were in the end, equal on all three.
 fn kill_processes_of_a_sync(sandbox: &Sandbox, line: Line, how: &str) -> (usize, u64) {
     let kills = count_from_env("COUNTERFOIL_KILLS", 6);
-    let (mut hub, address) = sandbox.serve("127.0.0.1:0", "--policy policy.toml");
+    let (mut hub, address) = sandbox.serve(&Sandbox::own_address(), "--policy policy.toml");
     let sync = |name: &str| format!("sync {name}.store --with hub@{address} --tls tls-{name} --space s");
     let members = ["a", "b"];
     // The other book.
@@ -397,7 +397,7 @@ fn kill_processes_of_a_sync(sandbox: &Sandbox, line: Line, how: &str) -> (usize,
         syncs.into_iter().flatten().for_each(|sync| drop(sync.kill()));
     }
     for name in ["a", "b", "a"] {
-        sandbox.run(&format!("{} --once --timeout 55", sync(name))).expect_status(0);
+        sandbox.run(&format!("{} --once --timeout 600", sync(name))).expect_status(0);
     }
     hub.signal("TERM");
     hub.finish().expect_status(0);

@@ -92,7 +92,7 @@ fn two_hubs_count_side_by_side_and_in_a_chain() {
 #[test]
 fn a_hub_that_is_rolled_back_withdraws_its_ack_and_gets_what_it_lost_again() {
     let scene = Scene::new();
-    let (hub, address) = scene.sandbox.serve("127.0.0.1:0", "");
+    let (hub, address) = scene.sandbox.serve(&Sandbox::own_address(), "");
     let link = scene.link("hub", &address);
     expect_mirrored(&scene.append("before the backup"), 1);
     hub.signal("TERM");
@@ -121,7 +121,7 @@ fn a_hub_that_is_rolled_back_withdraws_its_ack_and_gets_what_it_lost_again() {
 #[test]
 fn a_far_hub_restored_from_a_backup_withdraws_its_ack_along_the_chain() {
     let scene = Scene::new();
-    let (second, second_address) = scene.serve_second("127.0.0.1:0");
+    let (second, second_address) = scene.serve_second(&Sandbox::own_address());
     let (hub, address) = scene.sandbox.serve("127.0.0.1:0", &format!("--mirror-to hub-2@{second_address}"));
     let link = scene.link("hub", &address);
     expect_mirrored(&scene.append("before the backup"), 2);

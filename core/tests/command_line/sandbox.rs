@@ -7,6 +7,7 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{
         Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread::{self, JoinHandle},
@@ -16,8 +17,8 @@ use std::{
 use counterfoil::{NodeName, SystemClock, WallClock as _, certificates};
 use tempfile::TempDir;
 
-/// A test that has not ended after this long hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// A test that has not got on after this long hangs: no machine is so busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A temporary folder: the current one of all commands run in it.
 pub(crate) struct Sandbox(TempDir);
@@ -127,6 +128,16 @@ impl Sandbox {
         ended
     }
 
+    /// Starts an `append` to a space that is empty yet, of a record that is not mirrored: returns once that is in the
+    /// store, so that a signal finds the command waiting for the mirror.
+    pub(crate) fn start_unmirrored(&self, words: &str, store: &str, space: &str, record: &str) -> Running {
+        let mut append = self.start(words);
+        append.write(record);
+        eventually(|| (!self.heads(store, space).is_empty()).then_some(()))
+            .unwrap_or_else(|| panic!("{words}: {}", append.errors()));
+        append
+    }
+
     /// Starts the command. Standard error is read all the time.
     pub(crate) fn start(&self, words: &str) -> Running {
         self.start_in(None, words)
@@ -172,6 +183,28 @@ impl Sandbox {
             errors,
             listener: Some(listener),
         }
+    }
+
+    /// Runs a command that gives up after so many seconds, `SECS` in its words, which a busy machine may need to get as
+    /// far as to see what `is_seen` looks for: if so, again with the next, longer time.
+    pub(crate) fn run_within(&self, times: &[&str], words: &str, is_seen: impl Fn(&Ended) -> bool) -> Ended {
+        let (last, times) = times.split_last().expect("some time");
+        let run = |time: &&str| self.run(&words.replace("SECS", time));
+        times.iter().map(run).find(&is_seen).unwrap_or_else(|| run(last))
+    }
+
+    /// An address of this machine that no other sandbox has, with a port to be picked: nobody takes it from a hub that is
+    /// down for a while.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn own_address() -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        format!("127.{}.{}.{}:0", 2 + std::process::id() % 250, number / 250, 1 + number % 250)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn own_address() -> String {
+        "127.0.0.1:0".to_owned()
     }
 
     /// Starts `counterfoil serve hub.store` with more options; its address once it listens.

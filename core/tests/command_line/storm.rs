@@ -56,7 +56,7 @@ struct Storm {
 impl Storm {
     fn new(seed: u64) -> Self {
         let sandbox = Sandbox::with_practice_and_hub();
-        let (hub, hub_address) = sandbox.serve("127.0.0.1:0", "");
+        let (hub, hub_address) = sandbox.serve(&Sandbox::own_address(), "");
         let (proxy, book) = (Proxy::to(&hub_address), Book::default());
         let (hub, writer, lots) = (Some(hub), None, Lots(seed));
         Self { sandbox, proxy, hub, hub_address, writer, length: 0, lots, book }
@@ -66,7 +66,7 @@ impl Storm {
     fn feed(&mut self) -> &Feed {
         let (sandbox, proxy, length) = (&self.sandbox, &self.proxy, self.length);
         let (_, feed) = self.writer.get_or_insert_with(|| {
-            let to = format!("--mirror-to hub@{} --tls tls-practice-1 --timeout 300", proxy.address());
+            let to = format!("--mirror-to hub@{} --tls tls-practice-1 --timeout 600", proxy.address());
             let mut append = sandbox.start(&format!("append practice.store --ack --durability mirrored {to}"));
             let feed = Feed::begin(&mut append, line, length, Duration::from_millis(2));
             (append, feed)
@@ -143,7 +143,10 @@ impl Storm {
     /// All that there is gets to the hub, and both ends hold the same.
     fn end(mut self) {
         self.kill_writer();
-        let once = format!("mirror practice.store --to hub@{} --tls tls-practice-1 --once", self.proxy.address());
+        let once = format!(
+            "mirror practice.store --to hub@{} --tls tls-practice-1 --once --timeout 600",
+            self.proxy.address()
+        );
         self.sandbox.run(&once).expect_status(0);
         let hub = self.hub.take().unwrap();
         hub.signal("TERM");
@@ -193,7 +196,7 @@ impl Link {
         let sandbox = Sandbox::with_practice_and_hub();
         let (hub, address) = sandbox.serve("127.0.0.1:0", "");
         let proxy = Proxy::to(&address);
-        let to = format!("--mirror-to hub@{} --tls tls-practice-1 --timeout 300", proxy.address());
+        let to = format!("--mirror-to hub@{} --tls tls-practice-1 --timeout 600", proxy.address());
         let append = sandbox.start(&format!("append practice.store --ack --durability mirrored {to}"));
         let mut link = Self { sandbox, proxy, append, hub, seq: 0 };
         link.append();
@@ -239,7 +242,8 @@ fn a_link_that_only_the_dialler_lost_is_made_anew() {
         link.append();
         link.expect_ack();
     }
-    assert!(link.hub.errors().matches("session begins").count() > 4, "{}", link.hub.errors());
+    let are_told = || (link.hub.errors().matches("session begins").count() > 4).then_some(());
+    eventually(are_told).unwrap_or_else(|| panic!("{}", link.hub.errors()));
     assert!(!link.hub.errors().contains("hung up"), "the hub heard of it: {}", link.hub.errors());
 }
 
@@ -252,7 +256,8 @@ fn a_bit_that_the_network_flips_costs_a_connection_and_no_record() {
         link.expect_ack();
     }
     let broken = |log: &str| log.contains("broke the rules of TLS") || log.contains("the connection broke");
-    assert!(broken(&link.hub.errors()) || broken(&link.append.errors()), "{}", link.hub.errors());
+    let is_told = || (broken(&link.hub.errors()) || broken(&link.append.errors())).then_some(());
+    eventually(is_told).unwrap_or_else(|| panic!("{}", link.hub.errors()));
     assert!(!link.hub.errors().contains("parked"), "TLS sees it first: {}", link.hub.errors());
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     roll_back::roll_back,
-    sandbox::{Sandbox, eventually},
+    sandbox::{Ended, Sandbox, eventually},
 };
 
 /// `sync STORE --with …` as the node `name`.
@@ -170,9 +170,12 @@ fn a_space_that_neither_end_has_is_told() {
 #[test]
 fn sync_once_without_the_other_end_says_that_nothing_is_known() {
     let sandbox = Sandbox::with_members_and_hub();
-    let ended = sandbox.run(&format!("{} --once --timeout 0.5", sync("a", "127.0.0.1:1"))).expect_status(1);
+    let words = format!("{} --once --timeout SECS", sync("a", "127.0.0.1:1"));
+    let why = "counterfoil: not all that hub has of space s is known to be here (hub@";
+    let says_why = |ended: &Ended| ended.stderr.contains(why);
+    let ended = sandbox.run_within(&["0.5", "5", "60"], &words, says_why).expect_status(1);
     let last = ended.stderr.lines().last().unwrap();
-    assert!(last.starts_with("counterfoil: not all that hub has of space s is known to be here (hub@"), "{last}");
+    assert!(last.starts_with(why), "{last}");
 }
 
 #[test]
@@ -239,8 +242,11 @@ fn a_peer_that_accepts_the_connection_and_is_silent_is_told_as_such() {
     let address = stopped.local_addr().unwrap().to_string();
     let mirror = format!("mirror a.store --to hub@{address} --tls tls-a --space s");
     for words in [sync("a", &address), mirror] {
-        let ended = sandbox.run(&format!("{words} --once --timeout 2")).expect_status(1);
+        let why = format!("hub@{address}: it accepts the connection but does not answer");
+        // Before 10 s are over, after which the attempt counts as failed.
+        let words = format!("{words} --once --timeout SECS");
+        let ended = sandbox.run_within(&["2", "5", "9"], &words, |ended| ended.stderr.contains(&why)).expect_status(1);
         let line = ended.only_error();
-        assert!(line.contains(&format!("hub@{address}: it accepts the connection but does not answer")), "{line}");
+        assert!(line.contains(&why), "{line}");
     }
 }

@@ -1,6 +1,6 @@
 //! `counterfoil trim`, and retention by the commands that run for long.
 
-use crate::sandbox::{Running, Sandbox, eventually};
+use crate::sandbox::{Ended, Running, Sandbox, eventually};
 
 /// A practice of so many records, and a hub that serves.
 fn scene(records: usize) -> (Sandbox, Running, String) {
@@ -70,9 +70,11 @@ fn what_nobody_is_known_to_have_stays_and_that_is_bad_news() {
     let refused = sandbox.run("trim practice.store --remove-older-than 0").expect_status(2);
     assert!(refused.only_error().contains("--to NODE@ADDR --tls DIR") && refused.only_error().contains("--mirrors 0"));
     // Nobody listens there.
-    let trim = "trim practice.store --remove-older-than 0 --to hub@127.0.0.1:1 --tls tls-practice-1 --timeout 0.2";
-    let held = sandbox.run(&format!("{trim} --json")).expect_status(1);
+    let trim =
+        "trim practice.store --remove-older-than 0 --to hub@127.0.0.1:1 --tls tls-practice-1 --timeout SECS --json";
     let why = "counterfoil: records are due and stay in 1 log; not all of it is known to be mirrored: hub has not been reached (";
+    let says_why = |ended: &Ended| ended.stderr.contains(why);
+    let held = sandbox.run_within(&["0.2", "5", "60"], trim, says_why).expect_status(1);
     assert!(held.only_error().starts_with(why), "{held:?}");
     let log = &json_lines(&held.stdout)[0];
     assert_eq!((&log["records"], &log["due"], &log["held"]["by"]), (&0.into(), &10.into(), &"not_mirrored".into()));
