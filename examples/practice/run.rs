@@ -38,7 +38,7 @@ pub(crate) struct Practice {
 }
 
 /// After this long without an end something hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs everything; whether every promise was kept.
 pub(crate) fn run(cli: &Cli) -> Result<bool> {

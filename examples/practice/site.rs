@@ -113,7 +113,7 @@ impl Site {
             }
         }
         News::Appended.tell()?;
-        store.close(Duration::from_secs(60))?;
+        store.close(Duration::from_secs(300))?;
         News::Closed.tell()?;
         Ok(())
     }

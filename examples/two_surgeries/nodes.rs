@@ -60,8 +60,8 @@ impl Node {
 
 const SPACE: &str = "surgeries";
 
-/// Long enough for a few records in one process.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Long enough for a few records in one process, however busy the machine.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Two surgeries that never meet, and the hub between them.
 pub(crate) struct Nodes {

@@ -21,7 +21,7 @@ use crate::turn::now;
 const SUBJECT: &str = "records";
 const GLANCE: Duration = Duration::from_millis(2);
 /// How long the leaf node may take to find the hub.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) struct JetStream;
 

@@ -21,7 +21,7 @@ use crate::turn::now;
 
 const GLANCE: Duration = Duration::from_millis(2);
 /// How long a mirror may take to be there.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) struct PostgreSql;
 

@@ -15,7 +15,7 @@ use crate::turn::now;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/arena/peers/servers.sh");
 /// How long a server may take to listen, and to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(300);
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// A server that runs; it ends when dropped.
