@@ -179,8 +179,9 @@ async fn a_certificate_that_expires_during_a_session_ends_it_at_either_end() {
     let (authority, node, hub) = (Authority::new(), Node::new("a"), Node::new("hub"));
     let listener = listen_as(&hub, &authority, "127.0.0.1:0", own_space_only()).await;
     let port = listener.local_addr().port();
-    let lasting =
-        |name: &str, lifetime| authority.tls_with(name, |params| params.not_after = (now() + lifetime).into()).unwrap();
+    let lasting = |name: &str, lifetime: Duration| {
+        authority.tls_with(name, |params| params.not_after = (now() + lifetime).into()).unwrap()
+    };
     // Within the first of these times a busy machine may not come to a session.
     let lifetimes = [2, 10, 60].map(Duration::from_secs);
 
@@ -223,7 +224,7 @@ struct Watched {
 
 impl Watched {
     fn begin(node: &Node, tls: Tls, port: u16) -> Self {
-        let (acked, reasons) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let (acked, reasons) = (Arc::<Mutex<Vec<Head>>>::default(), Arc::<Mutex<Vec<Arc<str>>>>::default());
         let (acks, said) = (acked.clone(), reasons.clone());
         let link = link_telling(node, tls, "hub", port, move |event| match event {
             LinkEvent::Session(Event::Acked { head, .. }) => acks.lock().unwrap().push(head),
