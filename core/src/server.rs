@@ -198,7 +198,7 @@ impl Server {
         self.set_tls(tls)
     }
 
-    /// Stops listening and ends all connections.
+    /// Stops listening, which leaves the address to others at once, and ends all connections.
     pub fn stop(&self) {
         self.inner.stop_servers(|listener| Arc::ptr_eq(listener, &self.listener));
     }

@@ -78,7 +78,7 @@ fn record_lives(sandbox: &Sandbox) -> Vec<Vec<Call>> {
     let mut lives = vec![take("init.trace")];
     let mut first = 0;
     for (trace, count, is_killed) in
-        [("one.trace", 2600, false), ("two.trace", 1900, true), ("three.trace", 300, true), ("four.trace", 200, false)]
+        [("one.trace", 3000, false), ("two.trace", 1900, true), ("three.trace", 300, true), ("four.trace", 200, false)]
     {
         append(sandbox, trace, first..first + count, is_killed);
         lives.push(take(trace));
