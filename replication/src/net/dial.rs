@@ -303,13 +303,17 @@ impl Shared {
                 Err(rejection) => (rejection.to_string(), rejection.is_lasting(), Duration::ZERO),
             };
             let reason: Arc<str> = reason.into();
-            self.failed(&reason);
+            let is_news = self.failed(&reason);
             if ready_for >= PROVEN {
                 backoff = Backoff::default();
             }
             let pause = backoff.next_pause();
-            if !self.enter(LinkState::Waiting { until: now() + pause, reason, is_lasting }) {
+            if !self.enter(LinkState::Waiting { until: now() + pause, reason: reason.clone(), is_lasting }) {
                 break;
+            }
+            // Once it has been told: who sees it in the log can ask for it.
+            if is_news {
+                tracing::warn!(peer = %self.config.target, %reason, "no link");
             }
             tokio::select! {
                 () = sleep(pause) => {}
@@ -333,16 +337,13 @@ impl Shared {
         true
     }
 
-    /// Notes why there is no session. Each reason is logged once, however often it comes.
-    fn failed(&self, reason: &Arc<str>) {
+    /// Notes why there is no session; whether it is to be logged, as each reason is once, however often it comes.
+    fn failed(&self, reason: &Arc<str>) -> bool {
         let mut current = self.current();
         if current.state == LinkState::Stopped {
-            return;
+            return false;
         }
-        if current.last_error.as_ref() != Some(reason) {
-            tracing::warn!(peer = %self.config.target, %reason, "no link");
-        }
-        current.last_error = Some(reason.clone());
+        let is_news = current.last_error.replace(reason.clone()).as_ref() != Some(reason);
         let tls = current.tls.clone();
         drop(current);
         // Perhaps the certificate or the authority has been replaced since.
@@ -357,6 +358,7 @@ impl Shared {
             }
             _ => {}
         }
+        is_news
     }
 
     /// Reaches the peer and makes sure that it is the one.

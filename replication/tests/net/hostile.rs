@@ -8,7 +8,7 @@ use std::{
 
 use counterfoil_replication::{
     Policy,
-    net::{ListenBounds, Listener, Tls},
+    net::{LinkEvent, LinkState, ListenBounds, Listener, Tls},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     authority::{Authority, now},
-    node::{Node, link, listen_as, listen_within, name, until},
+    node::{Node, link, link_telling, listen_as, listen_within, name, until},
 };
 
 /// What was logged in this thread.
@@ -118,6 +118,23 @@ async fn each_is_turned_away_with_one_line_that_says_who_and_why_while_a_mirror_
 
     assert_eq!(link.status().sessions, 1, "the mirror did not notice");
     assert_eq!(hub.bodies(node.log), node.bodies(node.log));
+}
+
+#[tokio::test]
+async fn who_reads_in_the_log_why_there_is_no_link_has_been_told_by_the_link() {
+    let (log, _guard) = Log::begin();
+    let (authority, node) = (Authority::new(), Node::new("a"));
+    let lines = log.clone();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = told.clone();
+    // Nobody listens there.
+    let _link = link_telling(&node, authority.tls("a"), "hub", 1, move |event| {
+        if matches!(event, LinkEvent::State(LinkState::Waiting { .. })) {
+            tell.lock().unwrap().push(lines.lines("no link").len());
+        }
+    });
+    until("logged", || log.lines("no link").len() == 1).await;
+    assert_eq!(told.lock().unwrap().first(), Some(&0));
 }
 
 #[tokio::test]
