@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    refusals::{Scene, nobody},
+    refusals::{Scene, in_scene, nobody},
     sandbox::{PATIENCE, Running, count_from_env},
 };
 
@@ -315,79 +315,80 @@ const MEMORY_KIB_MAX: u64 = 128 << 10;
 #[test]
 fn thousands_of_hostile_connections_cost_an_honest_mirror_nothing_and_the_hub_little() {
     let count = count_from_env("COUNTERFOIL_DOOR", 1000);
-    let mut scene = Scene::new();
-    let gang = Arc::new(Gang::new(&scene));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let ended = Arc::new(AtomicUsize::new(0));
-    let in_peace: Vec<_> = (0..QUIET_ROUNDS)
-        .map(|_| {
-            std::thread::sleep(Duration::from_millis(5));
-            time_of(|| scene.expect_nobody_noticed())
-        })
-        .collect();
-    let has_joined = Arc::new(AtomicBool::new(false));
-    let attack = {
-        let (gang, ended, has_joined) = (Arc::clone(&gang), Arc::clone(&ended), Arc::clone(&has_joined));
-        runtime.spawn(async move {
-            let places = Arc::new(Semaphore::new(AT_ONCE));
-            let mut connections = JoinSet::new();
-            for number in 0..count {
-                // It is not over before somebody else has come in meanwhile.
-                while number == count - count / 4 && !has_joined.load(Ordering::Relaxed) {
-                    sleep(Duration::from_millis(5)).await;
+    in_scene(|mut scene| {
+        let gang = Arc::new(Gang::new(&scene));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let in_peace: Vec<_> = (0..QUIET_ROUNDS)
+            .map(|_| {
+                std::thread::sleep(Duration::from_millis(5));
+                time_of(|| scene.expect_nobody_noticed())
+            })
+            .collect();
+        let has_joined = Arc::new(AtomicBool::new(false));
+        let attack = {
+            let (gang, ended, has_joined) = (Arc::clone(&gang), Arc::clone(&ended), Arc::clone(&has_joined));
+            runtime.spawn(async move {
+                let places = Arc::new(Semaphore::new(AT_ONCE));
+                let mut connections = JoinSet::new();
+                for number in 0..count {
+                    // It is not over before somebody else has come in meanwhile.
+                    while number == count - count / 4 && !has_joined.load(Ordering::Relaxed) {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                    let place = Arc::clone(&places).acquire_owned().await.unwrap();
+                    let (gang, ended) = (Arc::clone(&gang), Arc::clone(&ended));
+                    connections.spawn(async move {
+                        gang.attack(number).await;
+                        ended.fetch_add(1, Ordering::Relaxed);
+                        drop(place);
+                    });
                 }
-                let place = Arc::clone(&places).acquire_owned().await.unwrap();
-                let (gang, ended) = (Arc::clone(&gang), Arc::clone(&ended));
-                connections.spawn(async move {
-                    gang.attack(number).await;
-                    ended.fetch_add(1, Ordering::Relaxed);
-                    drop(place);
-                });
+                connections.join_all().await;
+            })
+        };
+        let mut open_files_max = 0;
+        let mut joined = 0;
+        let mut under_attack = Vec::new();
+        let lasted = time_of(|| {
+            while !attack.is_finished() {
+                under_attack.push(time_of(|| scene.expect_nobody_noticed()));
+                open_files_max = open_files_max.max(open_files(&scene.hub));
+                // Others come in meanwhile, too.
+                if ended.load(Ordering::Relaxed) * 4 > count * (joined + 1) {
+                    joined += 1;
+                    scene.expect_mirror(&format!("latecomer-{joined}"));
+                    has_joined.store(true, Ordering::Relaxed);
+                }
+                std::thread::sleep(Duration::from_millis(5));
             }
-            connections.join_all().await;
-        })
-    };
-    let mut open_files_max = 0;
-    let mut joined = 0;
-    let mut under_attack = Vec::new();
-    let lasted = time_of(|| {
-        while !attack.is_finished() {
-            under_attack.push(time_of(|| scene.expect_nobody_noticed()));
-            open_files_max = open_files_max.max(open_files(&scene.hub));
-            // Others come in meanwhile, too.
-            if ended.load(Ordering::Relaxed) * 4 > count * (joined + 1) {
-                joined += 1;
-                scene.expect_mirror(&format!("latecomer-{joined}"));
-                has_joined.store(true, Ordering::Relaxed);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    });
-    runtime.block_on(attack).unwrap();
-    scene.expect_nobody_noticed();
+        });
+        runtime.block_on(attack).unwrap();
+        scene.expect_nobody_noticed();
 
-    let (memory, log) = (peak_memory_kib(&scene.hub), scene.hub.errors());
-    let lines = log.lines().count();
-    let turned_away = log.lines().filter(|line| line.contains("turned away")).count();
-    println!(
-        "{count} hostile connections: {} KiB at most, {open_files_max} files open, {lines} lines logged; \
-         {joined} others joined; had their say: {:?}",
-        memory, gang.heard
-    );
-    let [peace, attack] = [in_peace, under_attack].map(quantiles);
-    println!("from a record to its ack by the hub: {peace} in peace, {attack} under attack");
-    assert!(memory < MEMORY_KIB_MAX, "{memory} KiB");
-    assert!(open_files_max < OPEN_FILES_MAX, "{open_files_max} files");
-    // 200 at once and 10 a second: of connections, of sessions, of what happens in them; of these each with one more that
-    // tells how many were left out.
-    let lines_max = 4 * (200 + 10 * lasted.as_secs() as usize) + 20;
-    assert!(turned_away > 0 && lines < lines_max, "{lines} lines, not {lines_max}:\n{log}");
-    assert!(gang.heard.values().all(|heard| heard.load(Ordering::Relaxed) > 0), "{:?}", gang.heard);
-    let status = scene.sandbox.status("hub.store");
-    for log in status["logs"].as_array().unwrap() {
-        let (space, node) = (log["space"].as_str().unwrap(), log["node"].as_str().unwrap());
-        assert_eq!(space, node, "only logs of a node's own in its own space");
-    }
-    assert!(joined > 0);
-    scene.end();
+        let (memory, log) = (peak_memory_kib(&scene.hub), scene.hub.errors());
+        let lines = log.lines().count();
+        let turned_away = log.lines().filter(|line| line.contains("turned away")).count();
+        println!(
+            "{count} hostile connections: {} KiB at most, {open_files_max} files open, {lines} lines logged; \
+             {joined} others joined; had their say: {:?}",
+            memory, gang.heard
+        );
+        let [peace, attack] = [in_peace, under_attack].map(quantiles);
+        println!("from a record to its ack by the hub: {peace} in peace, {attack} under attack");
+        assert!(memory < MEMORY_KIB_MAX, "{memory} KiB");
+        assert!(open_files_max < OPEN_FILES_MAX, "{open_files_max} files");
+        // 200 at once and 10 a second: of connections, of sessions, of what happens in them; of these each with one more that
+        // tells how many were left out.
+        let lines_max = 4 * (200 + 10 * lasted.as_secs() as usize) + 20;
+        assert!(turned_away > 0 && lines < lines_max, "{lines} lines, not {lines_max}:\n{log}");
+        assert!(gang.heard.values().all(|heard| heard.load(Ordering::Relaxed) > 0), "{:?}", gang.heard);
+        let status = scene.sandbox.status("hub.store");
+        for log in status["logs"].as_array().unwrap() {
+            let (space, node) = (log["space"].as_str().unwrap(), log["node"].as_str().unwrap());
+            assert_eq!(space, node, "only logs of a node's own in its own space");
+        }
+        assert!(joined > 0);
+        scene.end();
+    });
 }
