@@ -141,6 +141,10 @@ impl Envelope {
     #[cfg(feature = "collections")]
     pub(crate) const VERBATIM: Self = Self { codec: VERBATIM, schema: 0 };
 
+    /// In bytes.
+    #[cfg(feature = "collections")]
+    pub(crate) const LEN: usize = 4;
+
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         let [low, high] = self.schema.to_le_bytes();
         out.extend_from_slice(&[ENVELOPE_VERSION, self.codec, low, high]);

@@ -6,6 +6,7 @@ mod entries;
 mod gaps;
 mod index;
 mod key;
+mod layer;
 mod layers;
 mod needed;
 mod opening;
@@ -58,6 +59,7 @@ pub(crate) struct Verbatim;
 
 impl Values<Bytes> for Verbatim {
     fn encode(&self, value: &Bytes, out: &mut Vec<u8>) -> Result<()> {
+        out.reserve_exact(Envelope::LEN + value.len());
         Envelope::VERBATIM.write(out);
         out.extend_from_slice(value);
         Ok(())
@@ -239,12 +241,7 @@ impl<K: Key, V> Collection<K, V> {
         let value = found
             .filter(|version| (version.log, version.seq) == (chosen.log, chosen.seq))
             .find_map(|version| version.value);
-        let write = NewWrite {
-            collection: self.name.clone(),
-            key: encoded,
-            value: value.map(|value| value.to_vec()),
-            expected: Some(ids),
-        };
+        let write = NewWrite { collection: self.name.clone(), key: encoded, value, expected: Some(ids) };
         transaction::write_all(&self.space, &[write], None)
     }
 
@@ -404,10 +401,10 @@ impl<K: Key, V> Collection<K, V> {
         Ok(self.engine.unreadable()?.into_keys().map(|(log, seq)| VersionId { log, seq }).collect())
     }
 
-    fn encode_value(&self, value: &V) -> Result<Vec<u8>> {
+    fn encode_value(&self, value: &V) -> Result<Bytes> {
         let mut bytes = Vec::new();
         self.values.encode(value, &mut bytes)?;
-        Ok(bytes)
+        Ok(bytes.into())
     }
 
     fn version(&self, raw: RawVersion) -> Version<V> {

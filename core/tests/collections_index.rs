@@ -169,3 +169,47 @@ fn an_index_that_can_not_be_made_anew_for_want_of_space_is_told_until_there_is_s
     disk.is_full_for_index.store(false, Ordering::Relaxed);
     assert_eq!(held(&values), expected(KEYS));
 }
+
+#[test]
+fn what_a_put_has_found_in_the_index_is_not_read_again_when_it_has_become_durable() {
+    const KEYS: u64 = 20_000;
+    let (disk, _, builder) = small_cache();
+    with_keys(&builder, KEYS);
+    let store = builder.open(DIR).unwrap();
+    let values = values(&store);
+    let read = || disk.index_bytes_read.load(Ordering::Relaxed);
+    let before = read();
+    for key in (0..KEYS).step_by(199) {
+        values.put(&key, &b"new".to_vec()).unwrap();
+    }
+    let by_puts = read();
+    assert!(by_puts - before > 50 * BLOCK_LEN, "each looks for another part of the index");
+    store.commit().unwrap();
+    assert_eq!(values.missing().unwrap(), []);
+    assert_eq!(read(), by_puts);
+    assert_eq!(values.get(&199).unwrap().value().unwrap(), b"new");
+}
+
+#[test]
+fn what_a_put_has_found_in_the_index_is_found_again_if_the_index_has_been_written_since() {
+    // Whose log is taken in first is chance.
+    for round in 0..8 {
+        let (_, _, builder) = small_cache();
+        let (here, there) =
+            (builder.clone().open_or_create(DIR).unwrap(), Store::builder().node("b").in_memory().unwrap());
+        let of = |store: &Store| store.space("ward").unwrap().collection::<u64, Vec<u8>>("values").unwrap();
+        let (ours, theirs) = (of(&here), of(&there));
+        ours.put(&7, &b"ours".to_vec()).unwrap();
+        // Enough for several layers.
+        for key in 0..3_000 {
+            theirs.put(&key, &b"theirs".to_vec()).unwrap();
+        }
+        there.commit().unwrap();
+        let link = there.mirror_in_process(&here).spaces(["ward"]).start().unwrap();
+        assert!(link.wait_mirrored(Duration::from_secs(20)), "round {round}");
+        let found = ours.get(&7).unwrap();
+        let mut values: Vec<_> = found.all().iter().map(|version| version.value().unwrap().clone()).collect();
+        values.sort_unstable();
+        assert_eq!(values, [b"ours".to_vec(), b"theirs".to_vec()], "round {round}");
+    }
+}

@@ -28,8 +28,9 @@ use counterfoil_storage::{
 use super::{
     entries::after_prefix,
     gaps::MissingRange,
-    index::{IndexError, IndexFile, Snapshot, SpaceIndex, UnreadableRecords},
-    layers::{Layer, OpenIndex, Queued, State},
+    index::{IndexError, IndexFile, Loaded, Snapshot, SpaceIndex, UnreadableRecords},
+    layer::Layer,
+    layers::{OpenIndex, Queued, State},
     record::{self, Seen},
     state::{KeyState, Live},
     taking::not_of_this_history,
@@ -49,6 +50,12 @@ pub(crate) fn prefix_of(collection: &str) -> Vec<u8> {
 
 pub(super) fn full_key(collection: &str, key: &[u8]) -> FullKey {
     [&[collection.len() as u8], collection.as_bytes(), key].concat().into()
+}
+
+fn is_full_key(full: &[u8], collection: &str, key: &[u8]) -> bool {
+    full.strip_prefix(&[collection.len() as u8])
+        .and_then(|rest| rest.strip_prefix(collection.as_bytes()))
+        .is_some_and(|rest| rest == key)
 }
 
 /// How the index is built: told to who opens the store.
@@ -126,7 +133,7 @@ pub(crate) struct RawHistory {
 pub(crate) struct NewWrite {
     pub(crate) collection: SpaceName,
     pub(crate) key: Vec<u8>,
-    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) value: Option<Bytes>,
     /// The versions that must be the live ones, if that matters.
     pub(crate) expected: Option<Vec<(LogId, Seq)>>,
 }
@@ -144,13 +151,13 @@ pub(crate) struct EngineOptions {
 impl EngineOptions {
     /// The part of the memory that the index's file may take for its pages.
     pub(crate) fn cache_bytes(&self) -> usize {
-        self.bytes_max / 4
+        self.bytes_max / 8 * 3
     }
 
-    /// And each of two layers, of which one may be written while the next grows. The rest is what an allocator adds. Memory is
-    /// better spent here than on pages: to write a layer of keys in no order is to write most of the index.
+    /// And each of two layers, of which one may be written while the next grows: to write a layer of keys in no order is to write most of
+    /// the index, so they had better be large. The rest is what an allocator adds.
     fn layer_bytes(&self) -> usize {
-        self.bytes_max / 16 * 5
+        self.bytes_max / 4
     }
 
     /// Opens the index file of a store.
@@ -175,18 +182,19 @@ impl Engine {
     ) -> Result<Arc<Self>> {
         let watch = journal.watch(Some(&space));
         let mut index = SpaceIndex::new(file, space.clone());
-        let (mut taken, mut snapshot) = index.load().or_else(|error| {
+        let mut loaded = index.load().or_else(|error| {
             tracing::warn!(%space, %error, "the index of collections is made anew");
             index = index.open_again()?;
             index.load().or_else(|_| index.cleared())
         })?;
-        if let Some(log) = not_of_this_history(&journal, &taken)? {
+        if let Some(log) = not_of_this_history(&journal, &loaded.taken)? {
             tracing::warn!(%space, %log, "the index of collections has seen another history: it is made anew");
-            (taken, snapshot) = index.cleared().or_else(|_| {
+            loaded = index.cleared().or_else(|_| {
                 index = index.open_again()?;
                 index.cleared()
             })?;
         }
+        let Loaded { taken, numbers, snapshot } = loaded;
         let engine = Arc::new(Self {
             journal,
             space,
@@ -198,6 +206,8 @@ impl Engine {
             state: Mutex::new(State {
                 watch,
                 index: Some(OpenIndex { space: Arc::new(index), snapshot }),
+                snapshots: 0,
+                numbers,
                 taken,
                 fresh: Layer::default(),
                 flushing: None,
@@ -235,9 +245,10 @@ impl Engine {
             state = self.wait_flushed(state);
             let Some(failed) = &state.index else { return Err(AppendError::Closed.into()) };
             let index = failed.space.open_again()?;
-            let (taken, snapshot) = index.load().or_else(|_| index.cleared())?;
+            let Loaded { taken, numbers, snapshot } = index.load().or_else(|_| index.cleared())?;
             state.index = Some(OpenIndex { space: Arc::new(index), snapshot });
-            (state.taken, state.fresh) = (taken, Layer::default());
+            state.snapshots += 1;
+            (state.taken, state.numbers, state.fresh) = (taken, numbers, Layer::default());
             (state.holes_seen, state.is_behind) = (None, true);
             let flush_at_bytes = state.flush_at_bytes;
             match self.take_all(state) {
@@ -263,7 +274,7 @@ impl Engine {
         // What can't be read is read again when the store is next opened.
         let Ok(state) = self.caught_up(state) else { return };
         let mut state = self.wait_flushed(state);
-        if !state.fresh.states.is_empty() && !self.is_read_only {
+        if !state.fresh.is_empty() && !self.is_read_only {
             state = self.flush(state, false);
         }
         state.index = None;
@@ -283,15 +294,14 @@ impl Engine {
         by_thread: bool,
     ) -> MutexGuard<'a, State> {
         let Some(index) = &state.index else { return state };
-        let (space, numbers) = (Arc::clone(&index.space), index.snapshot.numbers());
+        let space = Arc::clone(&index.space);
         let layer = Arc::new(mem::take(&mut state.fresh));
-        let taken = state.taken.clone();
+        let (numbers, taken) = (state.numbers.clone(), state.taken.clone());
         state.flushing = Some(Arc::clone(&layer));
         drop(state);
         let engine = Arc::clone(self);
         let write = move || {
-            let states = layer.states.iter().map(|(key, state)| (&key[..], state));
-            let written = space.commit(&numbers, states, &taken);
+            let written = space.commit(&layer, &numbers, &taken);
             // Whoever closes the store waits for the end, and then nothing here may hold the file.
             drop((layer, space));
             engine.flush_ended(written);
@@ -309,28 +319,29 @@ impl Engine {
 
     fn flush_ended(&self, written: Result<Snapshot, IndexError>) {
         let mut state = lock(&self.state);
+        let mut layer = state.flushing.take();
         match (written, &mut state.index) {
             (Ok(snapshot), Some(index)) => {
                 index.snapshot = snapshot;
-                state.flushing = None;
+                state.snapshots += 1;
                 state.flush_at_bytes = self.layer_bytes_max;
             }
-            (Ok(_), None) => state.flushing = None,
+            (Ok(_), None) => {}
             (Err(error), _) => {
                 tracing::warn!(space = %self.space, %error, "the index of collections can't be written: what has changed is kept in memory");
                 // Both layers go on being answered from.
-                if let Some(layer) = state.flushing.take() {
-                    let newer = mem::take(&mut state.fresh);
-                    state.fresh.bytes = layer.bytes + newer.bytes;
-                    state.fresh.states = layer.states.clone();
-                    state.fresh.states.extend(newer.states);
+                if let Some(layer) = layer.take() {
+                    let newer = mem::replace(&mut state.fresh, Arc::unwrap_or_clone(layer));
+                    state.fresh.extend(newer);
                 }
                 // A full disk is not asked again for each record.
-                state.flush_at_bytes = 2 * state.fresh.bytes.max(self.layer_bytes_max);
+                state.flush_at_bytes = 2 * state.fresh.bytes().max(self.layer_bytes_max);
             }
         }
         drop(state);
         self.flushed.notify_all();
+        // It takes a while to free all of it, for which nobody has to wait.
+        drop(layer);
     }
 
     /// The versions of a key that are live, with their values; queued ones of this process included.
@@ -366,7 +377,7 @@ impl Engine {
         let malformed = || counterfoil_storage::BatchError::Records { log, first_seq: batch.first_seq() };
         let record = batch.body()?.record(seq).ok_or_else(malformed)?;
         let writes = record::decode(&record.body).map_err(|_| malformed())?;
-        let is_meant = |write: &&record::Write<'_>| *full_key(write.collection, write.key) == *key;
+        let is_meant = |write: &&record::Write<'_>| is_full_key(key, write.collection, write.key);
         let write = writes.iter().find(is_meant).ok_or_else(malformed)?;
         Ok(RawVersion::of(&record, log, write))
     }
@@ -454,37 +465,39 @@ impl Engine {
     ) -> Result<crate::Receipt> {
         let _writing = lock(&self.writing);
         let keys: Vec<_> = writes.iter().map(|write| full_key(write.collection.as_str(), &write.key)).collect();
-        let before: Vec<_> = self.look(|state| keys.iter().map(|key| state.effective(key)).collect())?;
-        for (write, known) in writes.iter().zip(&before) {
+        let before: Vec<_> = self.look(|state| keys.iter().map(|key| state.before(key)).collect())?;
+        for (write, (known, _)) in writes.iter().zip(&before) {
             if !write.expected.as_ref().is_none_or(|expected| is_as_expected(known, expected)) {
                 let key = String::from_utf8_lossy(&write.key).into_owned();
                 return Err(Error::Changed { collection: write.collection.to_string(), key });
             }
         }
-        let encoded = writes.iter().zip(&before).map(|(write, before)| record::Write {
+        let encoded = writes.iter().zip(&before).map(|(write, (known, _))| record::Write {
             collection: write.collection.as_str(),
             key: &write.key,
-            own: before.last_in(own).map(|seen| seen.seq),
-            others: before.seen().iter().filter(|seen| seen.log != own).copied().collect(),
+            own: known.last_in(own).map(|seen| seen.seq),
+            others: known.seen().iter().filter(|seen| seen.log != own).copied().collect(),
             value: write.value.as_deref(),
         });
-        let body = Bytes::from(record::encode(encoded));
-        let receipt = append(&body)?;
+        let receipt = append(&record::encode(encoded))?;
         let (seq, time) = (receipt.first_seq(), receipt.stored().last_time());
         let mut state = lock(&self.state);
         if state.taken.heads.get(&own).is_some_and(|head| head.next_seq > seq) {
             // It has become durable and was taken in meanwhile.
             return Ok(receipt);
         }
-        for ((write, key), mut known) in writes.iter().zip(keys).zip(before) {
+        for ((write, key), (mut known, before)) in writes.iter().zip(keys).zip(before) {
             let seen: Vec<_> = known.seen().iter().map(|seen| Seen { time, ..*seen }).collect();
             let supersedes = seen.iter().map(|seen| (seen.log, seen.seq)).collect();
             known.apply(Seen { log: own, seq, prefix: None, time }, seen, write.value.is_none());
-            let value = write.value.clone().map(Bytes::from);
-            let version = RawVersion { log: own, seq, time, happened_unix_ms, value, supersedes };
+            let version = RawVersion { log: own, seq, time, happened_unix_ms, value: write.value.clone(), supersedes };
             let queued = state.queued.entry(key).or_default();
             queued.retain(|queued| queued.receipt.is_durable().is_ok());
-            queued.push(Queued { receipt: receipt.stored().clone(), seq, state: known, version });
+            if queued.is_empty() {
+                // Mostly it stays the only one.
+                queued.reserve_exact(1);
+            }
+            queued.push(Queued { receipt: receipt.stored().clone(), seq, state: known, before, version });
         }
         Ok(receipt)
     }

@@ -16,7 +16,7 @@
 //! | `taken` | log (16) | how far: length (8) and digest (32) |
 //! | `gaps` | log (16), first sequence number (8) | sequence number after a range that could not be read (8) |
 //! | `unreadable` | log (16), sequence number (8) | version of the record's format, or 0 if it is malformed (1) |
-//! | `keys` | length and name of the collection, key | the state of the key |
+//! | `keys` | length and name of the collection, key | the state of the key, see [`KeyState::encode`] |
 //! | `conflicts` | the same, of keys with several live versions | nothing |
 
 use std::{
@@ -39,6 +39,7 @@ use thiserror::Error;
 
 use super::{
     gaps::Gaps,
+    layer::Layer,
     state::{KeyState, LogNumbers},
 };
 use crate::store::lock;
@@ -48,7 +49,7 @@ mod sums;
 use sums::{Backend, Place, SummedFile};
 
 /// Counts the changes to what is written here, and to the records it is made of.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const FILE: &str = "collections.redb";
 
@@ -200,9 +201,16 @@ pub(crate) struct Taken {
 
 /// The logs of a space and their numbers in rows.
 #[derive(Debug, Clone, Default)]
-struct Numbers {
+pub(super) struct Numbers {
     logs: Vec<LogId>,
     by_log: HashMap<LogId, u32>,
+}
+
+impl Numbers {
+    /// Each at the place that is its number.
+    pub(super) fn logs(&self) -> &[LogId] {
+        &self.logs
+    }
 }
 
 impl LogNumbers for Numbers {
@@ -225,11 +233,17 @@ pub(crate) struct SpaceIndex {
     space: SpaceName,
 }
 
-/// What one commit of a [`SpaceIndex`] holds: a snapshot.
-pub(crate) struct Snapshot {
+/// The states of keys as one commit of a [`SpaceIndex`] left them.
+pub(super) struct Snapshot {
     keys: Option<Rows>,
     conflicts: Option<Rows>,
-    numbers: Numbers,
+}
+
+/// What a [`SpaceIndex`] holds.
+pub(super) struct Loaded {
+    pub(super) taken: Taken,
+    pub(super) numbers: Numbers,
+    pub(super) snapshot: Snapshot,
 }
 
 impl SpaceIndex {
@@ -267,8 +281,8 @@ impl SpaceIndex {
         }
     }
 
-    /// What has been taken in, and the snapshot that holds it.
-    pub(crate) fn load(&self) -> Result<(Taken, Snapshot), IndexError> {
+    /// All that is in it.
+    pub(super) fn load(&self) -> Result<Loaded, IndexError> {
         guarded(|| {
             let mut taken = Taken::default();
             for (key, value) in self.rows("taken")? {
@@ -288,16 +302,16 @@ impl SpaceIndex {
             for (_, log) in self.rows("logs")? {
                 numbers.number(LogId::from_bytes(log.try_into().map_err(|_| IndexError::Row)?));
             }
-            Ok((taken, self.snapshot(numbers)?))
+            Ok(Loaded { taken, numbers, snapshot: self.snapshot()? })
         })
     }
 
-    fn snapshot(&self, numbers: Numbers) -> Result<Snapshot, IndexError> {
-        Ok(Snapshot { keys: self.open("keys")?, conflicts: self.open("conflicts")?, numbers })
+    fn snapshot(&self) -> Result<Snapshot, IndexError> {
+        Ok(Snapshot { keys: self.open("keys")?, conflicts: self.open("conflicts")? })
     }
 
     /// Forgets all about the space.
-    pub(crate) fn cleared(&self) -> Result<(Taken, Snapshot), IndexError> {
+    pub(super) fn cleared(&self) -> Result<Loaded, IndexError> {
         guarded(|| {
             let transaction = self.open.database.begin_write()?;
             for table in ["taken", "gaps", "unreadable", "logs", "keys", "conflicts"] {
@@ -309,26 +323,17 @@ impl SpaceIndex {
         self.load()
     }
 
-    /// Replaces the states of keys that have changed since `before`, and what has been taken in, in one transaction.
-    pub(crate) fn commit<'a>(
-        &self,
-        numbers_before: &NumbersBefore,
-        states: impl Iterator<Item = (&'a [u8], &'a KeyState)>,
-        taken: &Taken,
-    ) -> Result<Snapshot, IndexError> {
-        let mut numbers = numbers_before.0.clone();
+    /// Replaces the rows of keys that have changed, and what has been taken in, in one transaction.
+    pub(super) fn commit(&self, layer: &Layer, numbers: &Numbers, taken: &Taken) -> Result<Snapshot, IndexError> {
         let mut transaction = self.open.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         {
             let (keys, conflicts) = (self.table_name("keys"), self.table_name("conflicts"));
             let mut keys = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&keys))?;
             let mut conflicts = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&conflicts))?;
-            let mut row = Vec::new();
-            for (key, state) in states {
-                row.clear();
-                state.encode(&mut row, &mut numbers);
-                keys.insert(key, &row[..])?;
-                if state.is_conflict() {
+            for (key, row, is_conflict) in layer.rows() {
+                keys.insert(key, row)?;
+                if is_conflict {
                     conflicts.insert(key, &[][..])?;
                 } else {
                     conflicts.remove(key)?;
@@ -346,7 +351,7 @@ impl SpaceIndex {
         self.replace(&transaction, "gaps", gaps)?;
         self.replace(&transaction, "unreadable", unreadable)?;
         transaction.commit()?;
-        self.snapshot(numbers)
+        self.snapshot()
     }
 
     /// Writes a small table anew.
@@ -366,25 +371,18 @@ impl SpaceIndex {
     }
 }
 
-/// The numbers that a snapshot's rows use, to go on with.
-pub(crate) struct NumbersBefore(Numbers);
-
 impl Snapshot {
-    pub(crate) fn numbers(&self) -> NumbersBefore {
-        NumbersBefore(self.numbers.clone())
-    }
-
     /// The state of a key.
-    pub(crate) fn state(&self, key: &[u8]) -> Result<Option<KeyState>, IndexError> {
+    pub(super) fn state(&self, key: &[u8], numbers: &Numbers) -> Result<Option<KeyState>, IndexError> {
         let Some(keys) = &self.keys else { return Ok(None) };
         guarded(|| match keys.get(key)? {
-            Some(row) => KeyState::decode(row.value(), &self.numbers.logs).map(Some).ok_or(IndexError::Row),
+            Some(row) => KeyState::decode(row.value(), numbers.logs()).map(Some).ok_or(IndexError::Row),
             None => Ok(None),
         })
     }
 
     /// Up to `limit` keys in a range, or those of them that are in conflict.
-    pub(crate) fn keys(
+    pub(super) fn keys(
         &self,
         range: (Bound<&[u8]>, Bound<&[u8]>),
         limit: usize,

@@ -7,19 +7,21 @@ use counterfoil_storage::{AppendError, Batch, LogId, Receipt, Seq, Watch};
 
 use super::{
     engine::{FullKey, RawVersion, full_key},
-    index::{Snapshot, SpaceIndex, Taken},
+    index::{IndexError, Numbers, Snapshot, SpaceIndex, Taken},
+    layer::Layer,
     record::{self, Prefix, Seen, Unreadable},
     state::{KeyState, Live},
 };
 use crate::{error::Result, read::COLLECTION};
 
-/// About what an entry of a layer takes besides its key, in bytes.
-const ENTRY_BYTES: usize = 240;
-
 pub(super) struct State {
     pub(super) watch: Watch,
     /// `None` once the store is closed.
     pub(super) index: Option<OpenIndex>,
+    /// Counts the snapshots of the index: what is in no layer is what it was as long as the snapshot is the same.
+    pub(super) snapshots: u64,
+    /// By which rows name logs, in the layers too.
+    pub(super) numbers: Numbers,
     pub(super) taken: Taken,
     pub(super) fresh: Layer,
     pub(super) flushing: Option<Arc<Layer>>,
@@ -39,20 +41,21 @@ pub(super) struct OpenIndex {
     pub(super) space: Arc<SpaceIndex>,
 }
 
-/// States that have changed.
-#[derive(Default)]
-pub(super) struct Layer {
-    pub(super) states: BTreeMap<FullKey, KeyState>,
-    pub(super) bytes: usize,
-}
-
 /// A write of this process that is not taken in yet.
 pub(super) struct Queued {
     pub(super) receipt: Receipt,
     pub(super) seq: Seq,
     /// Of its key, with the write.
     pub(super) state: KeyState,
+    /// Of its key, by what was durable when it was made: found then, and needed again when it has become durable itself.
+    pub(super) before: Option<Before>,
     pub(super) version: RawVersion,
+}
+
+/// The state of a key in the layers and a snapshot of the index, by its [number](State::snapshots).
+pub(super) struct Before {
+    pub(super) state: KeyState,
+    pub(super) snapshot: u64,
 }
 
 impl State {
@@ -98,12 +101,11 @@ impl State {
 
     fn take_write(&mut self, place: Seen, write: &record::Write<'_>) -> Result<()> {
         let key = full_key(write.collection, write.key);
-        let mut known = match self.fresh.states.remove(&key) {
-            Some(known) => known,
-            None => {
-                self.fresh.bytes += key.len() + ENTRY_BYTES;
-                self.durable(&key)?
-            }
+        let before = self.taken_from_queue(&key, place);
+        let mut known = match (self.in_layers(&key)?, before) {
+            (Some(known), _) => known,
+            (None, Some(before)) if before.snapshot == self.snapshots => before.state,
+            (None, _) => self.in_snapshot(&key)?,
         };
         // A record comes after what it supersedes in its own log.
         let own = write.own.filter(|seq| *seq < place.seq).map(|seq| Seen { seq, prefix: None, ..place });
@@ -111,24 +113,35 @@ impl State {
         let supersedes: Vec<_> =
             own.into_iter().chain(others.copied()).map(|seen| Seen { time: place.time, ..seen }).collect();
         known.apply(place, supersedes, write.value.is_none());
-        if let Some(queued) = self.queued.get_mut(&key) {
-            queued.retain(|queued| queued.version.log != place.log || queued.seq > place.seq);
-            if queued.is_empty() {
-                self.queued.remove(&key);
-            }
-        }
-        self.fresh.states.insert(key, known);
+        self.fresh.insert(&key, &known, &mut self.numbers);
         Ok(())
+    }
+
+    /// Takes what has been taken in up to a place from what is queued; what was known before the first of it.
+    fn taken_from_queue(&mut self, key: &FullKey, place: Seen) -> Option<Before> {
+        let queued = self.queued.get_mut(key)?;
+        let before = queued.first_mut().and_then(|queued| queued.before.take());
+        queued.retain(|queued| queued.version.log != place.log || queued.seq > place.seq);
+        if queued.is_empty() {
+            self.queued.remove(key);
+        }
+        before
     }
 
     /// The state of a key by what is durable.
     pub(super) fn durable(&self, key: &[u8]) -> Result<KeyState> {
-        let in_layers = self.fresh.states.get(key).or_else(|| self.flushing.as_ref()?.states.get(key));
-        if let Some(state) = in_layers {
-            return Ok(state.clone());
-        }
+        self.in_layers(key)?.map_or_else(|| self.in_snapshot(key), Ok)
+    }
+
+    fn in_layers(&self, key: &[u8]) -> Result<Option<KeyState>> {
+        let row = self.fresh.row(key).or_else(|| self.flushing.as_ref()?.row(key));
+        let decoded = |row| KeyState::decode(row, self.numbers.logs()).ok_or(IndexError::Row);
+        Ok(row.map(decoded).transpose()?)
+    }
+
+    fn in_snapshot(&self, key: &[u8]) -> Result<KeyState> {
         let index = self.index.as_ref().ok_or(AppendError::Closed)?;
-        Ok(index.snapshot.state(key)?.unwrap_or_default())
+        Ok(index.snapshot.state(key, &self.numbers)?.unwrap_or_default())
     }
 
     /// The state of a key with what this process has queued.
@@ -138,6 +151,15 @@ impl State {
             state.join(&queued.state);
         }
         Ok(state)
+    }
+
+    /// The state of a key with what this process has queued; and by what is durable, unless something is queued.
+    pub(super) fn before(&self, key: &[u8]) -> Result<(KeyState, Option<Before>)> {
+        if self.queued.contains_key(key) {
+            return Ok((self.effective(key)?, None));
+        }
+        let state = self.durable(key)?;
+        Ok((state.clone(), Some(Before { state, snapshot: self.snapshots })))
     }
 
     /// Up to `limit` keys, ascending, with the state of each; and whether there may be more.
@@ -150,10 +172,8 @@ impl State {
         let index = self.index.as_ref().ok_or(AppendError::Closed)?;
         let mut keys = index.snapshot.keys(range, limit, only_conflicts)?;
         let layers = [self.flushing.as_deref(), Some(&self.fresh)].into_iter().flatten();
-        let is_shown = |state: &KeyState| !only_conflicts || state.is_conflict();
         for layer in layers {
-            let of_layer = layer.states.range::<[u8], _>(range).filter(|(_, state)| is_shown(state));
-            keys.extend(of_layer.take(limit).map(|(key, _)| key.clone()));
+            keys.extend(layer.keys(range, only_conflicts).take(limit).map(FullKey::from));
         }
         keys.extend(self.queued.range::<[u8], _>(range).take(limit).map(|(key, _)| key.clone()));
         keys.sort_unstable();

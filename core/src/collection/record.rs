@@ -84,7 +84,9 @@ pub(crate) enum Unreadable {
 }
 
 pub(crate) fn encode<'a>(writes: impl ExactSizeIterator<Item = Write<'a>>) -> Vec<u8> {
-    let mut out = vec![VERSION];
+    // Enough for most, so that it need not grow.
+    let mut out = Vec::with_capacity(512);
+    out.push(VERSION);
     write_varint(&mut out, writes.len() as u64);
     let mut collection = None;
     for write in writes {
@@ -127,10 +129,11 @@ pub(crate) fn decode(body: &[u8]) -> Result<Vec<Write<'_>>, Unreadable> {
 fn decode_writes(mut parser: Parser<'_>) -> Option<Vec<Write<'_>>> {
     let count = parser.count(4)?;
     let mut writes: Vec<Write<'_>> = Vec::with_capacity(count);
-    let mut keys = HashSet::with_capacity(count);
+    // Mostly there is one write, of which nothing has to be remembered.
+    let mut keys = HashSet::new();
     for _ in 0..count {
         let write = parser.write(writes.last().map(|write| write.collection))?;
-        keys.insert((write.collection, write.key)).then_some(())?;
+        (count == 1 || keys.insert((write.collection, write.key))).then_some(())?;
         writes.push(write);
     }
     (count > 0 && parser.0.is_empty()).then_some(writes)

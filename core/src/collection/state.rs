@@ -75,13 +75,18 @@ impl KeyState {
         if !is_old {
             let live = Live { log: place.log, seq: place.seq, time: place.time, is_deleted };
             let index = self.live.partition_point(|other| (other.log, other.seq) < (live.log, live.seq));
+            // Mostly the only one: there are many states, and no room is kept for more.
+            self.live.reserve_exact(1);
             self.live.insert(index, live);
         }
     }
 
     fn see(&mut self, seen: Seen) {
         match self.seen.binary_search_by_key(&seen.log, |known| known.log) {
-            Err(index) => self.seen.insert(index, seen),
+            Err(index) => {
+                self.seen.reserve_exact(1);
+                self.seen.insert(index, seen);
+            }
             Ok(index) => {
                 let known = &mut self.seen[index];
                 let time = known.time.max(seen.time);
@@ -133,41 +138,76 @@ pub(crate) trait LogNumbers {
     fn number(&mut self, log: LogId) -> u32;
 }
 
+/// The version of this place in this log is known by its digest.
+const HAS_PREFIX: u8 = 1;
+/// It is live, with the time of the place.
+const LIVE: u8 = 2;
+/// And deletes.
+const DELETED: u8 = 4;
+
 impl KeyState {
-    /// As a row of the index.
+    /// As a row of the index. Mostly the last version seen in a log is a live one too, and is told once.
+    ///
+    /// | bytes | field |
+    /// |---|---|
+    /// | varint | number of logs of which something was seen; for each: |
+    /// | varint, varint | number of the log, sequence number of the last version seen |
+    /// | 8 | its time, little-endian |
+    /// | 1 | flags: 1 a prefix follows, 2 this version is live and of this time, 4 it deletes |
+    /// | 8 | the prefix |
+    /// | | and up to the row's end each other live version: |
+    /// | varint, varint, 8, 1 | number of the log, sequence number, time, 1 if it deletes or else 0 |
     pub(crate) fn encode(&self, out: &mut Vec<u8>, numbers: &mut impl LogNumbers) {
         write_varint(out, self.seen.len() as u64);
-        for Seen { log, seq, prefix, time } in &self.seen {
-            write_varint(out, numbers.number(*log).into());
-            write_varint(out, seq.0);
-            write_varint(out, time.to_bits());
-            out.push(prefix.is_some().into());
-            out.extend(prefix.iter().flat_map(|prefix| prefix.0));
+        for seen in &self.seen {
+            let live = self.live.iter().find(|live| is_place_of(seen, live));
+            let deleted = live.map_or(0, |live| LIVE | if live.is_deleted { DELETED } else { 0 });
+            write_place(out, numbers.number(seen.log), seen.seq, seen.time);
+            out.push(deleted | if seen.prefix.is_some() { HAS_PREFIX } else { 0 });
+            out.extend(seen.prefix.iter().flat_map(|prefix| prefix.0));
         }
-        write_varint(out, self.live.len() as u64);
-        for Live { log, seq, time, is_deleted } in &self.live {
-            write_varint(out, numbers.number(*log).into());
-            write_varint(out, seq.0);
-            write_varint(out, time.to_bits());
-            out.push((*is_deleted).into());
+        for live in self.live.iter().filter(|live| !self.seen.iter().any(|seen| is_place_of(seen, live))) {
+            write_place(out, numbers.number(live.log), live.seq, live.time);
+            out.push(live.is_deleted.into());
         }
     }
 
     /// From a row of the index, whose logs have these numbers; `None` if it is damaged.
     pub(crate) fn decode(row: &[u8], logs: &[LogId]) -> Option<Self> {
         let mut row = Row(row);
-        let mut state = Self::default();
-        for _ in 0..row.varint()? {
+        let count = usize::try_from(row.varint()?).ok().filter(|count| *count <= row.0.len())?;
+        let mut state = Self { seen: Vec::with_capacity(count), live: Vec::with_capacity(1) };
+        for _ in 0..count {
             let (log, seq, time) = row.place(logs)?;
-            let prefix = if row.flag()? { Some(Prefix(row.array()?)) } else { None };
+            let [flags] = row.array()?;
+            let prefix = if flags & HAS_PREFIX != 0 { Some(Prefix(row.array()?)) } else { None };
             state.seen.push(Seen { log, seq, prefix, time });
+            match flags & !HAS_PREFIX {
+                0 => {}
+                LIVE => state.live.push(Live { log, seq, time, is_deleted: false }),
+                flags if flags == LIVE | DELETED => state.live.push(Live { log, seq, time, is_deleted: true }),
+                _ => return None,
+            }
         }
-        for _ in 0..row.varint()? {
-            let (log, seq, time) = row.place(logs)?;
-            state.live.push(Live { log, seq, time, is_deleted: row.flag()? });
+        if !row.0.is_empty() {
+            while !row.0.is_empty() {
+                let (log, seq, time) = row.place(logs)?;
+                state.live.push(Live { log, seq, time, is_deleted: row.flag()? });
+            }
+            state.live.sort_unstable_by_key(|live| (live.log, live.seq));
         }
-        row.0.is_empty().then_some(state)
+        Some(state)
     }
+}
+
+fn is_place_of(seen: &Seen, live: &Live) -> bool {
+    (seen.log, seen.seq, seen.time) == (live.log, live.seq, live.time)
+}
+
+fn write_place(out: &mut Vec<u8>, log: u32, seq: Seq, time: Hlc) {
+    write_varint(out, log.into());
+    write_varint(out, seq.0);
+    out.extend_from_slice(&time.to_bits().to_le_bytes());
 }
 
 struct Row<'a>(&'a [u8]);
@@ -181,7 +221,7 @@ impl Row<'_> {
 
     fn place(&mut self, logs: &[LogId]) -> Option<(LogId, Seq, Hlc)> {
         let log = *logs.get(usize::try_from(self.varint()?).ok()?)?;
-        Some((log, Seq(self.varint()?), Hlc::from_bits(self.varint()?)))
+        Some((log, Seq(self.varint()?), Hlc::from_bits(u64::from_le_bytes(self.array()?))))
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -354,6 +394,21 @@ mod tests {
                 prop_assert_eq!(KeyState::decode(&row[..row.len() - 1], &numbers.0), None);
             }
         }
+    }
+
+    #[test]
+    fn the_row_of_a_key_with_one_version_has_22_bytes() {
+        struct One;
+        impl LogNumbers for One {
+            fn number(&mut self, _: LogId) -> u32 {
+                1
+            }
+        }
+        let (mut state, mut row) = (KeyState::default(), Vec::new());
+        state.apply(place(9, 0x4000, 0x0102_0304_0506_0708), [], false);
+        state.encode(&mut row, &mut One);
+        let golden = [&b"\x01\x01\x80\x80\x01"[..], b"\x08\x07\x06\x05\x04\x03\x02\x01", b"\x03", &[9; 8]].concat();
+        assert_eq!((&row, row.len()), (&golden, 22));
     }
 
     #[test]

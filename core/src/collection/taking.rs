@@ -131,7 +131,7 @@ impl Engine {
 
     /// Has the fresh layer written to the index once it is large.
     fn flushed_if_full<'a>(self: &'a Arc<Self>, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        if state.fresh.bytes <= state.flush_at_bytes {
+        if state.fresh.bytes() <= state.flush_at_bytes {
             return state;
         }
         let state = self.wait_flushed(state);

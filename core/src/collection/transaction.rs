@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
+use bytes::Bytes;
 use counterfoil_storage::{AppendError, SpaceName};
 
 use super::{Collection, Key, encode_key, engine::NewWrite};
@@ -33,7 +34,7 @@ use crate::{
 #[must_use = "nothing is written before `commit`"]
 pub struct Transaction {
     space: Space,
-    writes: BTreeMap<(SpaceName, Vec<u8>), Option<Vec<u8>>>,
+    writes: BTreeMap<(SpaceName, Vec<u8>), Option<Bytes>>,
     happened_at: Option<SystemTime>,
 }
 
