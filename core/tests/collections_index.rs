@@ -67,7 +67,7 @@ fn flip(file: &dyn VfsFile, offset: u64) {
 
 #[test]
 fn opening_after_a_clean_close_reads_little_of_the_index_and_after_another_end_all_that_is_in_use() {
-    const KEYS: u64 = 20_000;
+    const KEYS: u64 = 40_000;
     let (disk, memory, builder) = small_cache();
     with_keys(&builder, KEYS);
     let index_len = index(&memory).len().unwrap();
@@ -196,7 +196,7 @@ fn what_a_put_has_found_in_the_index_is_found_again_if_the_index_has_been_writte
     for round in 0..8 {
         let (_, _, builder) = small_cache();
         let (here, there) =
-            (builder.clone().open_or_create(DIR).unwrap(), Store::builder().node("b").in_memory().unwrap());
+            (builder.background(true).open_or_create(DIR).unwrap(), Store::builder().node("b").in_memory().unwrap());
         let of = |store: &Store| store.space("ward").unwrap().collection::<u64, Vec<u8>>("values").unwrap();
         let (ours, theirs) = (of(&here), of(&there));
         ours.put(&7, &b"ours".to_vec()).unwrap();
