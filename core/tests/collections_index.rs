@@ -191,7 +191,7 @@ fn what_a_put_has_found_in_the_index_is_not_read_again_when_it_has_become_durabl
 }
 
 #[test]
-fn what_a_put_has_found_in_the_index_is_found_again_if_the_index_has_been_written_since() {
+fn what_others_wrote_while_a_put_was_queued_is_in_conflict_with_it_though_the_index_was_written_meanwhile() {
     // Whose log is taken in first is chance.
     for round in 0..8 {
         let (_, _, builder) = small_cache();
