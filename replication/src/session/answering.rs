@@ -237,11 +237,12 @@ impl Session {
             return None;
         }
         self.spaces[log.space].statements.stated().note(id, head);
-        if !self.target_carries(scope, log) {
-            return Some(LogHead { log: id, head });
-        }
+        let is_carried = self.target_carries(scope, log);
         let log = self.logs.get_mut(&id)?;
         log.told = Some(head);
+        if !is_carried {
+            return Some(LogHead { log: id, head });
+        }
         // What was told of its holes before the answer may not be so any more, and the source may not have had the log then.
         log.is_to_be_told |= !log.holes.is_empty();
         match log.incoming {

@@ -47,7 +47,7 @@ pub(super) struct Passing {
     witnesses: BTreeMap<NodeName, Witness>,
     in_judgements: bool,
     /// What is being looked for on the chain.
-    judging: Option<(NodeName, Head)>,
+    judging: Option<(NodeName, Incarnation, Head)>,
     is_opened: bool,
 }
 
@@ -118,8 +118,9 @@ impl Session {
         }
         let Passing { told, unsure, .. } = &log.passing;
         let (told, is_unsure) = (told.get(&ack.node), unsure.contains(&ack.node));
-        // Nothing is worth saying of a node only to take back what was said.
-        if (told == Some(ack) && !is_unsure) || (told.is_none() && ack.head.next_seq == Seq::ZERO) {
+        // That nothing is known is worth saying only to forget what was said. What was taken back may have been said in an earlier session.
+        let is_unsaid = ack.via.contains(&self.config.peer);
+        if (told == Some(ack) && !is_unsure) || (told.is_none() && is_unsaid) {
             log.passing.out.remove(&ack.node);
             return;
         }
@@ -181,13 +182,15 @@ impl Session {
             claimed: None,
         });
         let lost = witness.incarnation != ack.incarnation || said < witness.believed.next_seq;
+        // Of what was said in an earlier session this one knows nothing.
+        let is_taken_back = said == Seq::ZERO || (lost && witness.believed.next_seq > Seq::ZERO);
         witness.incarnation = ack.incarnation;
         let has_lost = !ack.holes.are_within(&witness.holes);
         let has_changed = ack.holes != witness.holes || ack.via != witness.via;
         witness.holes.clone_from(&ack.holes);
         witness.via.clone_from(&ack.via);
         witness.claimed = Some(ack.head).filter(|_| said > Seq::ZERO);
-        if lost && witness.believed.next_seq > Seq::ZERO {
+        if is_taken_back {
             // It counts for nothing until it is found on the chain.
             let from = std::mem::replace(&mut witness.believed, origin);
             let (log, node, incarnation, holes) = (ack.log, ack.node.clone(), ack.incarnation, Holes::default());
@@ -252,9 +255,11 @@ impl Session {
             let Some(log) = self.logs.get_mut(&id) else { continue };
             log.passing.in_judgements = false;
             let (local, generation) = (log.head(), log.generation);
-            let mut claims = log.passing.witnesses.iter().filter_map(|(node, witness)| Some((node, witness.claimed?)));
-            let Some((node, head)) = claims.find(|(_, head)| head.next_seq < local.next_seq) else { continue };
-            log.passing.judging = Some((node.clone(), head));
+            let witnesses = log.passing.witnesses.iter();
+            let mut claims =
+                witnesses.filter_map(|(node, witness)| Some((node, witness.incarnation, witness.claimed?)));
+            let Some((node, life, head)) = claims.find(|(.., head)| head.next_seq < local.next_seq) else { continue };
+            log.passing.judging = Some((node.clone(), life, head));
             let purpose = Purpose::Judge;
             return Some(FetchRequest {
                 log: id,
@@ -270,11 +275,17 @@ impl Session {
     /// Takes what was read to judge a claim. What can't be read is not believed.
     pub(super) fn handle_judged(&mut self, id: LogId, result: &Result<Vec<Batch>, FetchFailure>) {
         let Some(log) = self.logs.get_mut(&id) else { return };
-        let Some((node, head)) = log.passing.judging.take() else { return };
+        let Some((node, life, head)) = log.passing.judging.take() else { return };
         let next = result.as_ref().ok().and_then(|batches| batches.first());
         let follows = |batch: &Batch| batch.first_seq() == head.next_seq && batch.header().previous == head.digest;
+        // It may have been taken back while it was looked for.
+        let still_said = |witness: &Witness| {
+            witness.incarnation == life && witness.claimed.is_some_and(|claimed| claimed.next_seq >= head.next_seq)
+        };
         if next.is_some_and(follows) {
-            self.believe(id, &node, head);
+            if log.passing.witnesses.get(&node).is_some_and(still_said) {
+                self.believe(id, &node, head);
+            }
         } else if let Some(witness) = log.passing.witnesses.get_mut(&node)
             && witness.claimed == Some(head)
         {

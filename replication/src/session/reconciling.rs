@@ -11,7 +11,7 @@ use counterfoil_storage::{Batch, Head, LogId, Seq};
 
 use super::{
     Session,
-    state::{LastOffer, Log, Outflow, Outgoing, Placing},
+    state::{Asked, LastOffer, Log, Outflow, Outgoing, Placing},
 };
 use crate::{
     error::PeerMisbehaved,
@@ -147,7 +147,7 @@ impl Session {
             self.take_head(index, scope, head);
         }
         if heads.last {
-            self.note_unnamed(index, scope);
+            self.note_unnamed(index, scope, told);
             self.finish_answer(now, index, scope);
         }
         Ok(())
@@ -158,10 +158,11 @@ impl Session {
     pub(super) fn handle_sketch(&mut self, now: Instant, sketch: Sketch) -> Result<(), PeerMisbehaved> {
         let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: sketch.space.clone() };
         let &index = self.space_index.get(&sketch.space).ok_or_else(unexpected)?;
+        let asked = self.spaces[index].asked;
         match self.spaces[index].outflow {
             // It answers the offer before this one.
             _ if !self.is_first_offer(index) => return Ok(()),
-            Outflow::Offered => {}
+            Outflow::Offered if !asked.is_all => {}
             // This end has just stopped the flow: the answer crossed with that.
             Outflow::Refused => return Ok(()),
             _ => return Err(unexpected()),
@@ -172,15 +173,15 @@ impl Session {
         let here = self.heads_of(index, |log| self.source_carries(told, log));
         let sketched = Sketched::new(salt, &here);
         let Some(difference) = sketched.as_ref().and_then(|sketched| sketched.difference(&cells)) else {
-            let is_more_asked = std::mem::replace(&mut self.spaces[index].is_more_asked, true);
-            let estimate = sketched.filter(|_| !is_more_asked).map(|sketched| sketched.estimate());
+            let estimate = sketched.filter(|_| !asked.is_more).map(|sketched| sketched.estimate());
             let wanted = estimate.map_or(Wanted::All, Wanted::More);
+            self.spaces[index].asked = Asked { is_more: true, is_all: wanted == Wanted::All };
             self.control.push_back(Message::Differing(Differing { space, wanted }));
             return Ok(());
         };
         self.begin_answer(index, scope, told);
         self.spaces[index].base = None;
-        self.spaces[index].placing = Some(Placing { salt, scope, open: 0, unplaced: difference.only_there });
+        self.spaces[index].placing = Some(Placing { salt, scope, told, open: 0, unplaced: difference.only_there });
         for (position, head) in here.into_iter().enumerate() {
             match difference.changed.get(&position) {
                 None => self.take_head(index, scope, head),
@@ -243,13 +244,13 @@ impl Session {
                 }
                 continue;
             };
-            let Placing { scope, mut unplaced, .. } = placing;
+            let Placing { scope, told, mut unplaced, .. } = placing;
             let is_complete = unplaced.is_empty();
             unplaced.sort_unstable();
             let (space, wanted) = (space.name.clone(), Wanted::Logs(unplaced));
             self.control.push_back(Message::Differing(Differing { space, wanted }));
             if is_complete {
-                self.note_unnamed(index, scope);
+                self.note_unnamed(index, scope, told);
                 self.finish_answer(now, index, scope);
             }
         }
@@ -289,12 +290,12 @@ impl Session {
 
     /// The peer has named all that it has: of the other logs it has nothing. `Equal` says nothing of the kind: what came
     /// after the offer was not compared, and of the rest no more was ever acknowledged than was offered.
-    fn note_unnamed(&mut self, index: usize, scope: Scope) {
+    fn note_unnamed(&mut self, index: usize, scope: Scope, told: Scope) {
         for id in self.log_ids(index) {
             let Some(log) = self.logs.get(&id) else { continue };
-            if let Outgoing::Awaiting { streamed, .. } = log.outgoing
-                && self.source_carries(scope, log)
-            {
+            let Outgoing::Awaiting { streamed, .. } = log.outgoing else { continue };
+            // Of a log that the flow does not carry it may have been named where it ends.
+            if self.source_carries(scope, log) || (self.source_carries(told, log) && !log.stated) {
                 self.note_statement(id, streamed.unwrap_or(log.origin));
             }
         }

@@ -65,8 +65,8 @@ pub(super) struct Space {
     pub(super) base: Option<Base>,
     /// The peer has been told a sketch of what is here: what it says to that is awaited.
     pub(super) sketched: Option<SketchSent>,
-    /// The peer has told a sketch from which nothing could be told, and was asked for a larger one.
-    pub(super) is_more_asked: bool,
+    /// What the peer was asked for when it had told a sketch from which nothing could be told.
+    pub(super) asked: Asked,
     /// A sketch of what the peer has is being made use of.
     pub(super) placing: Option<Placing>,
 
@@ -113,7 +113,7 @@ impl Space {
             statements,
             base: None,
             sketched: None,
-            is_more_asked: false,
+            asked: Asked::default(),
             placing: None,
             inflow: Inflow::Closed,
             offered: None,
@@ -211,12 +211,23 @@ pub(super) struct SketchSent {
     pub(super) is_enlarged: bool,
 }
 
+/// What is asked for after a sketch that told nothing, each once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    /// A larger one.
+    pub(super) is_more: bool,
+    /// All heads.
+    pub(super) is_all: bool,
+}
+
 /// What a sketch told, and is not known for sure yet.
 #[derive(Debug)]
 pub(super) struct Placing {
     pub(super) salt: Salt,
     /// Which logs the flow carries.
     pub(super) scope: Scope,
+    /// Which logs the target told of.
+    pub(super) told: Scope,
     /// Logs whose ends at the target are being looked for here: those that are [`Outgoing::Placing`].
     pub(super) open: usize,
     /// Logs whose heads the target is to name.

@@ -472,11 +472,12 @@ impl Session {
 }
 
 impl Log {
-    /// Whether the peer streams it, or did, and does not know what is durable here: of a log that was stopped it must hear what
-    /// is lost all the same.
+    /// Whether the peer streams it, or did, and does not know what is durable here. Of a log that was stopped, or that it may not stream
+    /// and was told of all the same, it must hear what is lost.
     fn is_untold(&self) -> bool {
-        (self.flows_in() || matches!(self.incoming, Incoming::Parked(_)))
-            && self.told.is_some_and(|told| self.is_to_be_told || told != self.head() || self.told_holes != self.holes)
+        let is_streamed = self.flows_in() || matches!(self.incoming, Incoming::Parked(_));
+        let is_news = |told| is_streamed && (self.is_to_be_told || told != self.head());
+        self.told.is_some_and(|told| is_news(told) || self.told_holes != self.holes)
     }
 }
 

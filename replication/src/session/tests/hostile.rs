@@ -105,6 +105,24 @@ fn every_wrong_message_is_a_named_error() {
 }
 
 #[test]
+fn a_peer_whose_sketches_tell_nothing_is_asked_for_all_once_and_then_sent_away() {
+    let mut source = Node::new("s", "p", &[("p", Direction::Send)]);
+    source.append("p", "s", &["a"]);
+    source.serve(start());
+    source.handle(start(), Message::Hello(hello())).unwrap();
+    let cells = vec![Cell::from_bytes([7; 24])];
+    let sketch =
+        || Message::Sketch(Sketch { space: space("p"), scope: Scope::Own, told: Scope::Own, cells: cells.clone() });
+    for _ in 0..2 {
+        source.handle(start(), sketch()).unwrap();
+    }
+    while source.transmit().is_some() {}
+    let asked: Vec<_> = source.sent.iter().filter(|message| matches!(message, Message::Differing(_))).collect();
+    assert!(matches!(asked[1], Message::Differing(Differing { wanted: Wanted::All, .. })), "{asked:?}");
+    assert_eq!(misbehaviour(&mut source, sketch()), PeerMisbehaved::UnexpectedAnswer { space: space("p") });
+}
+
+#[test]
 fn whatever_comes_before_hello_is_refused() {
     for message in [offer("p"), Message::Want(Want { space: space("p") }), Message::Batch(first_batch())] {
         let mut hub = Node::new("hub", "p", &[]);

@@ -56,6 +56,51 @@ fn an_end_that_holds_another_history_than_it_is_sent_is_not_in_sync() {
     }
 }
 
+/// A practice that may not relay, and a hub that lets it read: both hold a log of another practice.
+fn reader_and_hub(hub_holds: bool) -> (Node, Node, LogId) {
+    let grant = "[[grant]]\nnode = \"w1\"\nspace = \"s\"\nrights = [\"read\", \"write\"]";
+    let mut reader = Node::new("w1", "hub", &[("s", Direction::Both)]);
+    let mut hub = Node::with("hub", "w1", &[], Policy::parse(grant).unwrap(), Limits::default());
+    let log = reader.append("s", "w2", &["a"]);
+    if hub_holds {
+        hub.append("s", "w2", &["a"]);
+    }
+    run(start(), &mut reader, &mut hub);
+    (reader, hub, log)
+}
+
+#[test]
+fn what_an_end_has_lost_is_told_of_a_log_that_the_peer_may_read_and_not_relay() {
+    let (mut reader, mut hub, log) = reader_and_hub(true);
+    assert_eq!(reader.acked(log), Some(Seq(1)));
+    hub.logs.get_mut(&log).unwrap().lost.insert(0);
+    hub.announce_logs();
+    run(start(), &mut reader, &mut hub);
+    let lost =
+        |event: &Event| matches!(event, Event::Withdrawn { log: of, holes, .. } if *of == log && !holes.is_empty());
+    assert!(reader.events.iter().any(lost), "{:?}", reader.events);
+}
+
+#[test]
+fn a_log_that_is_not_named_where_all_are_is_not_there_though_the_flow_does_not_carry_it() {
+    let stated = |reader: &Node, log| {
+        let of_log = |event: &Event| match event {
+            Event::Stated { log: of, head, .. } if *of == log => Some(head.next_seq),
+            _ => None,
+        };
+        reader.events.iter().find_map(of_log)
+    };
+    let (reader, _, log) = reader_and_hub(false);
+    assert_eq!(stated(&reader, log), Some(Seq::ZERO));
+    let (mut reader, mut hub, log) = reader_and_hub(true);
+    // More of another log, so that heads are named.
+    reader.append("s", "w1", &["b"]);
+    (reader.reconnect(), hub.reconnect());
+    reader.events.clear();
+    run(start(), &mut reader, &mut hub);
+    assert_ne!(stated(&reader, log), Some(Seq::ZERO), "it was named");
+}
+
 #[test]
 fn a_member_gets_the_logs_of_all_and_gives_its_own() {
     let (mut member, mut hub) = member_and_hub();
