@@ -95,7 +95,8 @@ fn a_log_that_is_not_named_where_all_are_is_not_there_though_the_flow_does_not_c
     let (mut reader, mut hub, log) = reader_and_hub(true);
     // More of another log, so that heads are named.
     reader.append("s", "w1", &["b"]);
-    (reader.reconnect(), hub.reconnect());
+    reader.reconnect();
+    hub.reconnect();
     reader.events.clear();
     run(start(), &mut reader, &mut hub);
     assert_ne!(stated(&reader, log), Some(Seq::ZERO), "it was named");
