@@ -199,21 +199,10 @@ impl AckBoard {
     /// Takes in what a session with `peer` tells; what has changed by it.
     pub fn hear(&self, peer: &NodeName, event: &Event) -> Vec<AckChange> {
         match event {
-            Event::Acked { log, node, incarnation, head, holes, via } => {
-                let began = self.table().began(peer);
-                let changes = self.change(*log, node, |heard, lives, at| {
-                    let told = Told { held: Held { head: *head, holes: holes.clone() }, via: via.clone(), at };
-                    in_life(heard, lives, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, told, began))
-                });
-                // A relay that says less than in an earlier session may have been started again, and be about to hear more.
-                let is_less =
-                    |change: &AckChange| change.from.is_some_and(|from| from.next_seq > change.ack.head.next_seq);
-                let mark = |change: AckChange| AckChange {
-                    is_forgotten: peer != node && is_less(&change) && change.ack.holes.are_within(&change.from_holes),
-                    ..change
-                };
-                changes.into_iter().map(mark).collect()
-            }
+            Event::Acked { log, node, incarnation, head, holes, via } => self.change(*log, node, |heard, lives, at| {
+                let told = Told { held: Held { head: *head, holes: holes.clone() }, via: via.clone(), at };
+                in_life(heard, lives, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, told))
+            }),
             Event::Holds { log, node, incarnation, head } => self.change(*log, node, |heard, lives, _| {
                 let heard = in_life(heard, lives, node, *incarnation);
                 heard.is_some_and(|heard| {
@@ -287,8 +276,7 @@ impl AckBoard {
         }
         drop(table);
         let Some((incarnation, held, via)) = after else { return Vec::new() };
-        let is_nothing = before.is_none() && held.head.next_seq == Seq::ZERO;
-        if is_nothing || before.as_ref() == Some(&(incarnation, held.clone())) {
+        if before.as_ref() == Some(&(incarnation, held.clone())) {
             return Vec::new();
         }
         let Held { head, holes } = held;
@@ -389,18 +377,13 @@ fn in_life<'a>(
 }
 
 impl Heard {
-    /// Heads of one life only grow: what another session said meanwhile may have been overtaken. But what somebody else said of the node
-    /// before this session `began` may have been taken back since, and what is said in it counts.
-    fn raise(&mut self, by: &NodeName, node: &NodeName, told: Told, began: u64) -> bool {
+    /// Heads of one life only grow: what another session said meanwhile may have been overtaken.
+    fn raise(&mut self, by: &NodeName, node: &NodeName, told: Told) -> bool {
         self.is_own_word |= by == node && self.hearsay(node) <= told.held.head.next_seq;
         if by == node {
             self.said_last = Some((told.held.clone(), told.at));
         }
-        let is_of_before = |said: &Told| by != node && said.at <= began;
         let is_news = self.told.get(by).is_none_or(|said| {
-            if is_of_before(said) {
-                return true;
-            }
             let (old, new) = (&said.held, &told.held);
             let is_mended = old.head == new.head && old.holes != new.holes && new.holes.are_within(&old.holes);
             let has_moved = old == new && said.via != told.via;
@@ -418,10 +401,6 @@ impl Heard {
         self.is_own_word |= by == node;
         if by == node {
             self.said_last = Some((left.clone(), at));
-        }
-        // Of a life of which nobody has said anything yet it ends what was known of the one before.
-        if by != node && !self.told.contains_key(by) && !self.told.is_empty() {
-            return false;
         }
         let via = self.told.get(by).map(|told| told.via.clone()).unwrap_or_default();
         let before = self.told.insert(by.clone(), Told { held: left.clone(), via, at });

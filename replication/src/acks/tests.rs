@@ -154,34 +154,6 @@ fn what_others_said_before_a_session_began_does_not_outweigh_what_the_node_state
     drop(session);
 }
 
-#[test]
-fn what_a_relay_says_in_a_later_session_counts_instead_of_what_it_said_in_an_earlier_one() {
-    let board = AckBoard::new(node("own"));
-    let holed = |next_seq| {
-        let Event::Acked { log, node, incarnation, head, via, .. } = acked("far", 1, next_seq) else { unreachable!() };
-        let holes = Holes::try_from(vec![(Seq(1), Seq(2))]).unwrap();
-        Event::Acked { log, node, incarnation, head, holes, via }
-    };
-    let session = board.subscribe(node("hub"));
-    board.hear(&node("hub"), &acked("far", 1, 10));
-    assert_eq!(board.hear(&node("hub"), &acked("far", 1, 9)), [], "one session's words may have overtaken another's");
-    drop(session);
-    // While the link was cut the far node was rolled back: the hub knows, or has been started again and knows less.
-    let session = board.subscribe(node("hub"));
-    let changes = board.hear(&node("hub"), &acked("far", 1, 5));
-    assert_eq!(known(&board), [("far".to_owned(), 5)]);
-    assert!(changes[0].is_forgotten && !changes[0].is_withdrawal());
-    drop(session);
-    let session = board.subscribe(node("hub"));
-    let changes = board.hear(&node("hub"), &holed(5));
-    assert!(changes[0].is_withdrawal(), "what is lost is lost");
-    assert_eq!(board.of_log(log())[0].holes.iter().count(), 1);
-    drop(session);
-    let _session = board.subscribe(node("hub"));
-    assert!(board.hear(&node("hub"), &withdrawn("far", 1, 0))[0].is_withdrawal(), "it has nothing");
-    assert_eq!(board.hear(&node("other"), &withdrawn("far", 1, 0)), [], "that one had said nothing of it");
-}
-
 /// Nodes that pass on to each other, each to some others.
 struct Mesh {
     boards: BTreeMap<&'static str, Arc<AckBoard>>,

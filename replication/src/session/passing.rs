@@ -118,9 +118,8 @@ impl Session {
         }
         let Passing { told, unsure, .. } = &log.passing;
         let (told, is_unsure) = (told.get(&ack.node), unsure.contains(&ack.node));
-        // That nothing is known is worth saying only to forget what was said. What was taken back may have been said in an earlier session.
-        let is_unsaid = ack.via.contains(&self.config.peer);
-        if (told == Some(ack) && !is_unsure) || (told.is_none() && is_unsaid) {
+        // Nothing is worth saying of a node only to take back what was said.
+        if (told == Some(ack) && !is_unsure) || (told.is_none() && ack.head.next_seq == Seq::ZERO) {
             log.passing.out.remove(&ack.node);
             return;
         }
@@ -182,15 +181,13 @@ impl Session {
             claimed: None,
         });
         let lost = witness.incarnation != ack.incarnation || said < witness.believed.next_seq;
-        // Of what was said in an earlier session this one knows nothing.
-        let is_taken_back = said == Seq::ZERO || (lost && witness.believed.next_seq > Seq::ZERO);
         witness.incarnation = ack.incarnation;
         let has_lost = !ack.holes.are_within(&witness.holes);
         let has_changed = ack.holes != witness.holes || ack.via != witness.via;
         witness.holes.clone_from(&ack.holes);
         witness.via.clone_from(&ack.via);
         witness.claimed = Some(ack.head).filter(|_| said > Seq::ZERO);
-        if is_taken_back {
+        if lost && witness.believed.next_seq > Seq::ZERO {
             // It counts for nothing until it is found on the chain.
             let from = std::mem::replace(&mut witness.believed, origin);
             let (log, node, incarnation, holes) = (ack.log, ack.node.clone(), ack.incarnation, Holes::default());

@@ -95,19 +95,6 @@ fn a_head_that_is_taken_back_while_it_is_looked_for_is_not_believed() {
 }
 
 #[test]
-fn what_was_taken_back_before_the_session_is_said_in_it_and_what_nobody_knows_is_not() {
-    let (mut practice, mut hub, log, _) = mirrored();
-    let burnt = Head { next_seq: Seq::ZERO, digest: Digest::from_bytes([0; 32]) };
-    hub.sent.clear();
-    hub.session.handle_acked_elsewhere(&Ack { via: vec![node("p")], ..ack(log, "unknown", burnt) });
-    run(start(), &mut practice, &mut hub);
-    assert!(hub.sent.is_empty(), "{:?}", hub.sent);
-    hub.session.handle_acked_elsewhere(&ack(log, "far", burnt));
-    run(start(), &mut practice, &mut hub);
-    assert_eq!(told(&practice, "far"), ["-0 to 0"]);
-}
-
-#[test]
 fn nobody_is_told_of_itself_or_of_the_writer_and_only_logs_that_flow_in_are_spoken_of() {
     let (mut practice, mut hub, log, heads) = mirrored();
     hub.sent.clear();
