@@ -42,7 +42,8 @@ struct Table {
     clock: u64,
     /// In which life each node has said itself to be.
     lives: HashMap<NodeName, Incarnation>,
-    logs: HashMap<LogId, BTreeMap<NodeName, Heard>>,
+    /// In order, so that a simulated history is repeatable.
+    logs: BTreeMap<LogId, BTreeMap<NodeName, Heard>>,
     next_subscriber: u64,
     subscribers: HashMap<u64, Subscriber>,
     /// Who passes on acks of a log.
