@@ -177,7 +177,7 @@ pub struct Reconciled {
     pub offered: FrontierHash,
 }
 
-/// What the target holds of a space; as many messages as needed. After [`Differing`], of the parts named there: then
+/// What the target holds of a space; as many messages as needed. After [`Differing`], of the logs named there: then
 /// none of them is the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heads {

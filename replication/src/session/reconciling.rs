@@ -114,7 +114,7 @@ impl Session {
         Ok(())
     }
 
-    /// The target says what it has, or, once the parts that differ were named, what it has in these.
+    /// The target says what it has, or, once this end has asked for some logs after a sketch, where these end.
     pub(super) fn handle_heads(&mut self, now: Instant, heads: Heads) -> Result<(), PeerMisbehaved> {
         let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: heads.space.clone() };
         let &index = self.space_index.get(&heads.space).ok_or_else(unexpected)?;
@@ -289,7 +289,8 @@ impl Session {
     }
 
     /// The peer has named all that it has: of the other logs it has nothing. `Equal` says nothing of the kind: what came
-    /// after the offer was not compared, and of the rest no more was ever acknowledged than was offered.
+    /// after the offer was not compared, and of the rest no more was ever acknowledged than was offered. What was told counts, whether
+    /// this end may stream it or not.
     fn note_unnamed(&mut self, index: usize, scope: Scope, told: Scope) {
         for id in self.log_ids(index) {
             let Some(log) = self.logs.get(&id) else { continue };
