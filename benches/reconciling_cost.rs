@@ -190,7 +190,7 @@ fn meet(nodes: &mut [Node; 2]) -> Outcome<Cost> {
                     let bodies: u64 = batch.records().flatten().map(|record| record.body.len() as u64).sum();
                     rest += bytes - bodies;
                 }
-                Message::Want(_) | Message::Offer(_) => cost.bytes += bytes as f64,
+                Message::Want(_) | Message::Offer(_) | Message::Exchange(_) => cost.bytes += bytes as f64,
                 Message::Equal(_) | Message::Heads(_) | Message::Sketch(_) | Message::Differing(_) => {
                     cost.bytes += bytes as f64;
                     known = passed;

@@ -7,7 +7,8 @@
 //! both     Hello
 //! target   Want{space}                              asks the other end to be a source (read right needed)
 //! source   Offer{space, hash of its frontier}       asks to stream (write or relay right needed)
-//! target   Equal{space} | Heads{space, heads}… | Sketch{space, cells}      or Refuse
+//! either   Exchange{space, hash of its frontier}    both in one: asks to stream, and for what the other end has
+//! target   Equal{space, number of the offer} | Heads{space, heads}… | Sketch{space, cells}      or Refuse
 //! source   Differing{space, wanted}                 answers a Sketch, and is answered by Heads or a larger one
 //! source   Announce{genesis, head}                  once per log that the target lacks
 //! source   Batch…                                   verbatim, within the credit granted
@@ -88,6 +89,8 @@ pub enum Message {
     Sketch(Sketch),
     /// Answer to a [`Sketch`]: what is still to be said.
     Differing(Differing),
+    /// The end that says so would like to receive a space and to stream it: a [`Want`] and an offer.
+    Exchange(Offer),
     /// Records, as their writer encoded them. Not a control message: travels verbatim.
     #[serde(skip)]
     Batch(Batch),
@@ -142,17 +145,57 @@ pub struct Want {
     pub space: SpaceName,
 }
 
-/// Offers a space.
+/// Offers a space. Both ends number the offers of a space in a session, from 1: a refusal for want of room makes that one none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "WrittenOffer", into = "WrittenOffer")]
 pub struct Offer {
     /// The space.
     pub space: SpaceName,
     /// Over all logs of the space that the source holds.
     pub all: FrontierHash,
-    /// Over those of them that the source itself writes.
-    pub own: FrontierHash,
     /// Over what the target has told so far, in this session and in earlier ones, as far as the source remembers it.
     pub heard: Option<FrontierHash>,
+}
+
+/// An [`Offer`] as it travels: what was heard is most often what is offered.
+#[derive(Serialize, Deserialize)]
+struct WrittenOffer {
+    space: SpaceName,
+    all: FrontierHash,
+    heard: WrittenHeard,
+}
+
+#[derive(Serialize, Deserialize)]
+enum WrittenHeard {
+    Nothing,
+    All,
+    /// Not the hash over all: each offer is written in one way only.
+    Other(FrontierHash),
+}
+
+impl From<Offer> for WrittenOffer {
+    fn from(Offer { space, all, heard }: Offer) -> Self {
+        let heard = match heard {
+            None => WrittenHeard::Nothing,
+            Some(heard) if heard == all => WrittenHeard::All,
+            Some(heard) => WrittenHeard::Other(heard),
+        };
+        Self { space, all, heard }
+    }
+}
+
+impl TryFrom<WrittenOffer> for Offer {
+    type Error = &'static str;
+
+    fn try_from(WrittenOffer { space, all, heard }: WrittenOffer) -> Result<Self, Self::Error> {
+        let heard = match heard {
+            WrittenHeard::Nothing => None,
+            WrittenHeard::All => Some(all),
+            WrittenHeard::Other(heard) if heard == all => return Err("what is offered, as what was heard"),
+            WrittenHeard::Other(heard) => Some(heard),
+        };
+        Ok(Self { space, all, heard })
+    }
 }
 
 /// Which logs of a space a flow carries: what the target permits.
@@ -164,7 +207,7 @@ pub enum Scope {
     All,
 }
 
-/// The target holds what the source offered.
+/// The target holds what the source offered: the logs that were compared are, as they are there, all that the source holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reconciled {
     /// The space.
@@ -173,8 +216,8 @@ pub struct Reconciled {
     pub scope: Scope,
     /// Which logs were compared: all, if the source may read the space, else those that the flow carries.
     pub told: Scope,
-    /// The hash that was offered over those: an answer may cross with another offer.
-    pub offered: FrontierHash,
+    /// The number of the offer: an answer may cross with another one.
+    pub offer: u32,
 }
 
 /// What the target holds of a space; as many messages as needed. After [`Differing`], of the logs named there: then
@@ -207,8 +250,7 @@ pub struct Sketch {
     pub scope: Scope,
     /// Of which logs heads are told, as in [`Heads`].
     pub told: Scope,
-    /// The first cells of the sketch of their heads, salted by the hash that was offered over those logs. At most
-    /// [`codec::CELLS_MAX`].
+    /// The first cells of the sketch of their heads, salted by the hash that was offered. At most [`codec::CELLS_MAX`].
     pub cells: Vec<Cell>,
 }
 

@@ -249,13 +249,16 @@ impl Session {
         }
         let index = self.add_space(name.clone(), Some(direction));
         self.spaces[index].brought = Some(direction);
-        if direction.receives() && matches!(self.spaces[index].inflow, Inflow::Closed) {
-            self.spaces[index].ask();
-            self.control.push_back(Message::Want(Want { space: name.clone() }));
+        let space = &mut self.spaces[index];
+        if direction.receives() && matches!(space.inflow, Inflow::Closed) {
+            space.ask();
+            space.want_due = true;
         }
-        if direction.sends() && matches!(self.spaces[index].outflow, Outflow::Closed) {
-            self.spaces[index].offer_due = true;
+        if direction.sends() && matches!(space.outflow, Outflow::Closed) {
+            space.offer_due = true;
             self.load(index);
+        } else {
+            self.want(index);
         }
         if direction == Direction::Mend {
             self.load(index);
@@ -288,6 +291,11 @@ impl Session {
                 Ok(())
             }
             Message::Offer(offer) => {
+                self.handle_offer(offer);
+                Ok(())
+            }
+            Message::Exchange(offer) => {
+                self.handle_want(Want { space: offer.space.clone() });
                 self.handle_offer(offer);
                 Ok(())
             }

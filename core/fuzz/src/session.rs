@@ -314,19 +314,24 @@ fn life(number: u8) -> Incarnation {
     Incarnation::from_bytes([number % 3; 16])
 }
 
+fn offer(number: u8, value: u8) -> Offer {
+    let heard = match value % 3 {
+        0 => None,
+        1 => Some(hash(value / 3)),
+        _ => Some(hash(value)),
+    };
+    Offer { space: space(number), all: hash(value), heard }
+}
+
 /// The same of those that offer and answer.
 fn of_frontiers(step: &Step) -> Option<Message> {
     Some(match step {
-        Step::Offer { space: number, hash: value } => {
-            let heard = (value % 2 == 1).then(|| hash(value / 2));
-            Message::Offer(Offer { space: space(*number), all: hash(*value), own: hash(*value), heard })
+        // With the same bytes as before there was the other.
+        Step::Offer { space: number @ 0x80.., hash: value } => Message::Exchange(offer(*number, *value)),
+        Step::Offer { space: number, hash: value } => Message::Offer(offer(*number, *value)),
+        Step::Equal { space: number, all } => {
+            Message::Equal(Reconciled { space: space(*number), scope: scope(*all), told: scope(*all), offer: 1 })
         }
-        Step::Equal { space: number, all } => Message::Equal(Reconciled {
-            space: space(*number),
-            scope: scope(*all),
-            told: scope(*all),
-            offered: hash(*number),
-        }),
         Step::Heads { space: number, all, heads: choices, first, last } => Message::Heads(Heads {
             space: space(*number),
             scope: scope(*all),

@@ -116,8 +116,9 @@ pub fn messages() -> Vec<Message> {
             takes_zstd: true,
         }),
         Message::Want(Want { space: space.clone() }),
-        Message::Offer(Offer { space: space.clone(), all: hash, own: hash, heard: Some(hash) }),
-        Message::Equal(Reconciled { space: space.clone(), scope: Scope::Own, told: Scope::All, offered: hash }),
+        Message::Offer(Offer { space: space.clone(), all: hash, heard: Some(FrontierHash::of([])) }),
+        Message::Exchange(Offer { space: space.clone(), all: hash, heard: Some(hash) }),
+        Message::Equal(Reconciled { space: space.clone(), scope: Scope::Own, told: Scope::All, offer: 1 }),
         Message::Heads(Heads {
             space: space.clone(),
             scope: Scope::All,

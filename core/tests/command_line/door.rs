@@ -207,8 +207,7 @@ fn encoded(messages: &[Message]) -> BytesMut {
 fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
     let space = SpaceName::new(node.as_str()).unwrap();
     let hash = FrontierHash::from_bytes([1; 16]);
-    let offer =
-        |space: &SpaceName| Message::Offer(Offer { space: space.clone(), all: hash, own: hash, heard: Some(hash) });
+    let offer = |space: &SpaceName| Offer { space: space.clone(), all: hash, heard: Some(hash) };
     let begin = |nonce: u64, writer: &NodeName, space: &SpaceName| {
         let mut bytes = [7; 16];
         bytes[..8].copy_from_slice(&nonce.to_le_bytes());
@@ -225,12 +224,7 @@ fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
             let log = LogId::from_bytes([number as u8; 16]);
             let head = Head { next_seq: Seq(u64::MAX), digest: Digest::from_bytes([1; 32]) };
             let wrong = match number / MANNERS.len() % 7 {
-                0 => Message::Equal(Reconciled {
-                    space,
-                    scope: Scope::All,
-                    told: Scope::All,
-                    offered: FrontierHash::from_bytes([1; 16]),
-                }),
+                0 => Message::Equal(Reconciled { space, scope: Scope::All, told: Scope::All, offer: 1 }),
                 1 => Message::Heads(Heads {
                     space,
                     scope: Scope::All,
@@ -256,14 +250,14 @@ fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
             said.push(wrong);
         }
         Manner::LogsWithoutNumber => {
-            said.push(offer(&space));
+            said.push(Message::Offer(offer(&space)));
             // More than the hub takes of one space, over all of them.
             (0..200).for_each(|n| said.extend(begin((number * 200 + n) as u64, node, &space)));
         }
         Manner::OthersLogs => {
             let practice = NodeName::new("practice-1").unwrap();
             for space in [space, SpaceName::new("practice-1").unwrap()] {
-                said.extend([Message::Want(Want { space: space.clone() }), offer(&space)]);
+                said.push(Message::Exchange(offer(&space)));
                 said.extend(begin(number as u64, &practice, &space));
             }
         }

@@ -164,6 +164,7 @@ impl Bug {
             (Self::KeepsCredit, Message::Credit(_))
             | (Self::ForgetsToAnnounce, Message::Announce(_))
             | (Self::AsksForNothing, Message::Want(_)) => Vec::new(),
+            (Self::AsksForNothing, Message::Exchange(offer)) => vec![Message::Offer(offer)],
             (Self::PassesNothingOn, Message::Ack(ack)) if ack.node != *from => Vec::new(),
             (Self::ReturnsCreditTwice, Message::Credit(credit)) => {
                 vec![Message::Credit(credit.clone()), Message::Credit(credit)]

@@ -38,7 +38,7 @@ pub(crate) struct Known<'a> {
     pub(crate) spaces: &'a [SpaceName],
     pub(crate) own: &'a [Arc<Genesis>],
     /// What it has been offered by the one that it talks to.
-    pub(crate) offers: &'a BTreeMap<SpaceName, Offer>,
+    pub(crate) offers: &'a BTreeMap<SpaceName, u32>,
     /// The one that it talks to has chosen to send to it, and so believes what it says of others.
     pub(crate) is_trusted: bool,
 }
@@ -245,10 +245,9 @@ impl Liar {
         match (self.rng.below(7), offered) {
             (5, _) => heads.since_heard = !heads.since_heard,
             (6, _) => return vec![Message::Sketch(self.sketch(heads.space))],
-            (0, Some(offer)) => {
-                let offered = if heads.told == Scope::All { offer.all } else { offer.own };
+            (0, Some(&offer)) => {
                 let Heads { space, scope, told, .. } = heads;
-                return vec![Message::Equal(Reconciled { space, scope, told, offered })];
+                return vec![Message::Equal(Reconciled { space, scope, told, offer })];
             }
             (0 | 1, _) => heads.heads.retain(|_| self.rng.chance(1, 2)),
             (2, _) => heads.scope = self.scope(),
@@ -292,7 +291,8 @@ impl Liar {
             14 => Message::Want(Want { space }),
             15 => {
                 let all = FrontierHash::from_bytes([self.rng.next_u64() as u8; 16]);
-                Message::Offer(Offer { space, all, own: all, heard: None })
+                let offer = Offer { space, all, heard: self.rng.chance(1, 2).then_some(all) };
+                if self.rng.chance(1, 2) { Message::Offer(offer) } else { Message::Exchange(offer) }
             }
             16 => Message::CaughtUp(CaughtUp { space, whole: true }),
             17 => {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::BytesMut;
-use counterfoil_replication::{Endpoint, Message, Offer, codec};
+use counterfoil_replication::{Endpoint, Message, codec};
 use counterfoil_storage::{Head, LogId, Seq, SpaceName};
 
 /// Bytes that may be under way in one direction: what the two kernels' buffers would hold.
@@ -30,8 +30,8 @@ pub(crate) struct End {
     pub(crate) timer_at: Option<Duration>,
     /// What its machine had when the connection was made.
     pub(crate) began_with: BTreeMap<LogId, Head>,
-    /// What the other end has offered last, by space.
-    pub(crate) offers: BTreeMap<SpaceName, Offer>,
+    /// How often the other end has offered each space.
+    pub(crate) offers: BTreeMap<SpaceName, u32>,
     /// How far the other end has sent each log.
     pub(crate) received: BTreeMap<LogId, Seq>,
 }

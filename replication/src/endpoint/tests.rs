@@ -47,7 +47,7 @@ fn a_relay_can_t_have_a_node_begin_a_log_of_its_own() {
     };
     for message in [
         Message::Hello(hello),
-        Message::Offer(Offer { space: space.clone(), all: hash, own: hash, heard: None }),
+        Message::Offer(Offer { space: space.clone(), all: hash, heard: None }),
         Message::Announce(Announce { head: batch.head(), genesis: forged }),
         Message::Batch(batch),
     ] {

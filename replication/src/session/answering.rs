@@ -26,8 +26,8 @@ impl Session {
         let Some(index) = self.space_or_add(&offer.space) else {
             return self.refuse(offer.space, Flow::Incoming, Refusal::TooManySpaces);
         };
-        // The source counts them, too: also those that are refused.
-        self.spaces[index].offers += 1;
+        // The source counts them, too: also those that are refused, now that the space has its place.
+        self.spaces[index].offers = self.spaces[index].offers.saturating_add(1);
         if self.permitted_scope(index).is_none() {
             return self.refuse_inflow(index);
         }
@@ -46,7 +46,7 @@ impl Session {
             return self.answer_with_heads(index);
         };
         self.spaces[index].sketched = matches!(answer, Message::Sketch(_)).then(|| {
-            let salt = Salt::of(if told == Scope::All { offer.all } else { offer.own });
+            let salt = Salt::of(offer.all);
             SketchSent { salt, is_enlarged: false }
         });
         self.tell_all(index, scope, told, &heads);
@@ -78,9 +78,9 @@ impl Session {
     ) -> Option<Message> {
         let hash = FrontierHash::of(heads.iter().copied());
         let space = offer.space.clone();
-        let offered = if told == Scope::All { offer.all } else { offer.own };
-        if hash == offered {
-            return Some(Message::Equal(Reconciled { space, scope, told, offered }));
+        if hash == offer.all {
+            let offer = self.spaces[index].offers;
+            return Some(Message::Equal(Reconciled { space, scope, told, offer }));
         }
         // An offer that repeats one may cross with the answer to that, which must not be taken for the answer to this.
         if self.spaces[index].offers > 1 {
@@ -95,7 +95,7 @@ impl Session {
             return Some(Message::Heads(Heads { space, scope, told, heads, since_heard, first, last }));
         }
         let is_long = heads.len() > self.config.limits.heads_at_once_max;
-        let sketched = Sketched::new(Salt::of(offered), heads).filter(|_| is_long);
+        let sketched = Sketched::new(Salt::of(offer.all), heads).filter(|_| is_long);
         sketched.map(|sketched| Message::Sketch(Sketch { space, scope, told, cells: sketched.cells(CELLS_AT_FIRST) }))
     }
 

@@ -83,6 +83,14 @@ impl Session {
         scope == Scope::All || *log.writer() == self.config.peer
     }
 
+    /// Asks for a space, if that is due and no offer says so.
+    pub(super) fn want(&mut self, index: usize) {
+        let space = &mut self.spaces[index];
+        if std::mem::take(&mut space.want_due) {
+            self.control.push_back(Message::Want(Want { space: space.name.clone() }));
+        }
+    }
+
     /// The peer asks for a space.
     pub(super) fn handle_want(&mut self, want: Want) {
         let Some(index) = self.space_or_add(&want.space) else {
@@ -104,6 +112,12 @@ impl Session {
         };
         let flow = match refuse.flow {
             Flow::Incoming => {
+                if refuse.reason == Refusal::TooManySpaces
+                    && let Some(offer) = &mut self.spaces[index].last_offer
+                {
+                    // Nobody there has counted it.
+                    offer.number = offer.number.saturating_sub(1);
+                }
                 self.close_outflow(index);
                 Flow::Outgoing
             }
@@ -191,6 +205,8 @@ impl Session {
                 log.is_announced = false;
             }
         }
+        // No offer will say so.
+        self.want(index);
     }
 
     /// Batches under way in a closed flow are dropped when they come; those queued are settled when durable.

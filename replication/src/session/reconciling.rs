@@ -37,14 +37,16 @@ impl Session {
     /// Offers a space whose logs are here.
     pub(super) fn offer(&mut self, index: usize) {
         let all = self.frontier(index, |_| true);
-        let own = self.frontier(index, |log| self.source_carries(Scope::Own, log));
         let space = &mut self.spaces[index];
         space.offer_due = false;
-        space.last_offer = Some(LastOffer { all, own, is_repeated: space.last_offer.is_some() });
+        let number = space.last_offer.map_or(0, |last| last.number).saturating_add(1);
+        space.last_offer = Some(LastOffer { all, number });
         space.outflow = Outflow::Offered;
         space.base = space.statements.heard().base();
         let heard = space.base.as_ref().map(|base| base.hash);
-        self.control.push_back(Message::Offer(Offer { space: space.name.clone(), all, own, heard }));
+        let offer = Offer { space: space.name.clone(), all, heard };
+        let asks = std::mem::take(&mut space.want_due);
+        self.control.push_back(if asks { Message::Exchange(offer) } else { Message::Offer(offer) });
         for id in self.log_ids(index) {
             let offered = self.logs.get(&id).map(Log::head);
             self.await_answer(id, offered);
@@ -57,7 +59,7 @@ impl Session {
         space.base = space.statements.heard().base();
         let heard = space.base.as_ref().map(|base| base.hash);
         for message in &mut self.control {
-            if let Message::Offer(offer) = message
+            if let Message::Offer(offer) | Message::Exchange(offer) = message
                 && offer.space == space.name
             {
                 offer.heard = heard;
@@ -81,10 +83,9 @@ impl Session {
         let unexpected = || PeerMisbehaved::UnexpectedAnswer { space: answer.space.clone() };
         let &index = self.space_index.get(&answer.space).ok_or_else(unexpected)?;
         let offer = self.spaces[index].last_offer.ok_or_else(unexpected)?;
-        let offered = if answer.told == Scope::All { offer.all } else { offer.own };
-        if self.spaces[index].outflow != Outflow::Offered || answer.offered != offered {
-            // It crossed with this end's refusal, or answers the offer before that.
-            let has_crossed = offer.is_repeated || self.spaces[index].outflow == Outflow::Refused;
+        if self.spaces[index].outflow != Outflow::Offered || answer.offer != offer.number {
+            // It crossed with this end's refusal, or answers an offer before that.
+            let has_crossed = answer.offer < offer.number || self.spaces[index].outflow == Outflow::Refused;
             return if has_crossed { Ok(()) } else { Err(unexpected()) };
         }
         self.spaces[index].outflow = Outflow::Answering { scope: answer.scope };
@@ -169,7 +170,7 @@ impl Session {
         }
         let Sketch { space, scope, told, cells } = sketch;
         let Some(offer) = self.spaces[index].last_offer else { return Ok(()) };
-        let salt = Salt::of(if told == Scope::All { offer.all } else { offer.own });
+        let salt = Salt::of(offer.all);
         let here = self.heads_of(index, |log| self.source_carries(told, log));
         let sketched = Sketched::new(salt, &here);
         let Some(difference) = sketched.as_ref().and_then(|sketched| sketched.difference(&cells)) else {
@@ -259,7 +260,7 @@ impl Session {
     /// Whether a space was not offered more than once: else an answer may be to the offer before, and all that is taken for one to
     /// the last is an answer that holds whatever was offered.
     fn is_first_offer(&self, index: usize) -> bool {
-        self.spaces[index].last_offer.is_none_or(|offer| !offer.is_repeated)
+        self.spaces[index].last_offer.is_none_or(|offer| offer.number <= 1)
     }
 
     /// An answer begins, by which all is compared anew.

@@ -37,9 +37,11 @@ pub(super) struct Space {
     pub(super) outflow: Outflow,
     /// The peer has asked for it.
     pub(super) wanted: bool,
+    /// The peer is to be asked for the space, with the offer that is due.
+    pub(super) want_due: bool,
     /// It is to be offered once the logs are here.
     pub(super) offer_due: bool,
-    /// The hashes of the last offer, over all logs and over own ones, and whether it was the first.
+    /// What an answer is compared with; `None` while there was no offer.
     pub(super) last_offer: Option<LastOffer>,
     /// Bytes sent whose credit has not been returned; sending begins only below the peer's window.
     pub(super) used_bytes: u64,
@@ -75,7 +77,7 @@ pub(super) struct Space {
     /// An offer that waits for the logs to be here.
     pub(super) offered: Option<Offer>,
     /// How many there were.
-    pub(super) offers: u64,
+    pub(super) offers: u32,
     /// An answer that is being sent: heads of logs after this one are still to be said.
     pub(super) answer: Option<Answer>,
     /// Bytes received that are neither durable nor dropped.
@@ -98,6 +100,7 @@ impl Space {
             kept: HashMap::new(),
             outflow: Outflow::Closed,
             wanted: false,
+            want_due: false,
             offer_due: false,
             last_offer: None,
             used_bytes: 0,
@@ -160,9 +163,8 @@ impl Space {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LastOffer {
     pub(super) all: FrontierHash,
-    pub(super) own: FrontierHash,
-    /// An offer was made before this one: an answer to that may still come.
-    pub(super) is_repeated: bool,
+    /// From 1. After the first, an answer to the one before may still come.
+    pub(super) number: u32,
 }
 
 /// A flow from this end.

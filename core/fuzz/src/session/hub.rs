@@ -8,8 +8,7 @@ use std::{
 };
 
 use counterfoil_replication::{
-    Ack, AckBoard, Direction, Endpoint, Event, Limits, Message, Offer, Policy, Reconciled, Scope, SessionConfig,
-    SessionError,
+    Ack, AckBoard, Direction, Endpoint, Event, Limits, Message, Policy, Reconciled, SessionConfig, SessionError,
 };
 use counterfoil_storage::{Genesis, Head, Holes, Incarnation, Journal, LogId, NodeName, Seq, SpaceName, vfs::Memory};
 
@@ -39,8 +38,8 @@ pub(super) struct Hub {
     /// Logs that were there before the peer came.
     before: Vec<LogId>,
     brings: Vec<(SpaceName, Direction)>,
-    /// What it has offered last.
-    offers: BTreeMap<SpaceName, Offer>,
+    /// How often it has offered each space.
+    offers: BTreeMap<SpaceName, u32>,
     now: Instant,
 }
 
@@ -261,9 +260,8 @@ impl Hub {
     fn answering(&self, message: Message) -> Message {
         match message {
             Message::Equal(answer) => {
-                let offer = self.offers.get(&answer.space);
-                let offered = offer.map(|offer| if answer.told == Scope::All { offer.all } else { offer.own });
-                Message::Equal(Reconciled { offered: offered.unwrap_or(answer.offered), ..answer })
+                let offer = self.offers.get(&answer.space).copied();
+                Message::Equal(Reconciled { offer: offer.unwrap_or(answer.offer), ..answer })
             }
             message => message,
         }
@@ -294,7 +292,7 @@ impl Hub {
                         assert!(said.head.next_seq <= info.durable.next_seq);
                     }
                 }
-                Message::Offer(offer) => drop(self.offers.insert(offer.space.clone(), offer)),
+                Message::Offer(offer) | Message::Exchange(offer) => *self.offers.entry(offer.space).or_default() += 1,
                 Message::Ack(ack) if ack.node.as_str() == "hub" => {
                     let durable = self.journal.log(ack.log).map_or(Seq::ZERO, |info| info.durable.next_seq);
                     assert!(

@@ -69,9 +69,8 @@ impl World {
 
     /// That all that was offered is here, instead of what is.
     fn equal(&self, connection: u64, side: usize, space: SpaceName, [scope, told]: [Scope; 2]) -> Option<Message> {
-        let offer = self.connections.get(&connection)?.ends[side].offers.get(&space)?;
-        let offered = if told == Scope::All { offer.all } else { offer.own };
-        Some(Message::Equal(Reconciled { space, scope, told, offered }))
+        let offer = *self.connections.get(&connection)?.ends[side].offers.get(&space)?;
+        Some(Message::Equal(Reconciled { space, scope, told, offer }))
     }
 
     /// Passes on this machine's own head instead of the one that was heard.

@@ -262,8 +262,10 @@ impl World {
                 let received = state.ends[to].received.entry(batch.log()).or_default();
                 *received = batch.next_seq().max(*received);
             }
-            if let (Message::Offer(offer), Some(state)) = (&message, self.connections.get_mut(&connection)) {
-                state.ends[to].offers.insert(offer.space.clone(), offer.clone());
+            if let (Message::Offer(offer) | Message::Exchange(offer), Some(state)) =
+                (&message, self.connections.get_mut(&connection))
+            {
+                *state.ends[to].offers.entry(offer.space.clone()).or_default() += 1;
             }
             self.mistake_on_arrival(connection, to, &message)?;
             self.with_endpoint(connection, to, |endpoint, now| endpoint.handle_message(now, message))?;

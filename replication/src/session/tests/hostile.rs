@@ -29,7 +29,7 @@ fn hello() -> Hello {
 
 fn offer(name: &str) -> Message {
     let hash = FrontierHash::from_bytes([1; 16]);
-    Message::Offer(Offer { space: space(name), all: hash, own: hash, heard: None })
+    Message::Offer(Offer { space: space(name), all: hash, heard: None })
 }
 
 fn announce(name: &str) -> Message {
@@ -63,12 +63,7 @@ fn misbehaviour(hub: &mut Node, message: Message) -> PeerMisbehaved {
 fn every_wrong_message_is_a_named_error() {
     let log = genesis("p", "p").log_id();
     let head = Head { next_seq: Seq(1), digest: Digest::from_bytes([1; 32]) };
-    let equal = Message::Equal(Reconciled {
-        space: space("p"),
-        scope: Scope::Own,
-        told: Scope::Own,
-        offered: FrontierHash::of([]),
-    });
+    let equal = Message::Equal(Reconciled { space: space("p"), scope: Scope::Own, told: Scope::Own, offer: 1 });
     let heads = Message::Heads(Heads {
         space: space("p"),
         scope: Scope::Own,
@@ -414,14 +409,16 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         name.clone().prop_map(|space| Message::Want(Want { space })),
         (name.clone(), hash.clone(), prop::option::of(hash.clone()))
-            .prop_map(|(space, hash, heard)| Message::Offer(Offer { space, all: hash, own: hash, heard })),
+            .prop_map(|(space, hash, heard)| Message::Offer(Offer { space, all: hash, heard })),
         (name.clone(), scope.clone(), prop::collection::vec(0_u8..3, 0..40)).prop_map(|(space, scope, bytes)| {
             let cells = bytes.into_iter().map(|byte| Cell::from_bytes([byte; 24])).collect();
             Message::Sketch(Sketch { space, scope, told: scope, cells })
         }),
         (name.clone(), wanted()).prop_map(|(space, wanted)| Message::Differing(Differing { space, wanted })),
-        (name.clone(), scope.clone(), scope.clone(), hash.clone())
-            .prop_map(|(space, scope, told, offered)| { Message::Equal(Reconciled { space, scope, told, offered }) }),
+        (name.clone(), hash.clone(), prop::option::of(hash.clone()))
+            .prop_map(|(space, all, heard)| Message::Exchange(Offer { space, all, heard })),
+        (name.clone(), scope.clone(), scope.clone(), 0_u32..4)
+            .prop_map(|(space, scope, told, offer)| Message::Equal(Reconciled { space, scope, told, offer })),
         (name.clone(), any::<bool>()).prop_map(|(space, whole)| Message::CaughtUp(CaughtUp { space, whole })),
         (name.clone(), scope.clone(), scope, heads.clone(), any::<[bool; 3]>()).prop_map(
             |(space, scope, told, heads, [since_heard, first, last])| {

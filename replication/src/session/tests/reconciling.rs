@@ -224,6 +224,26 @@ fn two_ends_that_are_equal_know_it_at_half_a_round_trip_and_within_100_bytes() {
 }
 
 #[test]
+fn two_ends_that_write_the_same_space_and_are_equal_know_it_within_100_bytes_both_ways() {
+    let mut ends = [("a", "b"), ("b", "a")].map(|(own, peer)| Node::new(own, peer, &[("practice", Direction::Both)]));
+    for end in &mut ends {
+        for writer in ["a", "b"] {
+            end.append("practice", writer, &["1"]);
+        }
+        end.reconnect();
+    }
+    let [a, b] = &mut ends;
+    run(start(), a, b);
+    for end in [&*a, &*b] {
+        assert!(end.session.status().spaces[0].in_sync);
+        let said: Vec<_> = end.sent.iter().skip(1).collect();
+        assert!(matches!(said[..], [Message::Exchange(_), Message::Equal(_)]), "{said:?}");
+    }
+    let bytes = a.bytes_sent() + b.bytes_sent();
+    assert!(bytes <= 100, "{bytes}");
+}
+
+#[test]
 fn what_the_source_has_more_of_begins_to_flow_after_one_round_trip_and_nothing_is_named() {
     let mut pair = Pair::mirror(256);
     (0..1000).for_each(|number| pair.hold(number, [2, 2]));
