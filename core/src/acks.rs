@@ -243,8 +243,8 @@ impl Acks {
 /// The event of a change by which a node holds less.
 fn withdrawal(change: AckChange) -> Option<Event> {
     let from = change.from.filter(|_| change.is_withdrawal())?;
-    let counterfoil_replication::Ack { log, node, incarnation, head: to, holes, .. } = change.ack;
-    Some(Event::Withdrawn { log, node, incarnation, from, to, holes })
+    let counterfoil_replication::Ack { log, node, incarnation, head: to, holes, losses, .. } = change.ack;
+    Some(Event::Withdrawn { log, node, incarnation, from, to, holes, losses })
 }
 
 #[cfg(test)]
@@ -270,7 +270,7 @@ mod tests {
     impl Acks {
         fn record(&self, ack: Ack) {
             let Ack { log, node, incarnation, head, holes } = ack;
-            self.hear(&node.clone(), Event::Acked { log, node, incarnation, head, holes, via: Vec::new() });
+            self.hear(&node.clone(), Event::Acked { log, node, incarnation, head, holes, via: Vec::new(), losses: 0 });
         }
     }
 
@@ -301,7 +301,10 @@ mod tests {
         assert_eq!(acks.count(log, &(Seq::ZERO..Seq(7))), 0);
         let Ack { node, incarnation, head: to, .. } = ack("hub", 2, 3);
         let from = ack("hub", 2, 5).head;
-        acks.hear(&node.clone(), Event::Withdrawn { log, node, incarnation, from, to, holes: Holes::default() });
+        acks.hear(
+            &node.clone(),
+            Event::Withdrawn { log, node, incarnation, from, to, holes: Holes::default(), losses: 0 },
+        );
         assert_eq!(acks.count(log, &(Seq::ZERO..Seq(5))), 0);
     }
 
@@ -334,7 +337,7 @@ mod tests {
         let holes = Holes::default;
         let acked = |ack: &Ack| {
             let (head, via) = (ack.head, Vec::new());
-            Event::Acked { log, node: node.clone(), incarnation, head, holes: holes(), via }
+            Event::Acked { log, node: node.clone(), incarnation, head, holes: holes(), via, losses: 0 }
         };
         let stated = |ack: &Ack| Event::Stated { log, node: node.clone(), incarnation, head: ack.head, holes: holes() };
         acks.hear(&node, stated(&said));
@@ -345,7 +348,10 @@ mod tests {
         let version = acks.version();
         let withdrawn = acks.hear(&node, stated(&rolled_back));
         let (from, to) = (said.head, rolled_back.head);
-        assert_eq!(withdrawn, [Event::Withdrawn { log, node: node.clone(), incarnation, from, to, holes: holes() }]);
+        assert_eq!(
+            withdrawn,
+            [Event::Withdrawn { log, node: node.clone(), incarnation, from, to, holes: holes(), losses: 1 }]
+        );
         assert_eq!((acks.count(log, &(Seq::ZERO..Seq(7))), acks.count(log, &(Seq::ZERO..Seq(5)))), (0, 1));
         assert_ne!(acks.version(), version);
         assert_eq!(acks.hear(&node, stated(&said)), [stated(&said)]);
@@ -383,7 +389,8 @@ mod tests {
             Holes::try_from(ranges).unwrap()
         };
         let Ack { node, incarnation, head, .. } = said.clone();
-        let rotten = Event::Withdrawn { log, node, incarnation, from: head, to: head, holes: holes(&[(3, 5)]) };
+        let rotten =
+            Event::Withdrawn { log, node, incarnation, from: head, to: head, holes: holes(&[(3, 5)]), losses: 1 };
         assert_eq!(acks.hear(&said.node, rotten.clone()), [rotten]);
         let count = |first, next| acks.count(log, &(Seq(first)..Seq(next)));
         assert_eq!((count(0, 3), count(0, 9), count(4, 5), count(5, 9)), (1, 0, 0, 1));

@@ -286,7 +286,7 @@ mod tests {
         let head = Head { next_seq: Seq(next_seq), digest: Digest::from_bytes([0; 32]) };
         let incarnation = Incarnation::from_bytes([1; 16]);
         let (holes, via) = (Holes::default(), Vec::new());
-        store.inner.acks.hear(&node.clone(), Event::Acked { log, node, incarnation, head, holes, via });
+        store.inner.acks.hear(&node.clone(), Event::Acked { log, node, incarnation, head, holes, via, losses: 0 });
     }
 
     #[test]

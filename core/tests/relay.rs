@@ -93,6 +93,33 @@ fn a_far_hub_that_is_replaced_by_an_empty_one_withdraws_its_ack_with_an_event() 
 }
 
 #[test]
+fn what_a_far_hub_lost_while_the_link_to_the_near_one_was_cut_is_heard_once_it_is_healed() {
+    let [practice, hub, second] = ["practice-12", "hub", "hub-2"].map(node);
+    let (first_hop, second_hop) = (link(&practice, &hub), link(&hub, &second));
+    let receipt = append(&practice, &["one", "two"]);
+    assert_eq!(reached(&receipt, 2, LONG), Durability::Mirrored(2));
+    let mut events = first_hop.events();
+
+    first_hop.cut();
+    second_hop.stop();
+    drop(second);
+    let replacement = node("hub-2");
+    let _unrelated = hub.mirror_in_process(&replacement).spaces(["another"]).start().unwrap();
+    let has_heard = |_: &u32| {
+        std::thread::sleep(Duration::from_millis(2));
+        holders(&hub, receipt.log()).iter().all(|(node, seq)| node != "hub-2" || *seq == 0)
+    };
+    (0..30_000).find(has_heard).expect("the near hub hears of it");
+    let known = holders(&practice, receipt.log());
+    assert!(known.contains(&("hub-2".to_owned(), 2)), "nobody could tell it yet: {known:?}");
+    first_hop.heal();
+    let withdrawn = events.find(|event| matches!(event, LinkEvent::AckWithdrawn { .. })).unwrap();
+    let LinkEvent::AckWithdrawn { log, node, head, .. } = withdrawn else { unreachable!() };
+    assert_eq!((log, node.as_str(), head.next_seq.0), (receipt.log(), "hub-2", 0));
+    assert_eq!(holders(&practice, log), [("hub".to_owned(), 2)]);
+}
+
+#[test]
 fn two_hubs_side_by_side_both_count() {
     let [practice, hub, second] = ["practice-12", "hub", "hub-2"].map(node);
     let to_second = link(&practice, &second);

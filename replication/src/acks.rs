@@ -56,13 +56,15 @@ struct Heard {
     incarnation: Incarnation,
     /// By who told it: the node itself, or peers that pass it on.
     told: BTreeMap<NodeName, Told>,
+    /// How often the node has taken something back, as far as is known: a count that passes through many hands like a Lamport clock.
+    losses: u32,
     /// From now on the node's own word counts, and nobody else's: it has said as much as others said of it, or taken
     /// something back. Until then what it says may only be on its way to there.
     is_own_word: bool,
     /// What the node has sent, which it says nothing more by than that it has so much at least.
     held: Option<Head>,
     /// What the node itself said last, and when by the table's clock: also if that is less than it said before, which another session
-    /// of it may have overtaken.
+    /// of it may have overtaken. Not while it may be unable to take it back.
     said_last: Option<(Held, u64)>,
 }
 
@@ -80,12 +82,20 @@ struct Told {
     held: Held,
     /// Through whom it came to the one who tells it.
     via: Vec<NodeName>,
+    /// How often the node has taken something back, as that one knows.
+    losses: u32,
     /// When it was heard, by the table's clock.
     at: u64,
 }
 
-/// What holds of a node, and through whom it is known, the one who told it last; nobody if the node said so itself.
-type Known = (Held, Vec<NodeName>);
+/// What holds of a node.
+#[derive(Debug, Clone)]
+struct Known {
+    held: Held,
+    /// Through whom it is known, the one who told it last; nobody if the node said so itself.
+    via: Vec<NodeName>,
+    losses: u32,
+}
 
 /// A session that passes acks on.
 #[derive(Debug)]
@@ -129,7 +139,7 @@ pub struct AckChange {
     pub from: Option<Head>,
     /// What was missing there until now.
     pub from_holes: Holes,
-    /// Nobody has taken anything back: who said more knows no more of it.
+    /// The node has taken nothing back: who said more knows no more of it.
     pub is_forgotten: bool,
 }
 
@@ -164,14 +174,16 @@ impl Heard {
                 told.max_by_key(|(_, told)| (told.held.head.next_seq, Reverse(told.via.len())))
             }
         };
-        let said = said.map(|(by, told)| (told.held.clone(), path(by, told)));
-        let sent = self.held.filter(|_| to != Some(node));
-        match (said, sent) {
-            (Some((held, _)), Some(sent)) if sent.next_seq > held.head.next_seq => {
-                Some((Held { head: sent, holes: held.holes }, Vec::new()))
-            }
+        let said = said.map(|(by, told)| Known {
+            held: told.held.clone(),
+            via: path(by, told),
+            losses: if by == node { self.losses } else { told.losses },
+        });
+        let sent = |head, holes| Known { held: Held { head, holes }, via: Vec::new(), losses: self.losses };
+        match (said, self.held.filter(|_| to != Some(node))) {
+            (Some(said), Some(head)) if head.next_seq > said.held.head.next_seq => Some(sent(head, said.held.holes)),
             (Some(said), _) => Some(said),
-            (None, sent) => sent.map(|head| (Held { head, holes: Holes::default() }, Vec::new())),
+            (None, head) => head.map(|head| sent(head, Holes::default())),
         }
     }
 
@@ -200,10 +212,14 @@ impl AckBoard {
     /// Takes in what a session with `peer` tells; what has changed by it.
     pub fn hear(&self, peer: &NodeName, event: &Event) -> Vec<AckChange> {
         match event {
-            Event::Acked { log, node, incarnation, head, holes, via } => self.change(*log, node, |heard, lives, at| {
-                let told = Told { held: Held { head: *head, holes: holes.clone() }, via: via.clone(), at };
-                in_life(heard, lives, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, told))
-            }),
+            Event::Acked { log, node, incarnation, head, holes, via, losses } => {
+                let began = if peer == node { 0 } else { self.table().began(peer) };
+                let (via, losses) = (via.clone(), *losses);
+                self.change(*log, node, |heard, lives, at| {
+                    let told = Told { held: Held { head: *head, holes: holes.clone() }, via, losses, at };
+                    in_life(heard, lives, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, told, began))
+                })
+            }
             Event::Holds { log, node, incarnation, head } => self.change(*log, node, |heard, lives, _| {
                 let heard = in_life(heard, lives, node, *incarnation);
                 heard.is_some_and(|heard| {
@@ -219,20 +235,21 @@ impl AckBoard {
                     heard.as_mut().is_some_and(|heard| heard.lower(node, *incarnation, &stated, began, at))
                 })
             }
-            Event::Withdrawn { log, node, incarnation, to, holes, .. } => {
+            Event::Withdrawn { log, node, incarnation, to, holes, losses, .. } => {
                 self.change(*log, node, |heard, lives, at| {
                     let heard = in_life(heard, lives, node, *incarnation);
                     let left = Held { head: *to, holes: holes.clone() };
-                    heard.is_some_and(|heard| heard.take_back(peer, node, &left, at))
+                    heard.is_some_and(|heard| heard.take_back(peer, node, &left, *losses, at))
                 })
             }
-            Event::Forgotten { log, node, incarnation } => {
-                let changes = self.change(*log, node, |heard, _, _| {
-                    let heard = heard.as_mut().filter(|heard| heard.incarnation == *incarnation);
-                    heard.is_some_and(|heard| heard.told.remove(peer).is_some())
-                });
-                changes.into_iter().map(|change| AckChange { is_forgotten: true, ..change }).collect()
-            }
+            Event::Forgotten { log, node, incarnation } => self.change(*log, node, |heard, _, _| {
+                let heard = heard.as_mut().filter(|heard| heard.incarnation == *incarnation);
+                heard.is_some_and(|heard| heard.told.remove(peer).is_some())
+            }),
+            Event::Unheard { log, node } => self.change(*log, node, |heard, _, _| {
+                heard.iter_mut().for_each(|heard| heard.said_last = None);
+                false
+            }),
             Event::PeerReady { node, incarnation, .. } => {
                 let mut table = self.table();
                 table.lives.insert(node.clone(), *incarnation);
@@ -264,26 +281,41 @@ impl AckBoard {
         let mut heard = nodes.remove(node);
         let known = |heard: &Option<Heard>| {
             let heard = heard.as_ref()?;
-            let (held, via) = heard.known(node, None)?;
-            Some((heard.incarnation, held, via))
+            Some((heard.incarnation, heard.known(node, None)?))
         };
-        let before = known(&heard).map(|(incarnation, held, _)| (incarnation, held));
+        let before = known(&heard);
         let is_news = change(&mut heard, lives, *clock);
         // What was known and is not any more is nothing, and that is told.
-        let after = known(&heard).or_else(|| Some((before.as_ref()?.0, nothing(), Vec::new())));
+        let after = known(&heard).or_else(|| {
+            let (incarnation, known) = before.clone()?;
+            Some((incarnation, Known { held: nothing(), via: Vec::new(), ..known }))
+        });
         nodes.extend(heard.map(|heard| (node.clone(), heard)));
         if is_news {
             table.notify(log);
         }
         drop(table);
-        let Some((incarnation, held, via)) = after else { return Vec::new() };
-        if before.as_ref() == Some(&(incarnation, held.clone())) {
-            return Vec::new();
-        }
+        let Some((incarnation, Known { held, via, losses })) = after else { return Vec::new() };
         let Held { head, holes } = held;
-        let ack = Ack { log, node: node.clone(), incarnation, head, holes, via };
-        let (from, from_holes) = before.map(|(_, held)| (held.head, held.holes)).unzip();
-        vec![AckChange { ack, from, from_holes: from_holes.unwrap_or_default(), is_forgotten: false }]
+        let ack = Ack { log, node: node.clone(), incarnation, head, holes, via, losses };
+        match before {
+            Some((life, known))
+                if life == incarnation && known.held.head == ack.head && known.held.holes == ack.holes =>
+            {
+                Vec::new()
+            }
+            Some((life, known)) => {
+                let Held { head: from, holes: from_holes } = known.held;
+                // Less with no loss more than was known of.
+                let is_forgotten = life == incarnation
+                    && ack.losses <= known.losses
+                    && ack.head.next_seq < from.next_seq
+                    && ack.holes.are_within(&from_holes);
+                vec![AckChange { ack, from: Some(from), from_holes, is_forgotten }]
+            }
+            None if ack.head.next_seq == Seq::ZERO => Vec::new(),
+            None => vec![AckChange { ack, from: None, from_holes: Holes::default(), is_forgotten: false }],
+        }
     }
 
     /// What is known of a log.
@@ -295,7 +327,7 @@ impl AckBoard {
     }
 
     /// What nodes say themselves, in sessions that live now, that they hold of a log: no hearsay, nothing that is merely concluded,
-    /// and nothing of nodes that can't take it back since they are out of touch. For what can't be undone, such as to remove records.
+    /// and nothing of nodes that can't take it back since they are out of touch, or the flow of the log is closed. For what can't be undone, such as to remove records.
     pub fn first_hand(&self, log: LogId) -> Vec<Ack> {
         let table = self.table();
         let nodes = table.logs.get(&log).into_iter().flatten();
@@ -303,7 +335,8 @@ impl AckBoard {
             let sessions = table.subscribers.values().filter(|subscriber| subscriber.peer == *node);
             let began = sessions.map(|subscriber| subscriber.began).min()?;
             let (said, _) = heard.said_last.as_ref().filter(|(_, at)| *at > began)?;
-            Some(ack(log, node, heard, (said.clone(), Vec::new())))
+            let known = Known { held: said.clone(), via: Vec::new(), losses: heard.losses };
+            Some(ack(log, node, heard, known))
         });
         acks.collect()
     }
@@ -315,11 +348,12 @@ impl AckBoard {
         let nodes = table.logs.get(&log).into_iter().flatten().filter(|(node, _)| *node != peer);
         let mut is_too_far = false;
         let acks = nodes.map(|(node, heard)| {
-            let known = heard.known(node, Some(peer)).filter(|(_, via)| {
-                is_too_far |= via.len() > VIA_MAX;
-                via.len() <= VIA_MAX
+            let known = heard.known(node, Some(peer)).filter(|known| {
+                is_too_far |= known.via.len() > VIA_MAX;
+                known.via.len() <= VIA_MAX
             });
-            ack(log, node, heard, known.unwrap_or_else(|| (nothing(), vec![peer.clone()])))
+            let unsaid = || Known { held: nothing(), via: vec![peer.clone()], losses: 0 };
+            ack(log, node, heard, known.unwrap_or_else(unsaid))
         });
         (acks.collect(), is_too_far)
     }
@@ -336,9 +370,9 @@ impl AckBoard {
     }
 }
 
-fn ack(log: LogId, node: &NodeName, heard: &Heard, (held, via): Known) -> Ack {
-    let Held { head, holes } = held;
-    Ack { log, node: node.clone(), incarnation: heard.incarnation, head, holes, via }
+fn ack(log: LogId, node: &NodeName, heard: &Heard, known: Known) -> Ack {
+    let Known { held: Held { head, holes }, via, losses } = known;
+    Ack { log, node: node.clone(), incarnation: heard.incarnation, head, holes, via, losses }
 }
 
 impl Table {
@@ -372,40 +406,50 @@ fn in_life<'a>(
     }
     if heard.as_ref().is_none_or(|heard| heard.incarnation != incarnation) {
         let told = BTreeMap::new();
-        *heard = Some(Heard { incarnation, told, held: None, is_own_word: false, said_last: None });
+        *heard = Some(Heard { incarnation, told, held: None, losses: 0, is_own_word: false, said_last: None });
     }
     heard.as_mut()
 }
 
 impl Heard {
-    /// Heads of one life only grow: what another session said meanwhile may have been overtaken.
-    fn raise(&mut self, by: &NodeName, node: &NodeName, told: Told) -> bool {
+    /// Heads of one life only grow: what another session said meanwhile may have been overtaken. But of what a relay said before its
+    /// session `began` the node may have taken something back since, or the relay know no more: what it says in the session counts.
+    fn raise(&mut self, by: &NodeName, node: &NodeName, told: Told, began: u64) -> bool {
+        self.losses = self.losses.max(told.losses);
         self.is_own_word |= by == node && self.hearsay(node) <= told.held.head.next_seq;
         if by == node {
             self.said_last = Some((told.held.clone(), told.at));
         }
-        let is_news = self.told.get(by).is_none_or(|said| {
-            let (old, new) = (&said.held, &told.held);
-            let is_mended = old.head == new.head && old.holes != new.holes && new.holes.are_within(&old.holes);
-            let has_moved = old == new && said.via != told.via;
-            old.head.next_seq < new.head.next_seq || is_mended || has_moved
-        });
-        if is_news {
+        let Some(said) = self.told.get_mut(by) else {
             self.told.insert(by.clone(), told);
+            return true;
+        };
+        let (old, new) = (&said.held, &told.held);
+        let is_equal = old == new && said.via == told.via && said.losses == told.losses;
+        let is_of_before = by != node && said.at <= began;
+        let is_mended = old.head == new.head && old.holes != new.holes && new.holes.are_within(&old.holes);
+        if is_of_before || old.head.next_seq < new.head.next_seq || is_mended || old == new {
+            *said = told;
+            return !is_equal;
         }
-        is_news
+        false
     }
 
     /// Somebody takes back what it said of the node, down to what is left.
-    fn take_back(&mut self, by: &NodeName, node: &NodeName, left: &Held, at: u64) -> bool {
-        self.held = self.held.filter(|held| by != node || held.next_seq <= left.head.next_seq);
-        self.is_own_word |= by == node;
+    fn take_back(&mut self, by: &NodeName, node: &NodeName, left: &Held, losses: u32, at: u64) -> bool {
         if by == node {
+            self.held = self.held.filter(|held| held.next_seq <= left.head.next_seq);
+            self.is_own_word = true;
+            self.losses = self.losses.saturating_add(1);
             self.said_last = Some((left.clone(), at));
+        } else if !self.told.contains_key(by) && !self.told.is_empty() {
+            // It had said nothing of it. Only of a life of which nobody has, it ends what was known of the one before.
+            return false;
         }
+        self.losses = self.losses.max(losses);
         let via = self.told.get(by).map(|told| told.via.clone()).unwrap_or_default();
-        let before = self.told.insert(by.clone(), Told { held: left.clone(), via, at });
-        before.is_none_or(|before| before.held != *left)
+        let before = self.told.insert(by.clone(), Told { held: left.clone(), via, losses, at });
+        before.is_none_or(|before| before.held != *left || before.losses != losses)
     }
 
     /// A node that was rolled back has lost what it said beyond that, and one whose disk has rotted what it says that it
@@ -441,9 +485,12 @@ impl Heard {
         if is_outdated || held_less {
             // It may be another history: what it has counts once that is known.
             self.is_own_word = true;
-            self.told.entry(node.clone()).or_insert_with(|| Told { held: nothing(), via: Vec::new(), at });
+            let unknown = || Told { held: nothing(), via: Vec::new(), losses: 0, at };
+            self.told.entry(node.clone()).or_insert_with(unknown);
         }
-        said_less || held_less || is_outdated
+        let is_less = said_less || held_less || is_outdated;
+        self.losses = self.losses.saturating_add(is_less.into());
+        is_less
     }
 
     /// A node is here in this life: what it said in another was of a disk that it may not have any more, and of logs
@@ -452,8 +499,9 @@ impl Heard {
         if self.incarnation == incarnation {
             return false;
         }
-        let told = BTreeMap::from([(node.clone(), Told { held: nothing(), via: Vec::new(), at })]);
-        *self = Self { incarnation, told, held: None, is_own_word: true, said_last: None };
+        let told = BTreeMap::from([(node.clone(), Told { held: nothing(), via: Vec::new(), losses: 0, at })]);
+        let losses = self.losses.saturating_add(1);
+        *self = Self { incarnation, told, held: None, losses, is_own_word: true, said_last: None };
         true
     }
 }
@@ -512,8 +560,14 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut table = self.board.table();
-        let logs = table.subscribers.remove(&self.id).map(|subscriber| subscriber.logs);
-        for log in logs.into_iter().flatten() {
+        let Some(Subscriber { peer, began, logs, .. }) = table.subscribers.remove(&self.id) else { return };
+        // What the peer said in this session it may not be able to take back in an older one, in which other logs may flow.
+        if table.subscribers.values().any(|other| other.peer == peer && other.began < began) {
+            for heard in table.logs.values_mut().filter_map(|nodes| nodes.get_mut(&peer)) {
+                heard.said_last.take_if(|(_, at)| *at > began);
+            }
+        }
+        for log in logs {
             if let Some(interested) = table.interested.get_mut(&log) {
                 interested.remove(&self.id);
                 if interested.is_empty() {

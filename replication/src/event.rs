@@ -44,6 +44,8 @@ pub enum Event {
         holes: Holes,
         /// Through whom it came to the peer that passed it on.
         via: Vec<NodeName>,
+        /// How often the node has taken something back, as that peer knows; 0 of the peer itself.
+        losses: u32,
     },
     /// The peer has sent a log up to a head, so it has that durable. It may have more: of all that is said of it, the
     /// most counts.
@@ -87,6 +89,8 @@ pub enum Event {
         to: Head,
         /// Apart from these.
         holes: Holes,
+        /// How often the node has taken something back, as a peer knows that passes it on; 0 of the peer itself.
+        losses: u32,
     },
     /// The peer, which passed on an ack of another node, knows nothing of it any more but what it heard through this one: those
     /// who heard that node itself have been restarted, or can't be heard. It says nothing of what the node holds.
@@ -97,6 +101,14 @@ pub enum Event {
         node: NodeName,
         /// Which life of that node.
         incarnation: Incarnation,
+    },
+    /// The flow of a log to the peer was closed, as the policy of either has it: the peer can't take back what it acknowledged, until it
+    /// is opened again. That still counts, but for nothing that can't be undone.
+    Unheard {
+        /// The log.
+        log: LogId,
+        /// The peer.
+        node: NodeName,
     },
     /// All that is durable here of a space that this end streams is durable at the peer.
     InSync {

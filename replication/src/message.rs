@@ -338,6 +338,9 @@ pub struct Ack {
     pub holes: Holes,
     /// Through whom it came to the end that says so, the one that heard the node itself first; at most [`VIA_MAX`].
     pub via: Vec<NodeName>,
+    /// How often the node has taken something of the log back in this life, as far as who passes this on knows. Less than was passed on
+    /// before, and no more often taken back, is no loss: only less is known. An end counts nothing of itself, and says 0.
+    pub losses: u32,
 }
 
 /// Nodes through which an ack may have come to the one that passes it on: a chain may have one more.

@@ -58,6 +58,7 @@ fn a_peer_that_may_only_read_does_not_make_up_mirrors() {
             head,
             holes: Holes::default(),
             via: vec![],
+            losses: 0,
         }));
     }
     let board = AckBoard::new(name("practice-1"));

@@ -405,6 +405,7 @@ fn message(step: &Step) -> Option<Message> {
             head: head(*at, log(*choice)),
             holes: Holes::default(),
             via: Vec::new(),
+            losses: 0,
         }),
         Step::Window { session, space } => Message::Window(Window { session_bytes: *session, space_bytes: *space }),
         Step::Probe(number) => Message::Probe(*number),

@@ -140,6 +140,7 @@ pub fn messages() -> Vec<Message> {
             head,
             holes: Holes::default(),
             via: vec![genesis.node.clone()],
+            losses: 0,
         }),
         Message::Credit(Credit { space: space.clone(), bytes: 100 }),
         Message::Window(Window { session_bytes: 1 << 20, space_bytes: 1 << 19 }),

@@ -220,9 +220,9 @@ impl World {
         let (log, node) = (*id, node(NODES[peer]));
         let incarnation = Incarnation::from_bytes([self.lives[peer]; 16]);
         let event = if is_withdrawal {
-            Event::Withdrawn { log, node: node.clone(), incarnation, from: head, to: head, holes }
+            Event::Withdrawn { log, node: node.clone(), incarnation, from: head, to: head, holes, losses: 0 }
         } else {
-            Event::Acked { log, node: node.clone(), incarnation, head, holes, via: Vec::new() }
+            Event::Acked { log, node: node.clone(), incarnation, head, holes, via: Vec::new(), losses: 0 }
         };
         self.meet(peer);
         self.store.inner.acks.hear(&node, event);

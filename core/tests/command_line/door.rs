@@ -243,6 +243,7 @@ fn messages(manner: Manner, node: &NodeName, number: usize) -> Vec<Message> {
                     head,
                     holes: counterfoil_storage::Holes::default(),
                     via: Vec::new(),
+                    losses: 0,
                 }),
                 5 => begin(number as u64, node, &space)[1].clone(),
                 _ => hello(1 << 20),

@@ -191,7 +191,15 @@ impl Bug {
         let Message::Batch(batch) = message else { return None };
         let incarnation = counterfoil_storage::Incarnation::from_bytes([7; 16]);
         let holes = Holes::default();
-        Some(Event::Acked { log: batch.log(), node, incarnation, head: batch.head(), holes, via: Vec::new() })
+        Some(Event::Acked {
+            log: batch.log(),
+            node,
+            incarnation,
+            head: batch.head(),
+            holes,
+            via: Vec::new(),
+            losses: 0,
+        })
     }
 }
 

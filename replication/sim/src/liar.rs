@@ -275,7 +275,7 @@ impl Liar {
             0..=3 => {
                 let (node, incarnation) = (self.who(known), Incarnation::from_bytes([self.rng.next_u64() as u8; 16]));
                 let incarnation = known.chains.life(&node).filter(|_| self.rng.chance(3, 4)).unwrap_or(incarnation);
-                Message::Ack(Ack { log, node, incarnation, head, holes: Holes::default(), via: Vec::new() })
+                Message::Ack(Ack { log, node, incarnation, head, holes: Holes::default(), via: Vec::new(), losses: 0 })
             }
             4..=6 => Message::Batch(self.forge(known)),
             7..=8 => Message::Announce(Announce { genesis: self.genesis(known), head }),

@@ -26,12 +26,13 @@ fn acked(of: &str, incarnation: u8, next_seq: u64) -> Event {
         head: head(next_seq),
         holes: Holes::default(),
         via: Vec::new(),
+        losses: 0,
     }
 }
 
 fn withdrawn(of: &str, incarnation: u8, to: u64) -> Event {
     let (node, incarnation) = (node(of), life(incarnation));
-    Event::Withdrawn { log: log(), node, incarnation, from: head(99), to: head(to), holes: Holes::default() }
+    Event::Withdrawn { log: log(), node, incarnation, from: head(99), to: head(to), holes: Holes::default(), losses: 0 }
 }
 
 fn met(of: &str, incarnation: u8) -> Event {
@@ -154,6 +155,69 @@ fn what_others_said_before_a_session_began_does_not_outweigh_what_the_node_state
     drop(session);
 }
 
+/// The same, passed on by one who knows that the node has taken something back so often.
+fn after(losses: u32, event: Event) -> Event {
+    match event {
+        Event::Acked { log, node, incarnation, head, holes, via, .. } => {
+            Event::Acked { log, node, incarnation, head, holes, via, losses }
+        }
+        Event::Withdrawn { log, node, incarnation, from, to, holes, .. } => {
+            Event::Withdrawn { log, node, incarnation, from, to, holes, losses }
+        }
+        other => other,
+    }
+}
+
+#[test]
+fn what_a_relay_says_in_a_later_session_counts_instead_of_what_it_said_in_an_earlier_one() {
+    let board = AckBoard::new(node("own"));
+    let holed = |next_seq| {
+        let Event::Acked { log, node, incarnation, head, via, losses, .. } = acked("far", 1, next_seq) else {
+            unreachable!()
+        };
+        let holes = Holes::try_from(vec![(Seq(1), Seq(2))]).unwrap();
+        Event::Acked { log, node, incarnation, head, holes, via, losses }
+    };
+    let session = board.subscribe(node("hub"));
+    board.hear(&node("hub"), &acked("far", 1, 10));
+    assert_eq!(board.hear(&node("hub"), &acked("far", 1, 9)), [], "one session's words may have overtaken another's");
+    drop(session);
+    // The hub was started again while the link was cut, and knows less.
+    let session = board.subscribe(node("hub"));
+    let changes = board.hear(&node("hub"), &acked("far", 1, 8));
+    assert_eq!(known(&board), [("far".to_owned(), 8)]);
+    assert!(changes[0].is_forgotten && !changes[0].is_withdrawal());
+    drop(session);
+    // The far node was rolled back while it was cut, and the hub knows.
+    let session = board.subscribe(node("hub"));
+    assert!(board.hear(&node("hub"), &after(1, acked("far", 1, 5)))[0].is_withdrawal());
+    drop(session);
+    let session = board.subscribe(node("hub"));
+    assert!(board.hear(&node("hub"), &after(1, holed(5)))[0].is_withdrawal(), "what is lost is lost");
+    assert_eq!(board.of_log(log())[0].holes.iter().count(), 1);
+    drop(session);
+    let _session = board.subscribe(node("hub"));
+    assert!(board.hear(&node("hub"), &after(2, withdrawn("far", 1, 0)))[0].is_withdrawal(), "it has nothing");
+    assert_eq!(board.hear(&node("other"), &after(3, withdrawn("far", 1, 0))), [], "that one had said nothing of it");
+}
+
+#[test]
+fn what_a_node_takes_back_is_counted_for_those_to_whom_it_is_passed_on() {
+    let board = AckBoard::new(node("hub"));
+    let upstream = board.subscribe(node("practice"));
+    upstream.add(log());
+    let losses = |event: &Event| {
+        board.hear(&node("far"), event);
+        upstream.take()[0].losses
+    };
+    board.hear(&node("other"), &after(3, acked("far", 1, 4)));
+    assert_eq!(losses(&acked("far", 1, 9)), 3, "as often as anybody knows of");
+    assert_eq!(losses(&withdrawn("far", 1, 7)), 4);
+    assert_eq!(losses(&acked("far", 1, 8)), 4, "more is no loss");
+    assert_eq!(losses(&stated("far", 1, 6)), 5);
+    assert_eq!(losses(&met("far", 2)), 6);
+}
+
 /// Nodes that pass on to each other, each to some others.
 struct Mesh {
     boards: BTreeMap<&'static str, Arc<AckBoard>>,
@@ -192,7 +256,7 @@ impl Mesh {
                     assert!(ack.via.len() <= VIA_MAX && ack.node != node(to));
                     let is_unsaid = ack.via.contains(&node(to));
                     assert!(!is_unsaid || ack.head.next_seq == Seq::ZERO, "{ack:?}");
-                    let Ack { log, node: of, incarnation, head, holes, via } = ack;
+                    let Ack { log, node: of, incarnation, head, holes, via, losses } = ack;
                     let lost = was
                         .as_ref()
                         .is_some_and(|was| was.incarnation != incarnation || was.head.next_seq > head.next_seq);
@@ -204,11 +268,11 @@ impl Mesh {
                     if lost || head.next_seq == Seq::ZERO {
                         let (node, holes) = (of.clone(), holes.clone());
                         let withdrawn =
-                            Event::Withdrawn { log, node, incarnation, from: head, to: nothing().head, holes };
+                            Event::Withdrawn { log, node, incarnation, from: head, to: nothing().head, holes, losses };
                         board.hear(&from, &withdrawn);
                     }
                     if head.next_seq > Seq::ZERO {
-                        board.hear(&from, &Event::Acked { log, node: of, incarnation, head, holes, via });
+                        board.hear(&from, &Event::Acked { log, node: of, incarnation, head, holes, via, losses });
                     }
                 }
             }
@@ -268,9 +332,14 @@ fn what_nobody_knows_any_more_is_forgotten_and_not_taken_back() {
         board.hear(&node(peer), &acked("far", 1, 5));
     }
     assert_eq!(board.hear(&node("hub"), &forgotten(1)), []);
-    let changes = board.hear(&node("other"), &withdrawn("far", 1, 0));
+    let changes = board.hear(&node("other"), &after(1, withdrawn("far", 1, 0)));
     assert!(changes[0].is_withdrawal() && !changes[0].is_forgotten);
     assert_eq!(upstream.take()[0].via, [node("other")]);
+
+    // Nor is less a loss that the node did not take back.
+    board.hear(&node("other"), &after(1, acked("far", 1, 7)));
+    let changes = board.hear(&node("other"), &after(1, withdrawn("far", 1, 3)));
+    assert!(changes[0].is_forgotten && !changes[0].is_withdrawal());
 }
 
 #[test]
@@ -320,5 +389,23 @@ fn first_hand_is_what_a_node_said_itself_last_in_a_session_that_lives() {
     assert_eq!(first_hand(), [], "what was on its way from a former life");
     board.hear(&node("far"), &acked("far", 2, 3));
     assert_eq!(first_hand(), [(node("far"), 3)]);
-    drop((relay, far));
+
+    // The session in which it said so has ended, and in the one that is left other logs may flow.
+    let second = board.subscribe(node("far"));
+    board.hear(&node("far"), &acked("far", 2, 6));
+    drop(second);
+    assert_eq!(first_hand(), []);
+    // The older one ends.
+    let second = board.subscribe(node("far"));
+    board.hear(&node("far"), &acked("far", 2, 7));
+    drop(far);
+    assert_eq!(first_hand(), [(node("far"), 7)]);
+    // The flow is closed: nothing is taken back that all count, but nothing is removed for it.
+    assert_eq!(board.hear(&node("far"), &Event::Unheard { log: log(), node: node("far") }), []);
+    assert_eq!(first_hand(), []);
+    assert_eq!(known(&board), [("far".to_owned(), 7)]);
+    board.hear(&node("far"), &stated("far", 2, 7));
+    board.hear(&node("far"), &acked("far", 2, 7));
+    assert_eq!(first_hand(), [(node("far"), 7)]);
+    drop((relay, second));
 }

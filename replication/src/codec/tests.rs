@@ -119,12 +119,21 @@ fn golden_but_sketches() -> Vec<(Message, String)> {
                 head: head(),
                 holes: Holes::default(),
                 via: Vec::new(),
+                losses: 0,
             }),
-            format!("07{id}016e{}{head_hex}0000", "dd".repeat(16)),
+            format!("07{id}016e{}{head_hex}000000", "dd".repeat(16)),
         ),
         (
-            Message::Ack(Ack { log, node, incarnation, head: head(), holes, via: vec![NodeName::new("hub").unwrap()] }),
-            format!("07{id}016e{}{head_hex}020305fafb2c010103687562", "dd".repeat(16)),
+            Message::Ack(Ack {
+                log,
+                node,
+                incarnation,
+                head: head(),
+                holes,
+                via: vec![NodeName::new("hub").unwrap()],
+                losses: 300,
+            }),
+            format!("07{id}016e{}{head_hex}020305fafb2c010103687562fb2c01", "dd".repeat(16)),
         ),
         (Message::Credit(Credit { space: space(), bytes: 250 }), "080173fa".into()),
         (Message::Rewind(Rewind { log, head: head() }), format!("09{id}{head_hex}")),
@@ -342,10 +351,10 @@ fn what_was_heard_is_written_in_one_way_only() {
 fn holes_that_are_none_are_refused() {
     let holes = |ranges: &[u8]| {
         let mut bytes = encoded(&golden_ack());
-        let len = bytes.len() - 2;
+        let len = bytes.len() - 3;
         bytes.truncate(len);
         bytes.extend_from_slice(ranges);
-        bytes.extend_from_slice(&[0]);
+        bytes.extend_from_slice(&[0, 0]);
         let len = (bytes.len() - 4) as u32;
         bytes[..4].copy_from_slice(&len.to_le_bytes());
         decode(&mut bytes, LIMIT)

@@ -193,7 +193,7 @@ impl Session {
         log.is_to_be_told = false;
         self.spaces[log.space].statements.stated().note(id, head);
         let (node, incarnation) = (self.config.local.clone(), self.config.incarnation);
-        Some(Message::Ack(Ack { log: id, node, incarnation, head, holes, via: Vec::new() }))
+        Some(Message::Ack(Ack { log: id, node, incarnation, head, holes, via: Vec::new(), losses: 0 }))
     }
 
     /// Part of an answer.

@@ -61,6 +61,8 @@ struct Witness {
     holes: Holes,
     /// Through whom the peer has it.
     via: Vec<NodeName>,
+    /// How often it has taken something back, as the peer knows.
+    losses: u32,
     /// What is said and has not been judged.
     claimed: Option<Head>,
 }
@@ -118,8 +120,9 @@ impl Session {
         }
         let Passing { told, unsure, .. } = &log.passing;
         let (told, is_unsure) = (told.get(&ack.node), unsure.contains(&ack.node));
-        // Nothing is worth saying of a node only to take back what was said.
-        if (told == Some(ack) && !is_unsure) || (told.is_none() && ack.head.next_seq == Seq::ZERO) {
+        // That nothing is known is worth saying only of whom something was said. What was taken back may have been said in an earlier session.
+        let is_unsaid = ack.via.contains(&self.config.peer);
+        if (told == Some(ack) && !is_unsure) || (told.is_none() && is_unsaid) {
             log.passing.out.remove(&ack.node);
             return;
         }
@@ -178,27 +181,32 @@ impl Session {
             believed: origin,
             holes: Holes::default(),
             via: ack.via.clone(),
+            losses: ack.losses,
             claimed: None,
         });
         let lost = witness.incarnation != ack.incarnation || said < witness.believed.next_seq;
+        // What the peer said in an earlier session is not known here.
+        let is_taken_back = said == Seq::ZERO || (lost && witness.believed.next_seq > Seq::ZERO);
         witness.incarnation = ack.incarnation;
         let has_lost = !ack.holes.are_within(&witness.holes);
-        let has_changed = ack.holes != witness.holes || ack.via != witness.via;
+        let has_changed = ack.holes != witness.holes || ack.via != witness.via || ack.losses != witness.losses;
         witness.holes.clone_from(&ack.holes);
         witness.via.clone_from(&ack.via);
+        witness.losses = ack.losses;
         witness.claimed = Some(ack.head).filter(|_| said > Seq::ZERO);
-        if lost && witness.believed.next_seq > Seq::ZERO {
+        if is_taken_back {
             // It counts for nothing until it is found on the chain.
             let from = std::mem::replace(&mut witness.believed, origin);
-            let (log, node, incarnation, holes) = (ack.log, ack.node.clone(), ack.incarnation, Holes::default());
-            self.events.push_back(Event::Withdrawn { log, node, incarnation, from, to: origin, holes });
+            let Ack { log, node, incarnation, losses, .. } = ack.clone();
+            let (to, holes) = (origin, Holes::default());
+            self.events.push_back(Event::Withdrawn { log, node, incarnation, from, to, holes, losses });
         } else if has_changed && witness.believed.next_seq > Seq::ZERO {
-            let Ack { log, node, incarnation, holes, via, .. } = ack.clone();
+            let Ack { log, node, incarnation, holes, via, losses, .. } = ack.clone();
             let head = witness.believed;
             self.events.push_back(if has_lost {
-                Event::Withdrawn { log, node, incarnation, from: head, to: head, holes }
+                Event::Withdrawn { log, node, incarnation, from: head, to: head, holes, losses }
             } else {
-                Event::Acked { log, node, incarnation, head, holes, via }
+                Event::Acked { log, node, incarnation, head, holes, via, losses }
             });
         }
         self.judge_claims(ack.log);
@@ -240,8 +248,8 @@ impl Session {
         if witness.believed.next_seq < head.next_seq {
             witness.believed = head;
             let (node, incarnation, holes) = (node.clone(), witness.incarnation, witness.holes.clone());
-            let via = witness.via.clone();
-            self.events.push_back(Event::Acked { log: id, node, incarnation, head, holes, via });
+            let (via, losses) = (witness.via.clone(), witness.losses);
+            self.events.push_back(Event::Acked { log: id, node, incarnation, head, holes, via, losses });
         }
     }
 

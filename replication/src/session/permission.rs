@@ -201,9 +201,7 @@ impl Session {
         let ids: Vec<_> = space.logs.iter().copied().collect();
         for id in ids {
             self.set_outgoing(id, Outgoing::Idle);
-            if let Some(log) = self.logs.get_mut(&id) {
-                log.is_announced = false;
-            }
+            self.note_unheard(id);
         }
         // No offer will say so.
         self.want(index);

@@ -129,6 +129,7 @@ impl Session {
             head,
             holes,
             via: Vec::new(),
+            losses: 0,
         });
     }
 
@@ -142,6 +143,16 @@ impl Session {
                 incarnation,
                 head,
             });
+        }
+    }
+
+    /// A log flows to the peer no more, and the peer says nothing of it until it does again: then all that it says is news.
+    pub(super) fn note_unheard(&mut self, id: LogId) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        log.is_announced = false;
+        let has_said = std::mem::take(&mut log.stated);
+        if (log.peer_head.take().is_some() || has_said) && *log.writer() != self.config.peer {
+            self.events.push_back(Event::Unheard { log: id, node: self.config.peer.clone() });
         }
     }
 
@@ -166,7 +177,8 @@ impl Session {
                 let space = &mut self.spaces[log.space];
                 space.in_sync = false;
                 space.behind_since.get_or_insert(self.liveness.last_heard);
-                self.events.push_back(Event::Withdrawn { log: id, node, incarnation, from, to: head, holes });
+                let losses = 0;
+                self.events.push_back(Event::Withdrawn { log: id, node, incarnation, from, to: head, holes, losses });
             }
             Some(from) if head.next_seq == from.next_seq && holes == known => {}
             None if head.next_seq == Seq::ZERO => {}
@@ -342,8 +354,8 @@ impl Session {
         let (node, incarnation, to) = (self.config.peer.clone(), peer.incarnation, log.origin);
         let from = log.peer_head.take().or(log.stated_head).unwrap_or(to);
         if *log.writer() != node {
-            let holes = Holes::default();
-            self.events.push_back(Event::Withdrawn { log: id, node, incarnation, from, to, holes });
+            let (holes, losses) = (Holes::default(), 0);
+            self.events.push_back(Event::Withdrawn { log: id, node, incarnation, from, to, holes, losses });
         }
     }
 

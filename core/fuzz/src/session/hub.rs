@@ -192,6 +192,7 @@ impl Hub {
                     .map(|first| (Seq(first.into()), Seq(u64::from(first) + 2)))
                     .map_or_else(Holes::default, |hole| Holes::try_from(vec![hole]).unwrap_or_default()),
                 via: via.iter().take(8).map(|number| NodeName::new(pick(&WRITERS, *number)).unwrap()).collect(),
+                losses: 0,
             }),
             More::Next(choice) => {
                 let (log, chains) = (log(*choice), &world().chains);
@@ -208,7 +209,7 @@ impl Hub {
                 let Some(info) = mine else { return true };
                 let (node, incarnation) = (NodeName::new("p").unwrap(), Incarnation::from_bytes([0; 16]));
                 let (holes, via) = (Holes::default(), Vec::new());
-                Message::Ack(Ack { log: info.id, node, incarnation, head: info.durable, holes, via })
+                Message::Ack(Ack { log: info.id, node, incarnation, head: info.durable, holes, via, losses: 0 })
             }
         };
         let handled = self.endpoint.handle_message(self.now, message);

@@ -45,6 +45,8 @@ impl World {
                 Ok(())
             }
             Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
+            // A right was taken away.
+            Event::Unheard { .. } if self.plan.denials > 0 => Ok(()),
             // Once all is healed it is heard again.
             Event::Forgotten { node, .. } if *node != self.machines[peer].name => Ok(()),
             // The board judges.
@@ -139,7 +141,8 @@ impl World {
                 return Err(format!("{}: a node was counted twice: {known:?}", self.machines[machine].name));
             }
         }
-        if !changes.is_empty() {
+        if is_of_acks(event) {
+            // What changes nothing here may be news to others.
             self.plan_in(Duration::ZERO, Happening::PassOn { machine, life: self.lives[machine] });
         }
         Ok(())
@@ -228,4 +231,18 @@ impl World {
         let planned = self.machines.iter().filter(|machine| machine.commit_planned).count();
         format!("{}; {planned} flushes planned, {} connections", lines.join("; "), self.connections.len())
     }
+}
+
+/// Whether a board takes it in.
+fn is_of_acks(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Acked { .. }
+            | Event::Holds { .. }
+            | Event::Stated { .. }
+            | Event::Withdrawn { .. }
+            | Event::Forgotten { .. }
+            | Event::Unheard { .. }
+            | Event::PeerReady { .. }
+    )
 }

@@ -121,15 +121,16 @@ impl World {
                 let Some(journal) = &self.machines[machine].journal else { return Ok(()) };
                 let (node, incarnation) = (self.machines[machine].name.clone(), journal.identity().incarnation);
                 let holes = Holes::default();
-                let ack = Ack { log: batch.log(), node, incarnation, head: batch.head(), holes, via: Vec::new() };
+                let ack =
+                    Ack { log: batch.log(), node, incarnation, head: batch.head(), holes, via: Vec::new(), losses: 0 };
                 self.say_one(connection, to, &Message::Ack(ack))?;
             }
             (Bug::SendsBack, Message::Batch(_)) if self.rng.chance(1, SELDOM) => {
                 self.say_one(connection, to, message)?;
             }
             (Bug::BelievesAcksUnseen, Message::Ack(ack)) => {
-                let Ack { log, node, incarnation, head, holes, via } = ack.clone();
-                self.judge_event(connection, to, &Event::Acked { log, node, incarnation, head, holes, via })?;
+                let Ack { log, node, incarnation, head, holes, via, losses } = ack.clone();
+                self.judge_event(connection, to, &Event::Acked { log, node, incarnation, head, holes, via, losses })?;
             }
             (Bug::StoresWhateverComes, Message::Batch(batch)) => {
                 let journal = self.machines[machine].journal.as_ref();

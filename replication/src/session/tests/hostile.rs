@@ -75,7 +75,15 @@ fn every_wrong_message_is_a_named_error() {
     });
     let ack = |life: &str| {
         let holes = Holes::default();
-        Message::Ack(Ack { log, node: node("p"), incarnation: incarnation(life), head, holes, via: Vec::new() })
+        Message::Ack(Ack {
+            log,
+            node: node("p"),
+            incarnation: incarnation(life),
+            head,
+            holes,
+            via: Vec::new(),
+            losses: 0,
+        })
     };
     let refuse = Message::Refuse(Refuse { space: space("x"), flow: Flow::Incoming, reason: Refusal::NoRightToStream });
     let beat = Message::Heartbeat(Heartbeat { next_ms: 0, frontiers: vec![], heads: vec![] });
@@ -442,6 +450,7 @@ fn message() -> impl Strategy<Value = Message> {
                 head,
                 holes: Holes::default(),
                 via: Vec::new(),
+                losses: 0,
             })
         }),
         (name.clone(), 0_u64..200).prop_map(|(space, bytes)| Message::Credit(Credit { space, bytes })),

@@ -7,7 +7,15 @@ use crate::message::Ack;
 
 /// An ack of `who`, as the hub's other sessions hear it.
 fn ack(log: LogId, who: &str, head: Head) -> Ack {
-    Ack { log, node: node(who), incarnation: incarnation(who), head, holes: Holes::default(), via: Vec::new() }
+    Ack {
+        log,
+        node: node(who),
+        incarnation: incarnation(who),
+        head,
+        holes: Holes::default(),
+        via: Vec::new(),
+        losses: 0,
+    }
 }
 
 /// What the practice believes that `who` holds, event by event; `-` for what was taken back, `?` for what nobody knows any more.
@@ -92,6 +100,20 @@ fn a_head_that_is_taken_back_while_it_is_looked_for_is_not_believed() {
         practice.serve(start());
         assert_eq!(told(&practice, "far"), ["1"]);
     }
+}
+
+#[test]
+fn what_was_taken_back_before_the_session_is_said_in_it_and_what_nobody_knows_is_not() {
+    let (mut practice, mut hub, log, _) = mirrored();
+    let burnt = Head { next_seq: Seq::ZERO, digest: Digest::from_bytes([0; 32]) };
+    hub.sent.clear();
+    hub.session.handle_acked_elsewhere(&Ack { via: vec![node("p")], ..ack(log, "unknown", burnt) });
+    run(start(), &mut practice, &mut hub);
+    assert!(hub.sent.is_empty(), "{:?}", hub.sent);
+    hub.session.handle_acked_elsewhere(&Ack { losses: 7, ..ack(log, "far", burnt) });
+    run(start(), &mut practice, &mut hub);
+    assert_eq!(told(&practice, "far"), ["-0 to 0"]);
+    assert!(practice.events.iter().any(|event| matches!(event, Event::Withdrawn { losses: 7, .. })));
 }
 
 #[test]

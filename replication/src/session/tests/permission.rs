@@ -239,6 +239,29 @@ fn an_offer_for_which_the_peer_had_no_room_is_not_counted() {
 }
 
 #[test]
+fn of_a_peer_that_may_read_no_more_nothing_is_heard_until_it_may_again() {
+    let read = || Arc::new(grant("r", "s", "\"read\""));
+    let mut reader = Node::new("r", "hub", &[("s", Direction::Receive)]);
+    let mut hub = Node::with("hub", "r", &[], grant("r", "s", "\"read\""), Limits::default());
+    let log = hub.append("s", "hub", &["a"]);
+    run(start(), &mut reader, &mut hub);
+    hub.events.clear();
+    hub.session.handle_policy(Arc::new(Policy::nothing())).unwrap();
+    run(start(), &mut reader, &mut hub);
+    assert!(hub.events.contains(&Event::Unheard { log, node: node("r") }), "{:?}", hub.events);
+    hub.events.clear();
+    hub.session.handle_policy(read()).unwrap();
+    run(start(), &mut reader, &mut hub);
+    let acked =
+        |event: &Event| matches!(event, Event::Acked { log: of, head, .. } if *of == log && head.next_seq == Seq(1));
+    assert!(hub.events.iter().any(acked), "though it is what was said before: {:?}", hub.events);
+    hub.events.clear();
+    hub.session.handle_policy(read()).unwrap();
+    run(start(), &mut reader, &mut hub);
+    assert!(!hub.events.iter().any(|event| matches!(event, Event::Unheard { .. })), "nothing has changed");
+}
+
+#[test]
 fn who_is_refused_before_its_offer_was_made_asks_all_the_same() {
     let mut member = Node::new("p", "hub", &[("s", Direction::Both)]);
     let greeting = Node::new("hub", "p", &[]).transmit().unwrap();

@@ -538,7 +538,15 @@ fn acks_that_are_passed_on_while_an_answer_is_coming_in_are_heard() {
         let log = numbered(number).log_id();
         let head = pair.target.logs[&log].head_at(1);
         let (node, incarnation, holes) = (node("far"), incarnation("far"), Holes::default());
-        pair.target.session.handle_acked_elsewhere(&Ack { log, node, incarnation, head, holes, via: Vec::new() });
+        pair.target.session.handle_acked_elsewhere(&Ack {
+            log,
+            node,
+            incarnation,
+            head,
+            holes,
+            via: Vec::new(),
+            losses: 0,
+        });
     }
     run_but_differing(&mut pair);
     held.into_iter().for_each(|message| pair.target.handle(start(), message).unwrap());
@@ -558,7 +566,7 @@ fn acks_that_are_passed_on_after_a_sketch_that_told_nothing_are_passed_on_again(
         assert!(matches!(&held[..], [Message::Differing(Differing { wanted: Wanted::More(_), .. })]), "{held:?}");
         let ack = |log, head| {
             let (node, incarnation, holes) = (node("far"), incarnation("far"), Holes::default());
-            Ack { log, node, incarnation, head, holes, via: Vec::new() }
+            Ack { log, node, incarnation, head, holes, via: Vec::new(), losses: 0 }
         };
         let pass_on = |pair: &mut Pair| {
             while let Some(log) = pair.target.session.poll_opened() {
@@ -807,8 +815,15 @@ fn what_was_said_of_a_log_before_the_source_had_it_is_said_again_once_it_is_name
     let held = run_but_differing(&mut pair);
     assert!(!held.is_empty(), "the answer is a sketch");
     let (far, head) = (node("far"), pair.target.logs[&log].head_at(3));
-    let far_s =
-        Ack { log, node: far.clone(), incarnation: incarnation("far"), head, holes: Holes::default(), via: vec![] };
+    let far_s = Ack {
+        log,
+        node: far.clone(),
+        incarnation: incarnation("far"),
+        head,
+        holes: Holes::default(),
+        via: vec![],
+        losses: 0,
+    };
     pair.target.session.handle_acked_elsewhere(&far_s);
     run_but_differing(&mut pair);
     pair.source.hold(52, 3, "");

@@ -460,6 +460,7 @@ fn an_acknowledgement_of_a_head_that_is_not_on_the_chain_does_not_count() {
         incarnation: incarnation("hub"),
         head: Head { next_seq: Seq(1), digest: Digest::from_bytes([1; 32]) },
         via: Vec::new(),
+        losses: 0,
     };
     practice.handle(start(), Message::Ack(forged)).unwrap();
     assert_eq!(practice.acked(log), None);
