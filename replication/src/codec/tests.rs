@@ -36,7 +36,7 @@ fn batch() -> Batch {
 
 /// One of each kind, with the hexadecimal form that it has for ever.
 fn golden() -> Vec<(Message, String)> {
-    [golden_but_sketches(), golden_sketches()].concat()
+    [golden_but_acks_and_sketches(), golden_acks(), golden_sketches()].concat()
 }
 
 fn golden_sketches() -> Vec<(Message, String)> {
@@ -56,7 +56,40 @@ fn golden_sketches() -> Vec<(Message, String)> {
     ]
 }
 
-fn golden_but_sketches() -> Vec<(Message, String)> {
+fn golden_acks() -> Vec<(Message, String)> {
+    let (id, digest) = ("aa".repeat(16), "bb".repeat(32));
+    let (node, head_hex) = (NodeName::new("n").unwrap(), format!("fb2c01{digest}"));
+    let (log, incarnation) = (log(), Incarnation::from_bytes([0xdd; 16]));
+    let holes = Holes::try_from(vec![(Seq(3), Seq(5)), (Seq(250), Seq(300))]).unwrap();
+    vec![
+        (
+            Message::Ack(Ack {
+                log,
+                node: node.clone(),
+                incarnation,
+                head: head(),
+                holes: Holes::default(),
+                via: Vec::new(),
+                losses: 0,
+            }),
+            format!("07{id}016e{}{head_hex}000000", "dd".repeat(16)),
+        ),
+        (
+            Message::Ack(Ack {
+                log,
+                node,
+                incarnation,
+                head: head(),
+                holes,
+                via: vec![NodeName::new("hub").unwrap()],
+                losses: 300,
+            }),
+            format!("07{id}016e{}{head_hex}020305fafb2c010103687562fb2c01", "dd".repeat(16)),
+        ),
+    ]
+}
+
+fn golden_but_acks_and_sketches() -> Vec<(Message, String)> {
     let hash = FrontierHash::from_bytes([0xcc; 16]);
     let (id, digest, hash_hex) = ("aa".repeat(16), "bb".repeat(32), "cc".repeat(16));
     let incarnation = Incarnation::from_bytes([0xdd; 16]);
@@ -74,8 +107,6 @@ fn golden_but_sketches() -> Vec<(Message, String)> {
         next_ms: 1000,
         takes_zstd: true,
     };
-    let node = NodeName::new("n").unwrap();
-    let holes = Holes::try_from(vec![(Seq(3), Seq(5)), (Seq(250), Seq(300))]).unwrap();
     let log = log();
     let diverged = ParkReason::Diverged { source_head: head(), target_head: head() };
     let gap = ParkReason::Gap { first_seq: Seq(1), next_seq: Seq(2), cause: GapCause::Hole };
@@ -111,30 +142,6 @@ fn golden_but_sketches() -> Vec<(Message, String)> {
             "0501730001".into(),
         ),
         (Message::Announce(Announce { genesis, head: head() }), format!("06{genesis_hex}{head_hex}")),
-        (
-            Message::Ack(Ack {
-                log,
-                node: node.clone(),
-                incarnation,
-                head: head(),
-                holes: Holes::default(),
-                via: Vec::new(),
-                losses: 0,
-            }),
-            format!("07{id}016e{}{head_hex}000000", "dd".repeat(16)),
-        ),
-        (
-            Message::Ack(Ack {
-                log,
-                node,
-                incarnation,
-                head: head(),
-                holes,
-                via: vec![NodeName::new("hub").unwrap()],
-                losses: 300,
-            }),
-            format!("07{id}016e{}{head_hex}020305fafb2c010103687562fb2c01", "dd".repeat(16)),
-        ),
         (Message::Credit(Credit { space: space(), bytes: 250 }), "080173fa".into()),
         (Message::Rewind(Rewind { log, head: head() }), format!("09{id}{head_hex}")),
         (

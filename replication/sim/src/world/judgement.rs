@@ -45,14 +45,12 @@ impl World {
                 Ok(())
             }
             Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
-            // A right was taken away.
-            Event::Unheard { .. } if self.plan.denials > 0 => Ok(()),
             // Once all is healed it is heard again.
             Event::Forgotten { node, .. } if *node != self.machines[peer].name => Ok(()),
             // The board judges.
             Event::Withdrawn { node, .. } if *node != self.machines[peer].name => Ok(()),
             // The end that takes a right away says so, and what that stops is told as well.
-            Event::Refused { .. } if self.plan.denials > 0 => Ok(()),
+            Event::Refused { .. } | Event::Unheard { .. } if self.plan.denials > 0 => Ok(()),
             Event::Parked { reason: ParkReason::NoRight { .. }, .. } | Event::CaughtUp { whole: false, .. }
                 if self.plan.denials > 0 =>
             {
