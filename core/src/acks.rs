@@ -154,7 +154,8 @@ impl Acks {
         let changes = self.board.hear(peer, &event);
         self.apply(table, &changes);
         // One that lowers nothing has been made up for by what somebody else says.
-        let is_told_by_changes = matches!(event, Event::Withdrawn { .. } | Event::Forgotten { .. });
+        let is_told_by_changes =
+            matches!(event, Event::Withdrawn { .. } | Event::Forgotten { .. } | Event::Restated { .. });
         let is_superseded = matches!(event, Event::Stated { .. }) && !changes.is_empty();
         let event = Some(event).filter(|_| !is_told_by_changes && !is_superseded);
         event.into_iter().chain(changes.into_iter().filter_map(withdrawal)).collect()

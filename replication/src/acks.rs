@@ -56,16 +56,14 @@ struct Heard {
     incarnation: Incarnation,
     /// By who told it: the node itself, or peers that pass it on.
     told: BTreeMap<NodeName, Told>,
-    /// How often the node has taken something back, as far as is known: a count that passes through many hands like a Lamport clock.
+    /// How often it has turned out here that the node took something back. Passed on with each word, so that those who hear less than
+    /// before can tell whether it was lost, or only is not known any more.
     losses: u32,
     /// From now on the node's own word counts, and nobody else's: it has said as much as others said of it, or taken
     /// something back. Until then what it says may only be on its way to there.
     is_own_word: bool,
     /// What the node has sent, which it says nothing more by than that it has so much at least.
     held: Option<Head>,
-    /// What the node itself said last, and when by the table's clock: also if that is less than it said before, which another session
-    /// of it may have overtaken. Not while it may be unable to take it back.
-    said_last: Option<(Held, u64)>,
 }
 
 /// What a node is said to hold of a log.
@@ -82,8 +80,10 @@ struct Told {
     held: Held,
     /// Through whom it came to the one who tells it.
     via: Vec<NodeName>,
-    /// How often the node has taken something back, as that one knows.
+    /// How often that one has known the node to take something back.
     losses: u32,
+    /// It has told of a loss from here down that has not shown, since somebody else still said more.
+    lost_from: Option<Seq>,
     /// When it was heard, by the table's clock.
     at: u64,
 }
@@ -94,7 +94,6 @@ struct Known {
     held: Held,
     /// Through whom it is known, the one who told it last; nobody if the node said so itself.
     via: Vec<NodeName>,
-    losses: u32,
 }
 
 /// A session that passes acks on.
@@ -106,6 +105,8 @@ struct Subscriber {
     /// It has been said that words have come through too many hands.
     is_far_told: bool,
     logs: BTreeSet<LogId>,
+    /// What the peer said last in this session of its own disk, and can take back in it; and in which life.
+    said: HashMap<LogId, (Incarnation, Held)>,
     /// Logs of which something is known that the session has not taken, each once, in the order in which that came.
     dirty: Vec<LogId>,
     is_dirty: HashSet<LogId>,
@@ -114,8 +115,8 @@ struct Subscriber {
 
 impl Subscriber {
     fn new(peer: NodeName, began: u64) -> Self {
-        let (logs, dirty, is_dirty) = (BTreeSet::new(), Vec::new(), HashSet::new());
-        Self { peer, began, is_far_told: false, logs, dirty, is_dirty, waker: None }
+        let (logs, said, dirty, is_dirty) = (BTreeSet::new(), HashMap::new(), Vec::new(), HashSet::new());
+        Self { peer, began, is_far_told: false, logs, said, dirty, is_dirty, waker: None }
     }
 
     fn note(&mut self, log: LogId) {
@@ -152,6 +153,13 @@ impl AckChange {
     }
 }
 
+impl Told {
+    /// In the node's own words, or of no consequence.
+    fn new(held: Held, at: u64) -> Self {
+        Self { held, via: Vec::new(), losses: 0, lost_from: None, at }
+    }
+}
+
 /// Nothing of a log: whatever its digest would be.
 fn nothing() -> Held {
     Held { head: Head { next_seq: Seq::ZERO, digest: Digest::from_bytes([0; 32]) }, holes: Holes::default() }
@@ -174,12 +182,8 @@ impl Heard {
                 told.max_by_key(|(_, told)| (told.held.head.next_seq, Reverse(told.via.len())))
             }
         };
-        let said = said.map(|(by, told)| Known {
-            held: told.held.clone(),
-            via: path(by, told),
-            losses: if by == node { self.losses } else { told.losses },
-        });
-        let sent = |head, holes| Known { held: Held { head, holes }, via: Vec::new(), losses: self.losses };
+        let said = said.map(|(by, told)| Known { held: told.held.clone(), via: path(by, told) });
+        let sent = |head, holes| Known { held: Held { head, holes }, via: Vec::new() };
         match (said, self.held.filter(|_| to != Some(node))) {
             (Some(said), Some(head)) if head.next_seq > said.held.head.next_seq => Some(sent(head, said.held.holes)),
             (Some(said), _) => Some(said),
@@ -213,11 +217,12 @@ impl AckBoard {
     pub fn hear(&self, peer: &NodeName, event: &Event) -> Vec<AckChange> {
         match event {
             Event::Acked { log, node, incarnation, head, holes, via, losses } => {
-                let began = if peer == node { 0 } else { self.table().began(peer) };
                 let (via, losses) = (via.clone(), *losses);
                 self.change(*log, node, |heard, lives, at| {
-                    let told = Told { held: Held { head: *head, holes: holes.clone() }, via, losses, at };
-                    in_life(heard, lives, node, *incarnation).is_some_and(|heard| heard.raise(peer, node, told, began))
+                    let held = Held { head: *head, holes: holes.clone() };
+                    let told = Told { via, losses, ..Told::new(held, at) };
+                    let heard = in_life(heard, lives, node, *incarnation);
+                    heard.is_some_and(|heard| heard.raise(peer, node, told))
                 })
             }
             Event::Holds { log, node, incarnation, head } => self.change(*log, node, |heard, lives, _| {
@@ -232,23 +237,34 @@ impl AckBoard {
                 let began = self.table().began(node);
                 let stated = Held { head: *head, holes: holes.clone() };
                 self.change(*log, node, |heard, _, at| {
-                    heard.as_mut().is_some_and(|heard| heard.lower(node, *incarnation, &stated, began, at))
+                    let heard = heard.as_mut().filter(|heard| heard.incarnation == *incarnation);
+                    heard.is_some_and(|heard| heard.lower(node, &stated, began, at))
                 })
             }
             Event::Withdrawn { log, node, incarnation, to, holes, losses, .. } => {
                 self.change(*log, node, |heard, lives, at| {
+                    if peer != node && !has_said(heard.as_ref(), peer) {
+                        return false;
+                    }
                     let heard = in_life(heard, lives, node, *incarnation);
                     let left = Held { head: *to, holes: holes.clone() };
-                    heard.is_some_and(|heard| heard.take_back(peer, node, &left, *losses, at))
+                    heard.is_some_and(|heard| heard.take_back(peer, node, left, *losses, at))
+                })
+            }
+            Event::Restated { log, node, incarnation, head, holes, losses } => {
+                let began = self.table().began(peer);
+                self.change(*log, node, |heard, lives, at| {
+                    if !has_said(heard.as_ref(), peer) {
+                        return false;
+                    }
+                    let heard = in_life(heard, lives, node, *incarnation);
+                    let said = Held { head: *head, holes: holes.clone() };
+                    heard.is_some_and(|heard| heard.restate(peer, said, *losses, began, at))
                 })
             }
             Event::Forgotten { log, node, incarnation } => self.change(*log, node, |heard, _, _| {
                 let heard = heard.as_mut().filter(|heard| heard.incarnation == *incarnation);
                 heard.is_some_and(|heard| heard.told.remove(peer).is_some())
-            }),
-            Event::Unheard { log, node } => self.change(*log, node, |heard, _, _| {
-                heard.iter_mut().for_each(|heard| heard.said_last = None);
-                false
             }),
             Event::PeerReady { node, incarnation, .. } => {
                 let mut table = self.table();
@@ -287,35 +303,29 @@ impl AckBoard {
         let is_news = change(&mut heard, lives, *clock);
         // What was known and is not any more is nothing, and that is told.
         let after = known(&heard).or_else(|| {
-            let (incarnation, known) = before.clone()?;
-            Some((incarnation, Known { held: nothing(), via: Vec::new(), ..known }))
+            let (incarnation, _) = before.as_ref()?;
+            Some((*incarnation, Known { held: nothing(), via: Vec::new() }))
+        });
+        let change = heard.as_mut().zip(after).and_then(|(heard, (incarnation, known))| {
+            let is_loss = heard.judge(incarnation, before.as_ref(), &known.held);
+            let Known { held: Held { head, holes }, via } = known;
+            let losses = heard.losses;
+            let ack = Ack { log, node: node.clone(), incarnation, head, holes, via, losses };
+            let Some((life, before)) = before else {
+                let is_known = ack.head.next_seq > Seq::ZERO;
+                let from_holes = Holes::default();
+                return is_known.then_some(AckChange { ack, from: None, from_holes, is_forgotten: false });
+            };
+            let Held { head: from, holes: from_holes } = before.held;
+            let has_changed = life != incarnation || from != ack.head || from_holes != ack.holes;
+            let is_forgotten = !is_loss && ack.head.next_seq < from.next_seq;
+            has_changed.then_some(AckChange { ack, from: Some(from), from_holes, is_forgotten })
         });
         nodes.extend(heard.map(|heard| (node.clone(), heard)));
         if is_news {
             table.notify(log);
         }
-        drop(table);
-        let Some((incarnation, Known { held, via, losses })) = after else { return Vec::new() };
-        let Held { head, holes } = held;
-        let ack = Ack { log, node: node.clone(), incarnation, head, holes, via, losses };
-        match before {
-            Some((life, known))
-                if life == incarnation && known.held.head == ack.head && known.held.holes == ack.holes =>
-            {
-                Vec::new()
-            }
-            Some((life, known)) => {
-                let Held { head: from, holes: from_holes } = known.held;
-                // Less with no loss more than was known of.
-                let is_forgotten = life == incarnation
-                    && ack.losses <= known.losses
-                    && ack.head.next_seq < from.next_seq
-                    && ack.holes.are_within(&from_holes);
-                vec![AckChange { ack, from: Some(from), from_holes, is_forgotten }]
-            }
-            None if ack.head.next_seq == Seq::ZERO => Vec::new(),
-            None => vec![AckChange { ack, from: None, from_holes: Holes::default(), is_forgotten: false }],
-        }
+        change.into_iter().collect()
     }
 
     /// What is known of a log.
@@ -327,16 +337,26 @@ impl AckBoard {
     }
 
     /// What nodes say themselves, in sessions that live now, that they hold of a log: no hearsay, nothing that is merely concluded,
-    /// and nothing of nodes that can't take it back since they are out of touch, or the flow of the log is closed. For what can't be undone, such as to remove records.
+    /// and nothing of nodes that can't take it back since the session in which they said it has ended, or the flow of the log in it is closed. For what can't be undone, such as to remove records.
     pub fn first_hand(&self, log: LogId) -> Vec<Ack> {
         let table = self.table();
-        let nodes = table.logs.get(&log).into_iter().flatten();
-        let acks = nodes.filter_map(|(node, heard)| {
-            let sessions = table.subscribers.values().filter(|subscriber| subscriber.peer == *node);
-            let began = sessions.map(|subscriber| subscriber.began).min()?;
-            let (said, _) = heard.said_last.as_ref().filter(|(_, at)| *at > began)?;
-            let known = Known { held: said.clone(), via: Vec::new(), losses: heard.losses };
-            Some(ack(log, node, heard, known))
+        let mut said: BTreeMap<&NodeName, (Incarnation, &Held)> = BTreeMap::new();
+        for Subscriber { peer, said: of_peer, .. } in table.subscribers.values() {
+            let Some((life, held)) = of_peer.get(&log) else { continue };
+            if table.lives.get(peer).is_some_and(|present| present != life) {
+                continue;
+            }
+            // Of two sessions the one in which it said less.
+            let is_less = |(_, other): &(Incarnation, &Held)| {
+                held.head.next_seq < other.head.next_seq || !held.holes.are_within(&other.holes)
+            };
+            if said.get(peer).is_none_or(is_less) {
+                said.insert(peer, (*life, held));
+            }
+        }
+        let acks = said.into_iter().map(|(node, (incarnation, held))| {
+            let Held { head, holes } = held.clone();
+            Ack { log, node: node.clone(), incarnation, head, holes, via: Vec::new(), losses: 0 }
         });
         acks.collect()
     }
@@ -352,7 +372,7 @@ impl AckBoard {
                 is_too_far |= known.via.len() > VIA_MAX;
                 known.via.len() <= VIA_MAX
             });
-            let unsaid = || Known { held: nothing(), via: vec![peer.clone()], losses: 0 };
+            let unsaid = || Known { held: nothing(), via: vec![peer.clone()] };
             ack(log, node, heard, known.unwrap_or_else(unsaid))
         });
         (acks.collect(), is_too_far)
@@ -371,8 +391,8 @@ impl AckBoard {
 }
 
 fn ack(log: LogId, node: &NodeName, heard: &Heard, known: Known) -> Ack {
-    let Known { held: Held { head, holes }, via, losses } = known;
-    Ack { log, node: node.clone(), incarnation: heard.incarnation, head, holes, via, losses }
+    let Known { held: Held { head, holes }, via } = known;
+    Ack { log, node: node.clone(), incarnation: heard.incarnation, head, holes, via, losses: heard.losses }
 }
 
 impl Table {
@@ -406,64 +426,81 @@ fn in_life<'a>(
     }
     if heard.as_ref().is_none_or(|heard| heard.incarnation != incarnation) {
         let told = BTreeMap::new();
-        *heard = Some(Heard { incarnation, told, held: None, losses: 0, is_own_word: false, said_last: None });
+        let losses = heard.as_ref().map(|heard| heard.losses).unwrap_or_default();
+        *heard = Some(Heard { incarnation, told, held: None, losses, is_own_word: false });
     }
     heard.as_mut()
 }
 
+/// Whether somebody has spoken of a node.
+fn has_said(heard: Option<&Heard>, by: &NodeName) -> bool {
+    heard.is_some_and(|heard| heard.told.contains_key(by))
+}
+
 impl Heard {
-    /// Heads of one life only grow: what another session said meanwhile may have been overtaken. But of what a relay said before its
-    /// session `began` the node may have taken something back since, or the relay know no more: what it says in the session counts.
-    fn raise(&mut self, by: &NodeName, node: &NodeName, told: Told, began: u64) -> bool {
-        self.losses = self.losses.max(told.losses);
+    /// Heads of one life only grow: what another session said meanwhile may have been overtaken.
+    fn raise(&mut self, by: &NodeName, node: &NodeName, told: Told) -> bool {
         self.is_own_word |= by == node && self.hearsay(node) <= told.held.head.next_seq;
-        if by == node {
-            self.said_last = Some((told.held.clone(), told.at));
+        let is_news = self.told.get(by).is_none_or(|said| {
+            let (old, new) = (&said.held, &told.held);
+            let is_mended = old.head == new.head && old.holes != new.holes && new.holes.are_within(&old.holes);
+            let has_moved = old == new && (said.via != told.via || said.losses != told.losses);
+            old.head.next_seq < new.head.next_seq || is_mended || has_moved
+        });
+        if is_news {
+            let lost_from = self.told.get(by).and_then(|said| said.lost_from);
+            let lost_from = lost_from.filter(|from| told.held.head.next_seq < *from);
+            self.told.insert(by.clone(), Told { lost_from, ..told });
         }
-        let Some(said) = self.told.get_mut(by) else {
-            self.told.insert(by.clone(), told);
-            return true;
-        };
-        let (old, new) = (&said.held, &told.held);
-        let is_equal = old == new && said.via == told.via && said.losses == told.losses;
-        let is_of_before = by != node && said.at <= began;
-        let is_mended = old.head == new.head && old.holes != new.holes && new.holes.are_within(&old.holes);
-        if is_of_before || old.head.next_seq < new.head.next_seq || is_mended || old == new {
-            *said = told;
-            return !is_equal;
-        }
-        false
+        is_news
     }
 
     /// Somebody takes back what it said of the node, down to what is left.
-    fn take_back(&mut self, by: &NodeName, node: &NodeName, left: &Held, losses: u32, at: u64) -> bool {
+    fn take_back(&mut self, by: &NodeName, node: &NodeName, left: Held, losses: u32, at: u64) -> bool {
+        let before = self.told.get(by);
+        let said = before.map(|told| told.held.head.next_seq);
+        let via = before.map(|told| told.via.clone()).unwrap_or_default();
+        let is_loss = by == node || before.is_some_and(|told| told.losses < losses);
+        let is_news = before.is_none_or(|before| before.held != left);
+        let held = self.held.map(|held| held.next_seq).filter(|_| by == node);
+        let lost_from = before.and_then(|told| told.lost_from).max(said.max(held).filter(|_| is_loss));
         if by == node {
             self.held = self.held.filter(|held| held.next_seq <= left.head.next_seq);
             self.is_own_word = true;
-            self.losses = self.losses.saturating_add(1);
-            self.said_last = Some((left.clone(), at));
-        } else if !self.told.contains_key(by) && !self.told.is_empty() {
-            // It had said nothing of it. Only of a life of which nobody has, it ends what was known of the one before.
+        }
+        self.told.insert(by.clone(), Told { via, losses, lost_from, ..Told::new(left, at) });
+        is_news
+    }
+
+    /// Somebody who spoke of the node in an earlier session than the one that `began` last says how much it knows now: it counts for
+    /// nothing until it is found on the chain, but what was said beyond it counts no more.
+    fn restate(&mut self, by: &NodeName, said: Held, losses: u32, began: u64, at: u64) -> bool {
+        let Some(told) = self.told.get_mut(by) else {
+            // Of another life.
+            self.told.insert(by.clone(), Told { losses, ..Told::new(nothing(), at) });
+            return true;
+        };
+        if told.at > began {
             return false;
         }
-        self.losses = self.losses.max(losses);
-        let via = self.told.get(by).map(|told| told.via.clone()).unwrap_or_default();
-        let before = self.told.insert(by.clone(), Told { held: left.clone(), via, losses, at });
-        before.is_none_or(|before| before.held != *left || before.losses != losses)
+        let before = told.held.head.next_seq;
+        let (is_less, is_loss) = (said.head.next_seq < before, told.losses < losses);
+        let is_rotten = !said.holes.are_within(&told.held.holes);
+        if is_less {
+            told.held = nothing();
+        } else if is_rotten {
+            told.held.holes = said.holes;
+        }
+        (told.losses, told.at) = (losses, at);
+        told.lost_from = told.lost_from.max((is_less && is_loss).then_some(before));
+        is_less || is_rotten
     }
 
     /// A node that was rolled back has lost what it said beyond that, and one whose disk has rotted what it says that it
     /// lacks. What others said of it before this session `began` is no newer than what it says in it.
-    fn lower(&mut self, node: &NodeName, incarnation: Incarnation, stated: &Held, began: u64, at: u64) -> bool {
-        if self.incarnation != incarnation {
-            return false;
-        }
-        if let Some((said, _)) = &mut self.said_last {
-            if stated.head.next_seq < said.head.next_seq {
-                said.head = stated.head;
-            }
-            said.holes.clone_from(&stated.holes);
-        }
+    fn lower(&mut self, node: &NodeName, stated: &Held, began: u64, at: u64) -> bool {
+        let said = self.told.values().map(|told| told.held.head.next_seq);
+        let most = said.chain(self.held.map(|held| held.next_seq)).max();
         let is_beyond =
             |held: &Held| held.head.next_seq > stated.head.next_seq || !stated.holes.are_within(&held.holes);
         let outdated = self.told.len();
@@ -485,11 +522,12 @@ impl Heard {
         if is_outdated || held_less {
             // It may be another history: what it has counts once that is known.
             self.is_own_word = true;
-            let unknown = || Told { held: nothing(), via: Vec::new(), losses: 0, at };
-            self.told.entry(node.clone()).or_insert_with(unknown);
+            self.told.entry(node.clone()).or_insert_with(|| Told::new(nothing(), at));
         }
         let is_less = said_less || held_less || is_outdated;
-        self.losses = self.losses.saturating_add(is_less.into());
+        if let Some(said) = self.told.get_mut(node).filter(|_| is_less) {
+            said.lost_from = most;
+        }
         is_less
     }
 
@@ -499,10 +537,25 @@ impl Heard {
         if self.incarnation == incarnation {
             return false;
         }
-        let told = BTreeMap::from([(node.clone(), Told { held: nothing(), via: Vec::new(), losses: 0, at })]);
-        let losses = self.losses.saturating_add(1);
-        *self = Self { incarnation, told, held: None, losses, is_own_word: true, said_last: None };
+        let told = BTreeMap::from([(node.clone(), Told::new(nothing(), at))]);
+        *self = Self { incarnation, told, held: None, losses: self.losses, is_own_word: true };
         true
+    }
+
+    /// Whether the node has lost something, of which less is known now than before; counted.
+    ///
+    /// Who tells of a loss need not be the last one by whose word more was known: so it is remembered until it shows, or that one says as much again.
+    fn judge(&mut self, life: Incarnation, before: Option<&(Incarnation, Known)>, now: &Held) -> bool {
+        let Some((life_before, Known { held: before, .. })) = before else { return false };
+        let is_less = now.head.next_seq < before.head.next_seq;
+        let is_lost = |told: &Told| told.lost_from.is_some_and(|from| now.head.next_seq < from);
+        let is_loss = !now.holes.are_within(&before.holes)
+            || (is_less && (life != *life_before || self.told.values().any(is_lost)));
+        if is_loss {
+            self.losses = self.losses.saturating_add(1);
+            self.told.values_mut().for_each(|told| told.lost_from = None);
+        }
+        is_loss
     }
 }
 
@@ -521,6 +574,23 @@ impl Subscription {
         if let Some(subscriber) = table.subscribers.get_mut(&self.id) {
             subscriber.logs.insert(log);
             subscriber.note(log);
+        }
+    }
+
+    /// Takes in what the session's peer says of its own disk, for [`AckBoard::first_hand`]: it counts there until the peer takes it back, can't
+    /// take it back any more, or the session ends. [`Endpoint`](crate::Endpoint) does it with each event.
+    pub fn note(&self, event: &Event) {
+        let mut table = self.board.table();
+        let Some(Subscriber { peer, said, .. }) = table.subscribers.get_mut(&self.id) else { return };
+        match event {
+            Event::Acked { log, node, incarnation, head, holes, .. } if node == peer => {
+                said.insert(*log, (*incarnation, Held { head: *head, holes: holes.clone() }));
+            }
+            Event::Withdrawn { log, node, incarnation, to, holes, .. } if node == peer => {
+                said.insert(*log, (*incarnation, Held { head: *to, holes: holes.clone() }));
+            }
+            Event::Unheard { log, node } if node == peer => drop(said.remove(log)),
+            _ => {}
         }
     }
 
@@ -560,14 +630,8 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut table = self.board.table();
-        let Some(Subscriber { peer, began, logs, .. }) = table.subscribers.remove(&self.id) else { return };
-        // What the peer said in this session it may not be able to take back in an older one, in which other logs may flow.
-        if table.subscribers.values().any(|other| other.peer == peer && other.began < began) {
-            for heard in table.logs.values_mut().filter_map(|nodes| nodes.get_mut(&peer)) {
-                heard.said_last.take_if(|(_, at)| *at > began);
-            }
-        }
-        for log in logs {
+        let logs = table.subscribers.remove(&self.id).map(|subscriber| subscriber.logs);
+        for log in logs.into_iter().flatten() {
             if let Some(interested) = table.interested.get_mut(&log) {
                 interested.remove(&self.id);
                 if interested.is_empty() {

@@ -429,7 +429,14 @@ impl Endpoint {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.session.poll_event()
+        let event = self.session.poll_event()?;
+        self.acks.iter().for_each(|acks| acks.note(&event));
+        Some(event)
+    }
+
+    /// The connection is gone: from now on the peer can't take back what it said, so nothing of that counts first-hand. Nothing is passed on any more.
+    pub fn hang_up(&mut self) {
+        self.acks = None;
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).

@@ -44,7 +44,7 @@ pub enum Event {
         holes: Holes,
         /// Through whom it came to the peer that passed it on.
         via: Vec<NodeName>,
-        /// How often the node has taken something back, as that peer knows; 0 of the peer itself.
+        /// How often that peer has known the node to take something back; 0 of the peer itself.
         losses: u32,
     },
     /// The peer has sent a log up to a head, so it has that durable. It may have more: of all that is said of it, the
@@ -59,7 +59,7 @@ pub enum Event {
         /// Up to where at least.
         head: Head,
     },
-    /// Where a log ends at a node, as the node says first in a session; nothing of it: at the log's beginning. It may be
+    /// Where a log ends at a node, as the node says first in a session, or since its flow was opened again; nothing of it: at the log's beginning. It may be
     /// another chain than this node's, so it does not acknowledge. But whatever the node acknowledged beyond it in an
     /// earlier session is gone from its disk: it was rolled back, which no session lives through.
     Stated {
@@ -89,7 +89,7 @@ pub enum Event {
         to: Head,
         /// Apart from these.
         holes: Holes,
-        /// How often the node has taken something back, as a peer knows that passes it on; 0 of the peer itself.
+        /// How often a peer that passes it on has known the node to take something back; 0 of the peer itself.
         losses: u32,
     },
     /// The peer, which passed on an ack of another node, knows nothing of it any more but what it heard through this one: those
@@ -101,6 +101,22 @@ pub enum Event {
         node: NodeName,
         /// Which life of that node.
         incarnation: Incarnation,
+    },
+    /// Where a log ends at another node, as the peer says when it first speaks of that node in a session. It need not be on this node's
+    /// chain, so it acknowledges nothing. But what the peer passed on in earlier sessions beyond it counts no more.
+    Restated {
+        /// The log.
+        log: LogId,
+        /// Whose disk.
+        node: NodeName,
+        /// Which life of that node.
+        incarnation: Incarnation,
+        /// Up to where, at most.
+        head: Head,
+        /// What it has lost before that.
+        holes: Holes,
+        /// How often the peer has known it to take something back.
+        losses: u32,
     },
     /// The flow of a log to the peer was closed, as the policy of either has it: the peer can't take back what it acknowledged, until it
     /// is opened again. That still counts, but for nothing that can't be undone.

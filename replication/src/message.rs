@@ -145,7 +145,7 @@ pub struct Want {
     pub space: SpaceName,
 }
 
-/// Offers a space. Both ends number the offers of a space in a session, from 1: a refusal for want of room makes that one none.
+/// Offers a space. Both ends number the offers of a space in a session, from 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "WrittenOffer", into = "WrittenOffer")]
 pub struct Offer {
@@ -338,8 +338,8 @@ pub struct Ack {
     pub holes: Holes,
     /// Through whom it came to the end that says so, the one that heard the node itself first; at most [`VIA_MAX`].
     pub via: Vec<NodeName>,
-    /// How often the node has taken something of the log back in this life, as far as who passes this on knows. Less than was passed on
-    /// before, and no more often taken back, is no loss: only less is known. An end counts nothing of itself, and says 0.
+    /// How often the end that passes this on has known the node to take something of the log back, since that end was started. If not more
+    /// often than with its word before, less is no loss: only less is known. An end counts nothing of itself, and says 0.
     pub losses: u32,
 }
 

@@ -225,6 +225,7 @@ impl World {
             Event::Acked { log, node: node.clone(), incarnation, head, holes, via: Vec::new(), losses: 0 }
         };
         self.meet(peer);
+        self.sessions.borrow()[&peer].note(&event);
         self.store.inner.acks.hear(&node, event);
     }
 

@@ -168,37 +168,95 @@ fn after(losses: u32, event: Event) -> Event {
     }
 }
 
+/// What a relay says first of a node in a session.
+fn restated(of: &str, incarnation: u8, next_seq: u64, losses: u32) -> Event {
+    let (node, incarnation, holes) = (node(of), life(incarnation), Holes::default());
+    Event::Restated { log: log(), node, incarnation, head: head(next_seq), holes, losses }
+}
+
 #[test]
 fn what_a_relay_says_in_a_later_session_counts_instead_of_what_it_said_in_an_earlier_one() {
     let board = AckBoard::new(node("own"));
-    let holed = |next_seq| {
-        let Event::Acked { log, node, incarnation, head, via, losses, .. } = acked("far", 1, next_seq) else {
-            unreachable!()
-        };
-        let holes = Holes::try_from(vec![(Seq(1), Seq(2))]).unwrap();
-        Event::Acked { log, node, incarnation, head, holes, via, losses }
-    };
-    let session = board.subscribe(node("hub"));
-    board.hear(&node("hub"), &acked("far", 1, 10));
-    assert_eq!(board.hear(&node("hub"), &acked("far", 1, 9)), [], "one session's words may have overtaken another's");
+    let hub = node("hub");
+    let session = board.subscribe(hub.clone());
+    board.hear(&hub, &acked("far", 1, 10));
+    assert_eq!(board.hear(&hub, &acked("far", 1, 9)), [], "one session's words may have overtaken another's");
+    assert_eq!(board.hear(&hub, &restated("far", 1, 9, 0)), [], "and so may this");
     drop(session);
     // The hub was started again while the link was cut, and knows less.
-    let session = board.subscribe(node("hub"));
-    let changes = board.hear(&node("hub"), &acked("far", 1, 8));
-    assert_eq!(known(&board), [("far".to_owned(), 8)]);
+    let session = board.subscribe(hub.clone());
+    assert_eq!(board.hear(&hub, &restated("far", 1, 11, 0)), [], "more has to be found on the chain");
+    drop(session);
+    let session = board.subscribe(hub.clone());
+    let changes = board.hear(&hub, &restated("far", 1, 8, 0));
     assert!(changes[0].is_forgotten && !changes[0].is_withdrawal());
+    assert_eq!(known(&board), [("far".to_owned(), 0)], "it may be another history");
+    board.hear(&hub, &acked("far", 1, 8));
+    assert_eq!(known(&board), [("far".to_owned(), 8)]);
     drop(session);
     // The far node was rolled back while it was cut, and the hub knows.
-    let session = board.subscribe(node("hub"));
-    assert!(board.hear(&node("hub"), &after(1, acked("far", 1, 5)))[0].is_withdrawal());
+    let session = board.subscribe(hub.clone());
+    assert!(board.hear(&hub, &restated("far", 1, 5, 1))[0].is_withdrawal());
+    board.hear(&hub, &after(1, acked("far", 1, 5)));
     drop(session);
-    let session = board.subscribe(node("hub"));
-    assert!(board.hear(&node("hub"), &after(1, holed(5)))[0].is_withdrawal(), "what is lost is lost");
-    assert_eq!(board.of_log(log())[0].holes.iter().count(), 1);
+    let session = board.subscribe(hub.clone());
+    let Event::Restated { log, node: far, incarnation, head, losses, .. } = restated("far", 1, 5, 1) else { panic!() };
+    let holes = Holes::try_from(vec![(Seq(1), Seq(2))]).unwrap();
+    let rotten = Event::Restated { log, node: far, incarnation, head, holes, losses };
+    assert!(board.hear(&hub, &rotten)[0].is_withdrawal(), "what is lost is lost");
+    assert_eq!(board.of_log(log)[0].holes.iter().count(), 1);
     drop(session);
-    let _session = board.subscribe(node("hub"));
-    assert!(board.hear(&node("hub"), &after(2, withdrawn("far", 1, 0)))[0].is_withdrawal(), "it has nothing");
-    assert_eq!(board.hear(&node("other"), &after(3, withdrawn("far", 1, 0))), [], "that one had said nothing of it");
+    let _session = board.subscribe(hub.clone());
+    assert!(board.hear(&hub, &restated("far", 1, 0, 2))[0].is_withdrawal(), "it has nothing");
+    assert_eq!(board.hear(&node("other"), &restated("far", 1, 0, 3)), [], "that one had said nothing of it");
+}
+
+#[test]
+fn a_loss_is_told_whichever_relay_still_says_more_and_whatever_another_one_has_counted() {
+    // One tells of the loss, by which what another one says shows, who has not heard.
+    let board = AckBoard::new(node("own"));
+    board.hear(&node("one"), &acked("far", 1, 10));
+    board.hear(&node("two"), &acked("far", 1, 7));
+    let changes = board.hear(&node("one"), &after(1, withdrawn("far", 1, 0)));
+    assert!(changes[0].is_withdrawal(), "{changes:?}");
+    assert_eq!(changes[0].ack.losses, 1, "so that those hear of it to whom this is passed on");
+
+    // One tells of it, and nothing shows until the other one, which was started again, says no more.
+    let board = AckBoard::new(node("own"));
+    ["one", "two"].iter().for_each(|by| drop(board.hear(&node(by), &acked("far", 1, 10))));
+    assert_eq!(board.hear(&node("one"), &after(1, withdrawn("far", 1, 0))), []);
+    board.hear(&node("one"), &after(1, acked("far", 1, 5)));
+    let forgotten = Event::Forgotten { log: log(), node: node("far"), incarnation: life(1) };
+    assert!(board.hear(&node("two"), &forgotten)[0].is_withdrawal());
+
+    // It has been made up for before that.
+    let board = AckBoard::new(node("own"));
+    ["one", "two"].iter().for_each(|by| drop(board.hear(&node(by), &acked("far", 1, 10))));
+    board.hear(&node("one"), &after(1, withdrawn("far", 1, 0)));
+    board.hear(&node("one"), &after(1, acked("far", 1, 10)));
+    board.hear(&node("one"), &after(1, withdrawn("far", 1, 0)));
+    board.hear(&node("one"), &after(1, acked("far", 1, 9)));
+    assert!(board.hear(&node("two"), &forgotten)[0].is_forgotten);
+
+    // What one has counted says nothing of what another one says.
+    let board = AckBoard::new(node("own"));
+    board.hear(&node("one"), &after(3, acked("far", 1, 7)));
+    board.hear(&node("two"), &acked("far", 1, 10));
+    assert!(board.hear(&node("two"), &withdrawn("far", 1, 0))[0].is_forgotten);
+    board.hear(&node("one"), &after(u32::MAX, acked("far", 1, 8)));
+    board.hear(&node("far"), &acked("far", 1, 8));
+    assert!(board.hear(&node("far"), &withdrawn("far", 1, 6))[0].is_withdrawal(), "its own word");
+}
+
+#[test]
+fn a_relay_that_never_spoke_of_a_life_ends_none() {
+    let board = AckBoard::new(node("own"));
+    board.hear(&node("hub"), &acked("far", 3, 10));
+    assert_eq!(board.hear(&node("other"), &restated("far", 2, 0, 0)), [], "of a life before that");
+    assert_eq!(board.hear(&node("other"), &withdrawn("far", 2, 0)), []);
+    assert_eq!(known(&board), [("far".to_owned(), 10)]);
+    let changes = board.hear(&node("hub"), &restated("far", 4, 3, 0));
+    assert!(changes[0].is_withdrawal(), "another life has another disk");
 }
 
 #[test]
@@ -210,12 +268,11 @@ fn what_a_node_takes_back_is_counted_for_those_to_whom_it_is_passed_on() {
         board.hear(&node("far"), event);
         upstream.take()[0].losses
     };
-    board.hear(&node("other"), &after(3, acked("far", 1, 4)));
-    assert_eq!(losses(&acked("far", 1, 9)), 3, "as often as anybody knows of");
-    assert_eq!(losses(&withdrawn("far", 1, 7)), 4);
-    assert_eq!(losses(&acked("far", 1, 8)), 4, "more is no loss");
-    assert_eq!(losses(&stated("far", 1, 6)), 5);
-    assert_eq!(losses(&met("far", 2)), 6);
+    assert_eq!(losses(&acked("far", 1, 9)), 0);
+    assert_eq!(losses(&withdrawn("far", 1, 7)), 1);
+    assert_eq!(losses(&acked("far", 1, 8)), 1, "more is no loss");
+    assert_eq!(losses(&stated("far", 1, 6)), 2);
+    assert_eq!(losses(&met("far", 2)), 3);
 }
 
 /// Nodes that pass on to each other, each to some others.
@@ -371,41 +428,45 @@ fn first_hand_is_what_a_node_said_itself_last_in_a_session_that_lives() {
     let board = AckBoard::new(node("own"));
     let first_hand =
         || board.first_hand(log()).into_iter().map(|ack| (ack.node, ack.head.next_seq.0)).collect::<Vec<_>>();
+    let say = |session: &Subscription, by: &str, event: &Event| {
+        session.note(event);
+        board.hear(&node(by), event);
+    };
     let relay = board.subscribe(node("relay"));
-    board.hear(&node("relay"), &acked("far", 1, 7));
+    say(&relay, "relay", &acked("far", 1, 7));
     assert_eq!(first_hand(), [], "what a relay says of another");
     let far = board.subscribe(node("far"));
     assert_eq!(first_hand(), [], "it has not spoken yet");
-    board.hear(&node("far"), &acked("far", 1, 5));
+    say(&far, "far", &acked("far", 1, 5));
     assert_eq!(first_hand(), [(node("far"), 5)], "its own word, though another says more");
     drop(far);
     assert_eq!(first_hand(), [], "out of touch: it can't take anything back");
     let far = board.subscribe(node("far"));
     assert_eq!(first_hand(), [], "what it said before");
-    board.hear(&node("far"), &acked("far", 1, 4));
+    say(&far, "far", &acked("far", 1, 4));
     assert_eq!(first_hand(), [(node("far"), 4)], "it has less than it had");
-    board.hear(&node("far"), &met("far", 2));
-    board.hear(&node("far"), &acked("far", 1, 9));
-    assert_eq!(first_hand(), [], "what was on its way from a former life");
-    board.hear(&node("far"), &acked("far", 2, 3));
+    say(&far, "far", &met("far", 2));
+    assert_eq!(first_hand(), [], "of a former life");
+    say(&far, "far", &acked("far", 2, 3));
     assert_eq!(first_hand(), [(node("far"), 3)]);
 
-    // The session in which it said so has ended, and in the one that is left other logs may flow.
+    // Another session of the same node, in which other logs may flow: each counts for what was said in it, and of both the lesser.
     let second = board.subscribe(node("far"));
-    board.hear(&node("far"), &acked("far", 2, 6));
-    drop(second);
-    assert_eq!(first_hand(), []);
-    // The older one ends.
-    let second = board.subscribe(node("far"));
-    board.hear(&node("far"), &acked("far", 2, 7));
+    say(&second, "far", &acked("far", 2, 6));
+    assert_eq!(first_hand(), [(node("far"), 3)]);
     drop(far);
-    assert_eq!(first_hand(), [(node("far"), 7)]);
+    assert_eq!(first_hand(), [(node("far"), 6)]);
+    let third = board.subscribe(node("far"));
+    drop(second);
+    assert_eq!(first_hand(), [], "nothing was said in the one that is left");
+    say(&third, "far", &acked("far", 2, 7));
     // The flow is closed: nothing is taken back that all count, but nothing is removed for it.
-    assert_eq!(board.hear(&node("far"), &Event::Unheard { log: log(), node: node("far") }), []);
+    say(&third, "far", &Event::Unheard { log: log(), node: node("far") });
     assert_eq!(first_hand(), []);
     assert_eq!(known(&board), [("far".to_owned(), 7)]);
-    board.hear(&node("far"), &stated("far", 2, 7));
-    board.hear(&node("far"), &acked("far", 2, 7));
+    say(&third, "far", &acked("far", 2, 7));
     assert_eq!(first_hand(), [(node("far"), 7)]);
-    drop((relay, second));
+    say(&third, "far", &withdrawn("far", 2, 2));
+    assert_eq!(first_hand(), [(node("far"), 2)]);
+    drop((relay, third));
 }

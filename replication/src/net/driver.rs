@@ -169,6 +169,15 @@ impl fmt::Debug for SessionHandle {
     }
 }
 
+/// A connection, for as long as there is one: whoever keeps the handle for longer keeps only what the session was.
+struct Connected(SessionHandle);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.lock().endpoint.hang_up();
+    }
+}
+
 /// Runs a session over a connection that has proved who is there. The future ends with the session.
 ///
 /// `events` is called from the session's task: it must
@@ -184,6 +193,7 @@ where
 {
     let handle = SessionHandle(Arc::new(Mutex::new(Steered { endpoint, end: None, task: None })));
     let driver = Driver {
+        connected: Connected(handle.clone()),
         handle: handle.clone(),
         stream,
         events,
@@ -199,6 +209,8 @@ where
 }
 
 struct Driver<S, E> {
+    #[expect(dead_code, reason = "it is dropped")]
+    connected: Connected,
     handle: SessionHandle,
     stream: S,
     events: E,

@@ -26,7 +26,7 @@ impl Session {
         let Some(index) = self.space_or_add(&offer.space) else {
             return self.refuse(offer.space, Flow::Incoming, Refusal::TooManySpaces);
         };
-        // The source counts them, too: also those that are refused, now that the space has its place.
+        // The source counts them, too: also those that are refused.
         self.spaces[index].offers = self.spaces[index].offers.saturating_add(1);
         if self.permitted_scope(index).is_none() {
             return self.refuse_inflow(index);

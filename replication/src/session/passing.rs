@@ -61,7 +61,7 @@ struct Witness {
     holes: Holes,
     /// Through whom the peer has it.
     via: Vec<NodeName>,
-    /// How often it has taken something back, as the peer knows.
+    /// How often the peer has known it to take something back.
     losses: u32,
     /// What is said and has not been judged.
     claimed: Option<Head>,
@@ -173,8 +173,13 @@ impl Session {
             self.events.extend(believed.map(|_| Event::Forgotten { log, node, incarnation }));
             return Ok(());
         }
-        if witnesses.len() >= WITNESSES_MAX && !witnesses.contains_key(&ack.node) {
-            return Ok(());
+        if !witnesses.contains_key(&ack.node) {
+            // What the peer said of the node in an earlier session is not known here. Less than that needs no proof.
+            let Ack { log, node, incarnation, head, holes, losses, .. } = ack.clone();
+            self.events.push_back(Event::Restated { log, node, incarnation, head, holes, losses });
+            if said == Seq::ZERO || witnesses.len() >= WITNESSES_MAX {
+                return Ok(());
+            }
         }
         let witness = witnesses.entry(ack.node.clone()).or_insert(Witness {
             incarnation: ack.incarnation,
@@ -185,8 +190,6 @@ impl Session {
             claimed: None,
         });
         let lost = witness.incarnation != ack.incarnation || said < witness.believed.next_seq;
-        // What the peer said in an earlier session is not known here.
-        let is_taken_back = said == Seq::ZERO || (lost && witness.believed.next_seq > Seq::ZERO);
         witness.incarnation = ack.incarnation;
         let has_lost = !ack.holes.are_within(&witness.holes);
         let has_changed = ack.holes != witness.holes || ack.via != witness.via || ack.losses != witness.losses;
@@ -194,7 +197,7 @@ impl Session {
         witness.via.clone_from(&ack.via);
         witness.losses = ack.losses;
         witness.claimed = Some(ack.head).filter(|_| said > Seq::ZERO);
-        if is_taken_back {
+        if lost && witness.believed.next_seq > Seq::ZERO {
             // It counts for nothing until it is found on the chain.
             let from = std::mem::replace(&mut witness.believed, origin);
             let Ack { log, node, incarnation, losses, .. } = ack.clone();

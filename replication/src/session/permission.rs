@@ -112,12 +112,6 @@ impl Session {
         };
         let flow = match refuse.flow {
             Flow::Incoming => {
-                if refuse.reason == Refusal::TooManySpaces
-                    && let Some(offer) = &mut self.spaces[index].last_offer
-                {
-                    // Nobody there has counted it.
-                    offer.number = offer.number.saturating_sub(1);
-                }
                 self.close_outflow(index);
                 Flow::Outgoing
             }

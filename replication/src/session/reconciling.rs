@@ -260,7 +260,7 @@ impl Session {
     /// Whether a space was not offered more than once: else an answer may be to the offer before, and all that is taken for one to
     /// the last is an answer that holds whatever was offered.
     fn is_first_offer(&self, index: usize) -> bool {
-        self.spaces[index].last_offer.is_none_or(|offer| offer.number <= 1)
+        self.spaces[index].last_offer.is_none_or(|offer| offer.number == 1)
     }
 
     /// An answer begins, by which all is compared anew.

@@ -10,8 +10,8 @@ use std::{
 
 use bytes::BytesMut;
 use counterfoil_replication::{
-    Direction, Endpoint, Event, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, PeerMisbehaved, Policy, SessionError,
-    codec,
+    AckBoard, Direction, Endpoint, Event, Hello, Message, PROTOCOL_MAX, PROTOCOL_MIN, PeerMisbehaved, Policy,
+    SessionError, codec,
     net::{Ended, SessionHandle, drive},
 };
 use counterfoil_storage::{Genesis, Incarnation};
@@ -82,6 +82,24 @@ async fn what_is_durable_reaches_the_other_disk_and_its_acknowledgement_comes_ba
     assert_eq!(target.bodies(source.log), source.bodies(source.log));
     assert!(receiver.said(|event| matches!(event, Event::PeerReady { node, .. } if *node == name("a"))));
     assert_eq!(sender.handle.status().spaces[0].lag_records, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_peer_said_first_hand_counts_until_the_connection_is_gone_and_not_for_as_long_as_somebody_keeps_the_handle()
+ {
+    let (source, target) = (Node::by_hand("a"), Node::by_hand("hub"));
+    let head = source.append(1);
+    let board = AckBoard::new(name("a"));
+    let (near, far) = duplex(64 << 10);
+    let endpoint = source.endpoint("hub", &[("a", Direction::Send)], Policy::nothing()).with_acks(&board);
+    let sender = run(endpoint, near);
+    let receiver = run(target.endpoint("a", &[], Policy::own_space_only()), far);
+    let first_hand = || board.first_hand(source.log).iter().any(|ack| ack.head == head && ack.node == name("hub"));
+    until(&[&target], first_hand).await;
+    receiver.task.abort();
+    assert!(matches!(sender.task.await, Ok(Ended::HungUp)));
+    assert!(!first_hand(), "it can't take that back");
+    assert_eq!(sender.handle.status().spaces[0].lag_records, 0, "the session can still be looked at");
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,7 +46,7 @@ impl World {
             }
             Event::PeerReady { .. } | Event::Stated { .. } | Event::InSync { .. } | Event::StorageFull => Ok(()),
             // Once all is healed it is heard again.
-            Event::Forgotten { node, .. } if *node != self.machines[peer].name => Ok(()),
+            Event::Forgotten { node, .. } | Event::Restated { node, .. } if *node != self.machines[peer].name => Ok(()),
             // The board judges.
             Event::Withdrawn { node, .. } if *node != self.machines[peer].name => Ok(()),
             // The end that takes a right away says so, and what that stops is told as well.
@@ -240,7 +240,7 @@ fn is_of_acks(event: &Event) -> bool {
             | Event::Stated { .. }
             | Event::Withdrawn { .. }
             | Event::Forgotten { .. }
-            | Event::Unheard { .. }
+            | Event::Restated { .. }
             | Event::PeerReady { .. }
     )
 }

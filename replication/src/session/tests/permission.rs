@@ -3,7 +3,7 @@
 use counterfoil_storage::Seq;
 
 use super::*;
-use crate::message::{Flow, Heads, Reconciled, Refusal, Refuse, Scope, Want};
+use crate::message::{Flow, Heads, Refusal, Refuse, Scope, Want};
 
 fn grant(node: &str, space: &str, rights: &str) -> Policy {
     Policy::parse(&format!("[[grant]]\nnode = \"{node}\"\nspace = \"{space}\"\nrights = [{rights}]")).unwrap()
@@ -217,25 +217,6 @@ fn a_session_has_no_more_spaces_than_allowed() {
     run(start(), &mut practice, &mut hub);
     let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::TooManySpaces, .. });
     assert_eq!(practice.events.iter().filter(|event| refused(event)).count(), 1);
-}
-
-#[test]
-fn an_offer_for_which_the_peer_had_no_room_is_not_counted() {
-    let mut practice = Node::new("p", "hub", &[("s", Direction::Send)]);
-    practice.append("s", "p", &["a"]);
-    let greeting = Node::new("hub", "p", &[]).transmit().unwrap();
-    practice.handle(start(), greeting).unwrap();
-    let answer = |offer| {
-        let (scope, told) = (Scope::Own, Scope::Own);
-        Message::Equal(Reconciled { space: space("s"), scope, told, offer })
-    };
-    for _ in 0..2 {
-        let refuse = Refuse { space: space("s"), flow: Flow::Incoming, reason: Refusal::TooManySpaces };
-        practice.handle(start(), Message::Refuse(refuse)).unwrap();
-        practice.handle(start(), Message::Want(Want { space: space("s") })).unwrap();
-    }
-    practice.handle(start(), answer(1)).unwrap();
-    assert!(practice.session.status().spaces[0].in_sync);
 }
 
 #[test]
