@@ -3,6 +3,7 @@
 mod changes;
 mod engine;
 mod entries;
+mod filter;
 mod gaps;
 mod index;
 mod key;

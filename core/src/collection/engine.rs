@@ -294,14 +294,14 @@ impl Engine {
         by_thread: bool,
     ) -> MutexGuard<'a, State> {
         let Some(index) = &state.index else { return state };
-        let space = Arc::clone(&index.space);
+        let (space, filter) = (Arc::clone(&index.space), index.snapshot.filter());
         let layer = Arc::new(mem::take(&mut state.fresh));
         let (numbers, taken) = (state.numbers.clone(), state.taken.clone());
         state.flushing = Some(Arc::clone(&layer));
         drop(state);
         let engine = Arc::clone(self);
         let write = move || {
-            let written = space.commit(&layer, &numbers, &taken);
+            let written = space.commit(&layer, &numbers, &taken, filter);
             // Whoever closes the store waits for the end, and then nothing here may hold the file.
             drop((layer, space));
             engine.flush_ended(written);
@@ -332,7 +332,7 @@ impl Engine {
                 // Both layers go on being answered from.
                 if let Some(layer) = layer.take() {
                     let newer = mem::replace(&mut state.fresh, Arc::unwrap_or_clone(layer));
-                    state.fresh.extend(newer);
+                    state.fresh.extend(&newer);
                 }
                 // A full disk is not asked again for each record.
                 state.flush_at_bytes = 2 * state.fresh.bytes().max(self.layer_bytes_max);

@@ -16,13 +16,13 @@
 //! | `taken` | log (16) | how far: length (8) and digest (32) |
 //! | `gaps` | log (16), first sequence number (8) | sequence number after a range that could not be read (8) |
 //! | `unreadable` | log (16), sequence number (8) | version of the record's format, or 0 if it is malformed (1) |
-//! | `keys` | length and name of the collection, key | the state of the key, see [`KeyState::encode`] |
-//! | `conflicts` | the same, of keys with several live versions | nothing |
+//! | `keys` | see [`packs`] | [packs] of rows: length and name of the collection and key, state of the key as of [`KeyState::encode`] |
+//! | `conflicts` | length and name of the collection, key, of keys with several live versions | nothing |
 
 use std::{
     collections::{BTreeMap, HashMap},
     io::{self, ErrorKind},
-    ops::Bound,
+    ops::{Bound, RangeBounds},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Mutex},
@@ -33,23 +33,29 @@ use counterfoil_storage::{
     vfs::{OpenMode, Vfs, VfsFile},
 };
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
+    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    TableDefinition, TableError,
 };
 use thiserror::Error;
 
 use super::{
+    filter::Filter,
     gaps::Gaps,
     layer::Layer,
     state::{KeyState, LogNumbers},
 };
 use crate::store::lock;
 
+mod merge;
+mod packs;
 mod sums;
 
+use merge::Merge;
+use packs::{PACK_LEN, PackReader};
 use sums::{Backend, Place, SummedFile};
 
 /// Counts the changes to what is written here, and to the records it is made of.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 const FILE: &str = "collections.redb";
 
@@ -237,6 +243,8 @@ pub(crate) struct SpaceIndex {
 pub(super) struct Snapshot {
     keys: Option<Rows>,
     conflicts: Option<Rows>,
+    /// Has all keys, if it is there: it is made when all packs are written.
+    filter: Option<Arc<Filter>>,
 }
 
 /// What a [`SpaceIndex`] holds.
@@ -302,12 +310,12 @@ impl SpaceIndex {
             for (_, log) in self.rows("logs")? {
                 numbers.number(LogId::from_bytes(log.try_into().map_err(|_| IndexError::Row)?));
             }
-            Ok(Loaded { taken, numbers, snapshot: self.snapshot()? })
+            Ok(Loaded { taken, numbers, snapshot: self.snapshot(None)? })
         })
     }
 
-    fn snapshot(&self) -> Result<Snapshot, IndexError> {
-        Ok(Snapshot { keys: self.open("keys")?, conflicts: self.open("conflicts")? })
+    fn snapshot(&self, filter: Option<Arc<Filter>>) -> Result<Snapshot, IndexError> {
+        Ok(Snapshot { keys: self.open("keys")?, conflicts: self.open("conflicts")?, filter })
     }
 
     /// Forgets all about the space.
@@ -323,23 +331,30 @@ impl SpaceIndex {
         self.load()
     }
 
-    /// Replaces the rows of keys that have changed, and what has been taken in, in one transaction.
-    pub(super) fn commit(&self, layer: &Layer, numbers: &Numbers, taken: &Taken) -> Result<Snapshot, IndexError> {
+    /// Replaces the rows of keys that have changed, and what has been taken in, in one transaction. The filter is the last snapshot's.
+    pub(super) fn commit(
+        &self,
+        layer: &Layer,
+        numbers: &Numbers,
+        taken: &Taken,
+        filter: Option<Arc<Filter>>,
+    ) -> Result<Snapshot, IndexError> {
         let mut transaction = self.open.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        {
+        let filter = {
             let (keys, conflicts) = (self.table_name("keys"), self.table_name("conflicts"));
             let mut keys = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&keys))?;
             let mut conflicts = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&conflicts))?;
-            for (key, row, is_conflict) in layer.rows() {
-                keys.insert(key, row)?;
+            let turn = |key: &[u8], is_conflict| {
                 if is_conflict {
-                    conflicts.insert(key, &[][..])?;
+                    conflicts.insert(key, &[][..])?
                 } else {
-                    conflicts.remove(key)?;
-                }
-            }
-        }
+                    conflicts.remove(key)?
+                };
+                Ok(())
+            };
+            self.merge(&mut keys, layer, turn, filter)?
+        };
         let number = |index: usize| (index as u32).to_be_bytes().to_vec();
         let logs = numbers.logs.iter().enumerate().map(|(index, log)| (number(index), log.as_bytes().to_vec()));
         let heads = taken.heads.iter().map(|(log, head)| (log.as_bytes().to_vec(), head_bytes(head)));
@@ -351,7 +366,33 @@ impl SpaceIndex {
         self.replace(&transaction, "gaps", gaps)?;
         self.replace(&transaction, "unreadable", unreadable)?;
         transaction.commit()?;
-        self.snapshot()
+        self.snapshot(filter)
+    }
+
+    /// Merges a layer into the table of keys; the filter of all that are there then.
+    fn merge(
+        &self,
+        keys: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+        layer: &Layer,
+        turn: impl FnMut(&[u8], bool) -> Result<(), IndexError>,
+        filter: Option<Arc<Filter>>,
+    ) -> Result<Option<Arc<Filter>>, IndexError> {
+        let packs = keys.len()?;
+        if (layer.len() as u64) < packs {
+            Merge::new(layer.rows(), false, turn, |_: &[u8]| {}).into_table(keys)?;
+            let with_layer = |filter: Arc<Filter>| {
+                let mut filter = Arc::unwrap_or_clone(filter);
+                layer.rows().for_each(|(key, ..)| filter.add(key));
+                Arc::new(filter)
+            };
+            return Ok(filter.map(with_layer));
+        }
+        // There is something new for nearly all packs: so they are all read, and it can be told which keys there are.
+        drop(filter);
+        let keys_in_packs = (packs as usize * PACK_LEN).checked_div(layer.bytes_of_key()).unwrap_or(0);
+        let mut filter = Filter::for_keys(keys_in_packs + layer.len(), self.file.cache_bytes / 8);
+        Merge::new(layer.rows(), true, turn, |key: &[u8]| filter.add(key)).into_table(keys)?;
+        Ok(Some(Arc::new(filter)))
     }
 
     /// Writes a small table anew.
@@ -372,12 +413,20 @@ impl SpaceIndex {
 }
 
 impl Snapshot {
+    pub(super) fn filter(&self) -> Option<Arc<Filter>> {
+        self.filter.clone()
+    }
+
     /// The state of a key.
     pub(super) fn state(&self, key: &[u8], numbers: &Numbers) -> Result<Option<KeyState>, IndexError> {
         let Some(keys) = &self.keys else { return Ok(None) };
-        guarded(|| match keys.get(key)? {
-            Some(row) => KeyState::decode(row.value(), numbers.logs()).map(Some).ok_or(IndexError::Row),
-            None => Ok(None),
+        if self.filter.as_ref().is_some_and(|filter| !filter.may_hold(key)) {
+            return Ok(None);
+        }
+        guarded(|| {
+            let Some((_, pack)) = keys.upper_bound(Bound::Included(key))?.peek_prev()? else { return Ok(None) };
+            let Some(row) = packs::find(pack.value(), key)? else { return Ok(None) };
+            KeyState::decode(row, numbers.logs()).map(Some).ok_or(IndexError::Row)
         })
     }
 
@@ -388,15 +437,48 @@ impl Snapshot {
         limit: usize,
         only_conflicts: bool,
     ) -> Result<Vec<Box<[u8]>>, IndexError> {
-        let Some(keys) = (if only_conflicts { &self.conflicts } else { &self.keys }) else { return Ok(Vec::new()) };
+        let Some(table) = (if only_conflicts { &self.conflicts } else { &self.keys }) else { return Ok(Vec::new()) };
         guarded(|| {
-            let key = |row: Result<(redb::AccessGuard<'_, &[u8]>, _), redb::StorageError>| {
-                let (key, _): (_, redb::AccessGuard<'_, &[u8]>) = row?;
-                Ok(key.value().into())
-            };
-            keys.range::<&[u8]>(range)?.take(limit).map(key).collect()
+            if only_conflicts {
+                let key = |row: Result<(redb::AccessGuard<'_, &[u8]>, _), redb::StorageError>| {
+                    let (key, _): (_, redb::AccessGuard<'_, &[u8]>) = row?;
+                    Ok(key.value().into())
+                };
+                return table.range::<&[u8]>(range)?.take(limit).map(key).collect();
+            }
+            keys_in_packs(table, range, limit)
         })
     }
+}
+
+/// The same of a table of packs.
+fn keys_in_packs(
+    table: &Rows,
+    (start, end): (Bound<&[u8]>, Bound<&[u8]>),
+    limit: usize,
+) -> Result<Vec<Box<[u8]>>, IndexError> {
+    let mut keys = Vec::new();
+    let mut packs = match start {
+        Bound::Unbounded => table.lower_bound(Bound::<&[u8]>::Unbounded)?,
+        Bound::Included(first) | Bound::Excluded(first) => {
+            let mut packs = table.upper_bound(Bound::Included(first))?;
+            packs.prev()?;
+            packs
+        }
+    };
+    while let Some((_, pack)) = packs.next()? {
+        let mut reader = PackReader::new(pack.value());
+        while reader.advance()?.is_some() {
+            let key = reader.key();
+            if keys.len() == limit || !RangeBounds::<[u8]>::contains(&(Bound::Unbounded, end), key) {
+                return Ok(keys);
+            }
+            if RangeBounds::<[u8]>::contains(&(start, Bound::Unbounded), key) {
+                keys.push(key.into());
+            }
+        }
+    }
+    Ok(keys)
 }
 
 fn parse_place(bytes: &[u8]) -> Option<(LogId, Seq)> {

@@ -173,7 +173,7 @@ impl State {
         let mut keys = index.snapshot.keys(range, limit, only_conflicts)?;
         let layers = [self.flushing.as_deref(), Some(&self.fresh)].into_iter().flatten();
         for layer in layers {
-            keys.extend(layer.keys(range, only_conflicts).take(limit).map(FullKey::from));
+            keys.extend(layer.keys(range, limit, only_conflicts));
         }
         keys.extend(self.queued.range::<[u8], _>(range).take(limit).map(|(key, _)| key.clone()));
         keys.sort_unstable();
