@@ -128,7 +128,7 @@ fn all_of_an_index_may_rot_while_it_is_open() {
 
 #[test]
 fn without_space_for_the_index_keys_are_put_and_got_all_the_same_and_it_is_written_once_there_is_some() {
-    const KEYS: u64 = 20_000;
+    const KEYS: u64 = 60_000;
     let (disk, memory, builder) = small_cache();
     with_keys(&builder, 3_000);
     let store = builder.clone().open(DIR).unwrap();

@@ -149,15 +149,16 @@ pub(crate) struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// The part of the memory that the index's file may take for its pages.
+    /// The part of the memory that the index's file may take for its pages. A filter may take an eighth of that.
     pub(crate) fn cache_bytes(&self) -> usize {
         self.bytes_max / 8 * 3
     }
 
     /// And each of two layers, of which one may be written while the next grows: to write a layer of keys in no order is to write most of
-    /// the index, so they had better be large. The rest is what an allocator adds.
+    /// the index, so they had better be large. The rest is for the next filter, and for what an allocator adds: pages are allocated and freed by
+    /// two threads, of which each has its own heap.
     fn layer_bytes(&self) -> usize {
-        self.bytes_max / 4
+        self.bytes_max / 16 * 3
     }
 
     /// Opens the index file of a store.

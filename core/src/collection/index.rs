@@ -51,16 +51,17 @@ mod packs;
 mod sums;
 
 use merge::Merge;
-use packs::{PACK_LEN, PackReader};
+use packs::{PACK_LEN, PackKey, PackReader};
 use sums::{Backend, Place, SummedFile};
 
 /// Counts the changes to what is written here, and to the records it is made of.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 const FILE: &str = "collections.redb";
 
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
+type Packs = ReadOnlyTable<PackKey, &'static [u8]>;
 
 const META: Table = TableDefinition::new("meta");
 
@@ -241,7 +242,7 @@ pub(crate) struct SpaceIndex {
 
 /// The states of keys as one commit of a [`SpaceIndex`] left them.
 pub(super) struct Snapshot {
-    keys: Option<Rows>,
+    keys: Option<Packs>,
     conflicts: Option<Rows>,
     /// Has all keys, if it is there: it is made when all packs are written.
     filter: Option<Arc<Filter>>,
@@ -272,7 +273,7 @@ impl SpaceIndex {
 
     /// All rows of a small table.
     fn rows(&self, table: &str) -> Result<Vec<Row>, IndexError> {
-        let Some(rows) = self.open(table)? else { return Ok(Vec::new()) };
+        let Some(rows): Option<Rows> = self.open(table)? else { return Ok(Vec::new()) };
         let row = |row: Result<_, redb::StorageError>| {
             let (key, value): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>) = row?;
             Ok((key.value().to_vec(), value.value().to_vec()))
@@ -280,7 +281,7 @@ impl SpaceIndex {
         rows.iter()?.map(row).collect()
     }
 
-    fn open(&self, table: &str) -> Result<Option<Rows>, IndexError> {
+    fn open<K: redb::Key>(&self, table: &str) -> Result<Option<ReadOnlyTable<K, &'static [u8]>>, IndexError> {
         let name = self.table_name(table);
         match self.open.database.begin_read()?.open_table(TableDefinition::new(&name)) {
             Ok(rows) => Ok(Some(rows)),
@@ -322,7 +323,8 @@ impl SpaceIndex {
     pub(super) fn cleared(&self) -> Result<Loaded, IndexError> {
         guarded(|| {
             let transaction = self.open.database.begin_write()?;
-            for table in ["taken", "gaps", "unreadable", "logs", "keys", "conflicts"] {
+            transaction.delete_table(TableDefinition::<PackKey, &[u8]>::new(&self.table_name("keys")))?;
+            for table in ["taken", "gaps", "unreadable", "logs", "conflicts"] {
                 let name = self.table_name(table);
                 transaction.delete_table(TableDefinition::<&[u8], &[u8]>::new(&name))?;
             }
@@ -343,7 +345,7 @@ impl SpaceIndex {
         transaction.set_durability(Durability::Immediate)?;
         let filter = {
             let (keys, conflicts) = (self.table_name("keys"), self.table_name("conflicts"));
-            let mut keys = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&keys))?;
+            let mut keys = transaction.open_table(TableDefinition::<PackKey, &[u8]>::new(&keys))?;
             let mut conflicts = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&conflicts))?;
             let turn = |key: &[u8], is_conflict| {
                 if is_conflict {
@@ -372,7 +374,7 @@ impl SpaceIndex {
     /// Merges a layer into the table of keys; the filter of all that are there then.
     fn merge(
         &self,
-        keys: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
+        keys: &mut redb::Table<'_, PackKey, &'static [u8]>,
         layer: &Layer,
         turn: impl FnMut(&[u8], bool) -> Result<(), IndexError>,
         filter: Option<Arc<Filter>>,
@@ -424,7 +426,7 @@ impl Snapshot {
             return Ok(None);
         }
         guarded(|| {
-            let Some((_, pack)) = keys.upper_bound(Bound::Included(key))?.peek_prev()? else { return Ok(None) };
+            let Some((_, pack)) = keys.lower_bound(Bound::Included(key))?.peek_next()? else { return Ok(None) };
             let Some(row) = packs::find(pack.value(), key)? else { return Ok(None) };
             KeyState::decode(row, numbers.logs()).map(Some).ok_or(IndexError::Row)
         })
@@ -437,35 +439,28 @@ impl Snapshot {
         limit: usize,
         only_conflicts: bool,
     ) -> Result<Vec<Box<[u8]>>, IndexError> {
-        let Some(table) = (if only_conflicts { &self.conflicts } else { &self.keys }) else { return Ok(Vec::new()) };
         guarded(|| {
-            if only_conflicts {
-                let key = |row: Result<(redb::AccessGuard<'_, &[u8]>, _), redb::StorageError>| {
-                    let (key, _): (_, redb::AccessGuard<'_, &[u8]>) = row?;
-                    Ok(key.value().into())
-                };
-                return table.range::<&[u8]>(range)?.take(limit).map(key).collect();
+            if !only_conflicts {
+                return self.keys.as_ref().map_or(Ok(Vec::new()), |packs| keys_in_packs(packs, range, limit));
             }
-            keys_in_packs(table, range, limit)
+            let Some(conflicts) = &self.conflicts else { return Ok(Vec::new()) };
+            let key = |row: Result<(redb::AccessGuard<'_, &[u8]>, _), redb::StorageError>| {
+                let (key, _): (_, redb::AccessGuard<'_, &[u8]>) = row?;
+                Ok(key.value().into())
+            };
+            conflicts.range::<&[u8]>(range)?.take(limit).map(key).collect()
         })
     }
 }
 
 /// The same of a table of packs.
 fn keys_in_packs(
-    table: &Rows,
+    table: &Packs,
     (start, end): (Bound<&[u8]>, Bound<&[u8]>),
     limit: usize,
 ) -> Result<Vec<Box<[u8]>>, IndexError> {
     let mut keys = Vec::new();
-    let mut packs = match start {
-        Bound::Unbounded => table.lower_bound(Bound::<&[u8]>::Unbounded)?,
-        Bound::Included(first) | Bound::Excluded(first) => {
-            let mut packs = table.upper_bound(Bound::Included(first))?;
-            packs.prev()?;
-            packs
-        }
-    };
+    let mut packs = table.lower_bound(start)?;
     while let Some((_, pack)) = packs.next()? {
         let mut reader = PackReader::new(pack.value());
         while reader.advance()?.is_some() {

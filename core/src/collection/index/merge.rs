@@ -6,10 +6,10 @@ use redb::{ReadableTable, StorageError};
 
 use super::{
     IndexError,
-    packs::{DamagedPack, PackReader, Packer},
+    packs::{DamagedPack, PackKey, PackReader, Packer},
 };
 
-type Table<'a> = redb::Table<'a, &'static [u8], &'static [u8]>;
+type Table<'a> = redb::Table<'a, PackKey, &'static [u8]>;
 
 /// A key, its row, and whether it is in conflict.
 type Row<'a> = (&'a [u8], &'a [u8], bool);
@@ -56,32 +56,37 @@ where
     /// They are packed anew together, so that all but the last two are full: of keys in no order a layer may have some for every
     /// pack there is. A pack between others that do not change is split in halves when it gets too long.
     fn neighbours(&mut self, table: &mut Table<'_>, key: &[u8], packer: &mut Packer) -> Result<(), IndexError> {
-        let holder = table.upper_bound(Bound::Included(key))?.peek_prev()?;
-        let (first_key, mut pack) =
-            holder.map_or_else(Default::default, |(key, pack)| (key.value().to_vec(), pack.value().to_vec()));
-        let mut next_key = key_above(table, &first_key)?;
-        // The first of the new packs is where the first of the old ones was, so that no key comes before all packs.
-        let mut first_key = Some(first_key);
-        let mut store = |table: &mut Table<'_>, key: &[u8], pack: &[u8]| {
-            table.insert(first_key.take().as_deref().unwrap_or(key), pack).map(drop)
-        };
+        let mut holder = key_from(table, Bound::Included(key))?;
+        if holder.is_none() {
+            // Above all that there are, it belongs to the last.
+            holder = table.last()?.map(|(key, _)| key.value().to_vec());
+        }
+        let store = |table: &mut Table<'_>, key: &[u8], pack: &[u8]| table.insert(key, pack).map(drop);
         loop {
-            self.pack(&pack, next_key.as_deref(), |key, row, is_conflict| {
+            let (mut pack, mut next) = (Vec::new(), None);
+            if let Some(holder) = &holder {
+                pack = table.remove(&holder[..])?.ok_or(IndexError::Row)?.value().to_vec();
+                next = key_from(table, Bound::Excluded(holder))?;
+            }
+            let end = holder.filter(|_| next.is_some());
+            self.pack(&pack, end.as_deref(), |key, row, is_conflict| {
                 packer.push(key, row, is_conflict, |key, pack| store(table, key, pack))
             })?;
-            let Some(next) = next_key else { break };
-            next_key = key_above(table, &next)?;
-            let is_before_end = |key: &[u8]| next_key.as_ref().is_none_or(|end| key < &end[..]);
-            if !self.all && !self.rows.peek().is_some_and(|(key, ..)| is_before_end(key)) {
+            let Some(last) = next else { break };
+            let is_changed = match self.rows.peek() {
+                Some((key, ..)) => *key <= &last[..] || key_from(table, Bound::Excluded(&last))?.is_none(),
+                None => false,
+            };
+            if !self.all && !is_changed {
                 break;
             }
-            pack = table.remove(&next[..])?.ok_or(IndexError::Row)?.value().to_vec();
+            holder = Some(last);
         }
         packer.finish(|key, pack| store(table, key, pack))?;
         Ok(())
     }
 
-    /// Hands on the rows of a pack, and in their places those that are to be set, up to `end`.
+    /// Hands on the rows of a pack, and in their places those that are to be set, up to and with `end`.
     fn pack(
         &mut self,
         pack: &[u8],
@@ -91,7 +96,7 @@ where
         let mut reader = PackReader::new(pack);
         let mut old = reader.advance()?;
         loop {
-            let is_next = |key: &[u8]| end.is_none_or(|end| key < end) && (old.is_none() || key <= reader.key());
+            let is_next = |key: &[u8]| end.is_none_or(|end| key <= end) && (old.is_none() || key <= reader.key());
             match (self.rows.next_if(|(key, ..)| is_next(key)), old) {
                 (Some((key, row, is_conflict)), old_row) => {
                     let replaced = old_row.filter(|_| reader.key() == key);
@@ -115,9 +120,9 @@ where
     }
 }
 
-/// The key of the first pack that is behind another.
-fn key_above(table: &Table<'_>, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-    let next = table.lower_bound(Bound::Excluded(key))?.peek_next()?;
+/// The key of the first pack from a bound on.
+fn key_from(table: &Table<'_>, bound: Bound<&[u8]>) -> Result<Option<Vec<u8>>, StorageError> {
+    let next = table.lower_bound(bound)?.peek_next()?;
     Ok(next.map(|(key, _)| key.value().to_vec()))
 }
 
@@ -135,7 +140,7 @@ mod tests {
 
     type Model = BTreeMap<Vec<u8>, (Vec<u8>, bool)>;
 
-    const KEYS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("keys");
+    const KEYS: TableDefinition<'_, PackKey, &[u8]> = TableDefinition::new("keys");
 
     fn database() -> Database {
         Database::builder().create_with_backend(InMemoryBackend::new()).unwrap()
@@ -162,15 +167,15 @@ mod tests {
         let table = database.begin_read().unwrap().open_table(KEYS).unwrap();
         let (mut rows, mut lens) = (Model::new(), Vec::new());
         for pack in table.iter().unwrap() {
-            let (first, pack) = pack.unwrap();
+            let (last, pack) = pack.unwrap();
             let mut reader = PackReader::new(pack.value());
             while let Some(row) = reader.advance().unwrap() {
-                assert!(first.value() <= reader.key());
                 assert_eq!(rows.insert(reader.key().to_vec(), (row.row.to_vec(), row.is_conflict)), None);
-                let holder = table.upper_bound(Bound::Included(reader.key())).unwrap().peek_prev().unwrap().unwrap().0;
-                assert_eq!(holder.value(), first.value());
+                let holder = table.lower_bound(Bound::Included(reader.key())).unwrap().peek_next().unwrap().unwrap().0;
+                assert_eq!(holder.value(), last.value());
             }
-            lens.push(first.value().len() + pack.value().len());
+            assert_eq!(reader.key(), last.value());
+            lens.push(last.value().len() + pack.value().len());
         }
         (rows, lens)
     }

@@ -4,8 +4,8 @@
 //! and move those behind it. Packed, a page is read, merged and written once, whatever number of its rows has changed; and
 //! next to each other rows need not repeat what their keys begin with, so that more of the tree stays in memory.
 //!
-//! A table of packs has each under a key that is at most its first one and above all before it; the first is under the empty
-//! key. So a key is in the last pack whose own key is not above it, or nowhere.
+//! A table of packs has each under its last key: so a key is in the first pack whose own key is not below it, or nowhere. (Under the
+//! first one, redb would mostly go to the page behind the right one before it: a branch has the last keys of pages, see [`PackKey`].)
 //!
 //! # A pack
 //!
@@ -17,9 +17,48 @@
 //! | varint + n | number of its other bytes, and they |
 //! | varint + n | twice the row's length, and 1 if the key is in conflict; the row |
 
-use std::ops::Range;
+use std::{cmp::Ordering, ops::Range};
 
 use counterfoil_storage::{read_varint, write_varint};
+use redb::TypeName;
+
+/// The key of a pack, to redb: bytes, but not shortened in branches as those are. What a page of one pack lacks is between its
+/// key and the next one, and is looked for in the page that the whole key leads to.
+#[derive(Debug)]
+pub(super) struct PackKey;
+
+impl redb::Value for PackKey {
+    type SelfType<'a> = &'a [u8];
+    type AsBytes<'a> = &'a [u8];
+
+    fn fixed_width() -> Option<usize> {
+        None
+    }
+
+    fn from_bytes<'a>(data: &'a [u8]) -> &'a [u8]
+    where
+        Self: 'a,
+    {
+        data
+    }
+
+    fn as_bytes<'a, 'b: 'a>(value: &'a &'b [u8]) -> &'a [u8]
+    where
+        Self: 'b,
+    {
+        value
+    }
+
+    fn type_name() -> TypeName {
+        TypeName::new("counterfoil::PackKey")
+    }
+}
+
+impl redb::Key for PackKey {
+    fn compare(one: &[u8], other: &[u8]) -> Ordering {
+        one.cmp(other)
+    }
+}
 
 /// A pack does not hold what it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +78,7 @@ struct Packed<'a> {
 
 impl<'a> Packed<'a> {
     /// Splits it off what is left of a pack.
+    #[inline]
     fn split_off(pack: &mut &'a [u8]) -> Result<Self, DamagedPack> {
         let shared = split_number(pack)?;
         let rest_len = split_number(pack)?;
@@ -153,7 +193,7 @@ struct Pending {
 }
 
 impl Packer {
-    /// Adds a row whose key is above all before it, and hands over a pack if one is full: its first key and its bytes.
+    /// Adds a row whose key is above all before it, and hands over a pack if one is full: its last key and its bytes.
     pub(super) fn push<E>(
         &mut self,
         key: &[u8],
@@ -185,9 +225,9 @@ impl Packer {
 
     /// Hands over what is left.
     pub(super) fn finish<E>(&mut self, mut store: impl FnMut(&[u8], &[u8]) -> Result<(), E>) -> Result<(), E> {
-        while let Some(first) = self.pending.first() {
-            let fits = first.key.len() + self.pending_len <= PACK_LEN;
-            let half = first.key.len() + self.pending_len / 2;
+        while let Some(last) = self.pending.last() {
+            let fits = last.key.len() + self.pending_len <= PACK_LEN;
+            let half = last.key.len() + self.pending_len / 2;
             let count = self.pack_up_to(if fits { PACK_LEN } else { half.min(PACK_LEN) }, &mut store)?;
             self.forget(count);
         }
@@ -200,8 +240,7 @@ impl Packer {
         let mut count = 0;
         for pending in &self.pending {
             let shared = if count == 0 { 0 } else { pending.shared };
-            let own_key_len = self.pending[0].key.len();
-            if count > 0 && own_key_len + self.pack.len() + pending.packed_len > len {
+            if count > 0 && pending.key.len() + self.pack.len() + pending.packed_len > len {
                 break;
             }
             let row = &self.bytes[pending.key.end..pending.row_end];
@@ -212,8 +251,8 @@ impl Packer {
             self.pack.extend_from_slice(row);
             count += 1;
         }
-        if let Some(first) = self.pending.first() {
-            store(&self.bytes[first.key.clone()], &self.pack)?;
+        if let Some(last) = self.pending[..count].last() {
+            store(&self.bytes[last.key.clone()], &self.pack)?;
         }
         Ok(count)
     }
@@ -266,7 +305,7 @@ mod tests {
         btree_map(key(), (vec(any::<u8>(), 0..200), any::<bool>()), 0..count)
     }
 
-    /// The packs of rows, each under its first key.
+    /// The packs of rows, each under its last key.
     fn packed(rows: &Model) -> Vec<(Vec<u8>, Vec<u8>)> {
         let (mut packs, mut packer) = (Vec::new(), Packer::default());
         let mut store = |key: &[u8], pack: &[u8]| {
@@ -285,7 +324,7 @@ mod tests {
         fn packs_hold_the_rows_that_were_packed_and_no_others(model in rows(300), others in vec(key(), 0..50)) {
             let packs = packed(&model);
             let mut found = Model::new();
-            for (first, pack) in &packs {
+            for (last, pack) in &packs {
                 let mut reader = PackReader::new(pack);
                 let (mut keys, mut bytes) = (Vec::new(), 0);
                 while let Some(row) = reader.advance().unwrap() {
@@ -293,9 +332,9 @@ mod tests {
                     bytes += reader.key().len() + row.row.len();
                     found.insert(reader.key().to_vec(), (row.row.to_vec(), row.is_conflict));
                 }
-                prop_assert_eq!(first, &keys[0]);
+                prop_assert_eq!(Some(last), keys.last());
                 prop_assert!(keys.is_sorted());
-                prop_assert!(first.len() + pack.len() <= PACK_LEN || keys.len() == 1, "{} bytes", bytes);
+                prop_assert!(last.len() + pack.len() <= PACK_LEN || keys.len() == 1, "{} bytes", bytes);
                 for key in model.keys().chain(&others) {
                     let expected = keys.contains(key).then(|| &model[key].0[..]);
                     prop_assert_eq!(find(pack, key).unwrap(), expected);
