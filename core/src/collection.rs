@@ -16,6 +16,8 @@ mod resolver;
 mod state;
 mod taking;
 mod transaction;
+#[cfg(test)]
+mod unsound;
 mod versions;
 
 use std::{any::type_name, fmt, marker::PhantomData, ops::RangeBounds, sync::Arc, time::SystemTime};

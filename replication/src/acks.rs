@@ -147,8 +147,9 @@ pub struct AckChange {
 impl AckChange {
     /// Whether the node holds less than was known, by what it or others say.
     pub fn is_withdrawal(&self) -> bool {
-        let holds_less = self.from.is_some_and(|from| from.next_seq > self.ack.head.next_seq)
-            || (self.from.is_some() && !self.ack.holes.are_within(&self.from_holes));
+        let Some(head) = self.from else { return false };
+        let from = Held { head, holes: self.from_holes.clone() };
+        let holds_less = head.next_seq > self.ack.head.next_seq || has_new_holes(&from, &self.ack.holes);
         holds_less && !self.is_forgotten
     }
 }
@@ -158,6 +159,15 @@ impl Told {
     fn new(held: Held, at: u64) -> Self {
         Self { held, via: Vec::new(), losses: 0, lost_from: None, at }
     }
+}
+
+/// Whether something is missing now of what was held before: what was not held was not lost.
+fn has_new_holes(before: &Held, now: &Holes) -> bool {
+    let mut now = now.iter().take_while(|(first_seq, _)| *first_seq < before.head.next_seq);
+    now.any(|(first_seq, next_seq)| {
+        let lost = Holes::try_from(vec![(first_seq, next_seq.min(before.head.next_seq))]);
+        lost.is_ok_and(|lost| !lost.are_within(&before.holes))
+    })
 }
 
 /// Nothing of a log: whatever its digest would be.
@@ -252,14 +262,13 @@ impl AckBoard {
                 })
             }
             Event::Restated { log, node, incarnation, head, holes, losses } => {
-                let began = self.table().began(peer);
                 self.change(*log, node, |heard, lives, at| {
                     if !has_said(heard.as_ref(), peer) {
                         return false;
                     }
                     let heard = in_life(heard, lives, node, *incarnation);
                     let said = Held { head: *head, holes: holes.clone() };
-                    heard.is_some_and(|heard| heard.restate(peer, said, *losses, began, at))
+                    heard.is_some_and(|heard| heard.restate(peer, said, *losses, at))
                 })
             }
             Event::Forgotten { log, node, incarnation } => self.change(*log, node, |heard, _, _| {
@@ -472,17 +481,14 @@ impl Heard {
         is_news
     }
 
-    /// Somebody who spoke of the node in an earlier session than the one that `began` last says how much it knows now: it counts for
-    /// nothing until it is found on the chain, but what was said beyond it counts no more.
-    fn restate(&mut self, by: &NodeName, said: Held, losses: u32, began: u64, at: u64) -> bool {
+    /// Somebody who spoke of the node in an earlier session says how much it knows now: it counts for nothing until it is found on the
+    /// chain, but what was said beyond it counts no more.
+    fn restate(&mut self, by: &NodeName, said: Held, losses: u32, at: u64) -> bool {
         let Some(told) = self.told.get_mut(by) else {
             // Of another life.
             self.told.insert(by.clone(), Told { losses, ..Told::new(nothing(), at) });
             return true;
         };
-        if told.at > began {
-            return false;
-        }
         let before = told.held.head.next_seq;
         let (is_less, is_loss) = (said.head.next_seq < before, told.losses < losses);
         let is_rotten = !said.holes.are_within(&told.held.holes);
@@ -549,8 +555,8 @@ impl Heard {
         let Some((life_before, Known { held: before, .. })) = before else { return false };
         let is_less = now.head.next_seq < before.head.next_seq;
         let is_lost = |told: &Told| told.lost_from.is_some_and(|from| now.head.next_seq < from);
-        let is_loss = !now.holes.are_within(&before.holes)
-            || (is_less && (life != *life_before || self.told.values().any(is_lost)));
+        let is_loss =
+            has_new_holes(before, &now.holes) || (is_less && (life != *life_before || self.told.values().any(is_lost)));
         if is_loss {
             self.losses = self.losses.saturating_add(1);
             self.told.values_mut().for_each(|told| told.lost_from = None);
@@ -588,6 +594,10 @@ impl Subscription {
             }
             Event::Withdrawn { log, node, incarnation, to, holes, .. } if node == peer => {
                 said.insert(*log, (*incarnation, Held { head: *to, holes: holes.clone() }));
+            }
+            // It may be another history: nothing counts until some of it is found on the chain here.
+            Event::Stated { log, node, incarnation, .. } if node == peer => {
+                said.insert(*log, (*incarnation, nothing()));
             }
             Event::Unheard { log, node } if node == peer => drop(said.remove(log)),
             _ => {}

@@ -102,8 +102,8 @@ pub enum Event {
         /// Which life of that node.
         incarnation: Incarnation,
     },
-    /// Where a log ends at another node, as the peer says when it first speaks of that node in a session. It need not be on this node's
-    /// chain, so it acknowledges nothing. But what the peer passed on in earlier sessions beyond it counts no more.
+    /// Where a log ends at another node, as the peer says of one of which nothing that it said in this session has been found on this node's
+    /// chain. So it acknowledges nothing; but what the peer passed on in earlier sessions beyond it counts no more.
     Restated {
         /// The log.
         log: LogId,

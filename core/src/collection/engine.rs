@@ -216,6 +216,7 @@ impl Engine {
                 own: None,
                 holes_seen: None,
                 is_behind: true,
+                is_unsound: false,
                 flush_at_bytes: options.layer_bytes(),
             }),
             flushed: Condvar::new(),
@@ -228,13 +229,22 @@ impl Engine {
     /// index is made again, and it looks once more.
     pub(super) fn look<T>(self: &Arc<Self>, look: impl Fn(&State) -> Result<T>) -> Result<T> {
         let state = self.caught_up(lock(&self.state))?;
+        let what = match look(&state) {
+            Err(Error::Index { what }) => what,
+            found => return found,
+        };
+        let mut state = self.index_again(state, &what)?;
         match look(&state) {
-            Err(Error::Index { what }) => look(&*self.index_again(state, &what)?),
+            // It is as it was written, and wrong.
+            Err(Error::Index { what }) => {
+                state.is_unsound = true;
+                look(&*self.index_again(state, &what)?)
+            }
             found => found,
         }
     }
 
-    /// Opens the index again, since it failed, and takes in what it lacks: all that there is, if it was made anew.
+    /// Opens the index again, since it failed, or makes it anew if what it holds is wrong, and takes in what it lacks.
     pub(super) fn index_again<'a>(
         self: &'a Arc<Self>,
         state: MutexGuard<'a, State>,
@@ -246,7 +256,8 @@ impl Engine {
             state = self.wait_flushed(state);
             let Some(failed) = &state.index else { return Err(AppendError::Closed.into()) };
             let index = failed.space.open_again()?;
-            let Loaded { taken, numbers, snapshot } = index.load().or_else(|_| index.cleared())?;
+            let loaded = if std::mem::take(&mut state.is_unsound) { index.cleared() } else { index.load() };
+            let Loaded { taken, numbers, snapshot } = loaded.or_else(|_| index.cleared())?;
             state.index = Some(OpenIndex { space: Arc::new(index), snapshot });
             state.snapshots += 1;
             (state.taken, state.numbers, state.fresh) = (taken, numbers, Layer::default());
@@ -335,6 +346,7 @@ impl Engine {
                     let newer = mem::replace(&mut state.fresh, Arc::unwrap_or_clone(layer));
                     state.fresh.extend(&newer);
                 }
+                state.is_unsound |= error.is_unsound();
                 // A full disk is not asked again for each record.
                 state.flush_at_bytes = 2 * state.fresh.bytes().max(self.layer_bytes_max);
             }

@@ -11,6 +11,10 @@ pub(super) struct Filter {
     /// A power of two of them.
     words: Box<[u64]>,
     seed: RandomState,
+    /// How many keys were added that it did not take for added before.
+    count: usize,
+    /// It takes as much memory as it may.
+    is_largest: bool,
 }
 
 impl Filter {
@@ -21,7 +25,18 @@ impl Filter {
     pub(super) fn for_keys(count: usize, bytes_max: usize) -> Self {
         let words_max = (bytes_max / size_of::<u64>()).checked_ilog2().map_or(1, |log| 1 << log);
         let words = vec![0; count.div_ceil(Self::KEYS_PER_WORD).next_power_of_two().min(words_max)];
-        Self { words: words.into(), seed: RandomState::new() }
+        let is_largest = words.len() == words_max;
+        Self { words: words.into(), seed: RandomState::new(), count: 0, is_largest }
+    }
+
+    /// About how many keys were added.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Whether it is as good with so many more keys, or can't be made any better.
+    pub(super) fn has_room_for(&self, more: usize) -> bool {
+        self.is_largest || self.count + more <= self.words.len() * Self::KEYS_PER_WORD
     }
 
     /// The word of a key and the four bits that it sets there.
@@ -39,6 +54,7 @@ impl Filter {
 
     pub(super) fn add(&mut self, key: &[u8]) {
         let (word, bits) = self.place(key);
+        self.count += usize::from(self.words[word] & bits != bits);
         self.words[word] |= bits;
     }
 }
@@ -74,6 +90,15 @@ mod tests {
         assert_eq!(filter.words.len() * size_of::<u64>(), 16_384);
         assert!((1_000..50_000).contains(&taken_for_there(&filter)));
         assert_eq!(filled(3, 0).words.len(), 1);
+        assert!(filter.has_room_for(1_000_000), "it can't be better");
+    }
+
+    #[test]
+    fn a_filter_knows_how_many_keys_it_has_and_how_many_more_it_is_good_for() {
+        let mut filter = filled(20_000, usize::MAX);
+        (0..20_000_u32).for_each(|key| filter.add(&key.to_be_bytes()));
+        assert!((19_900..=20_000).contains(&filter.count()), "{}", filter.count());
+        assert!(filter.has_room_for(12_000) && !filter.has_room_for(13_000));
         assert!(!Filter::for_keys(0, 100).may_hold(b""));
     }
 }

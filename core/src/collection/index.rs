@@ -59,6 +59,9 @@ const FORMAT: u32 = 4;
 
 const FILE: &str = "collections.redb";
 
+/// Of a short key and one version, in a pack.
+const ROW_LEN_LEAST: usize = 27;
+
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
 type Packs = ReadOnlyTable<PackKey, &'static [u8]>;
@@ -82,6 +85,11 @@ pub(crate) enum IndexError {
 }
 
 impl IndexError {
+    /// Whether what is written there is wrong, and would be so again if it were read again.
+    pub(super) fn is_unsound(&self) -> bool {
+        matches!(self, Self::Row | Self::Panicked)
+    }
+
     /// Whether it is for want of space.
     pub(crate) fn is_storage_full(&self) -> bool {
         let error = match self {
@@ -244,7 +252,7 @@ pub(crate) struct SpaceIndex {
 pub(super) struct Snapshot {
     keys: Option<Packs>,
     conflicts: Option<Rows>,
-    /// Has all keys, if it is there: it is made when all packs are written.
+    /// Has all keys, if it is there: it is made when all packs are written, and grows with each layer from then on.
     filter: Option<Arc<Filter>>,
 }
 
@@ -341,6 +349,16 @@ impl SpaceIndex {
         taken: &Taken,
         filter: Option<Arc<Filter>>,
     ) -> Result<Snapshot, IndexError> {
+        guarded(|| self.write(layer, numbers, taken, filter))
+    }
+
+    fn write(
+        &self,
+        layer: &Layer,
+        numbers: &Numbers,
+        taken: &Taken,
+        filter: Option<Arc<Filter>>,
+    ) -> Result<Snapshot, IndexError> {
         let mut transaction = self.open.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         let filter = {
@@ -380,21 +398,34 @@ impl SpaceIndex {
         filter: Option<Arc<Filter>>,
     ) -> Result<Option<Arc<Filter>>, IndexError> {
         let packs = keys.len()?;
-        if (layer.len() as u64) < packs {
+        let is_enough = filter.as_ref().is_some_and(|filter| filter.has_room_for(layer.len()));
+        if is_enough || (filter.is_none() && (layer.len() as u64) < packs) {
             Merge::new(layer.rows(), false, turn, |_: &[u8]| {}).into_table(keys)?;
             let with_layer = |filter: Arc<Filter>| {
-                let mut filter = Arc::unwrap_or_clone(filter);
+                let mut filter = Filter::clone(&filter);
                 layer.rows().for_each(|(key, ..)| filter.add(key));
                 Arc::new(filter)
             };
             return Ok(filter.map(with_layer));
         }
-        // There is something new for nearly all packs: so they are all read, and it can be told which keys there are.
-        drop(filter);
-        let keys_in_packs = (packs as usize * PACK_LEN).checked_div(layer.bytes_of_key()).unwrap_or(0);
+        // All are written, whatever has changed of them: to make the first filter when there is something new for nearly all, or one
+        // twice as large.
+        let keys_in_packs = filter.map_or(packs as usize * PACK_LEN / ROW_LEN_LEAST, |filter| filter.count());
         let mut filter = Filter::for_keys(keys_in_packs + layer.len(), self.file.cache_bytes / 8);
         Merge::new(layer.rows(), true, turn, |key: &[u8]| filter.add(key)).into_table(keys)?;
         Ok(Some(Arc::new(filter)))
+    }
+
+    /// Writes a pack that is none in the place of another, as if it had been written so.
+    #[cfg(test)]
+    pub(super) fn spoil(&self) {
+        let transaction = self.open.database.begin_write().unwrap();
+        let name = self.table_name("keys");
+        let mut table = transaction.open_table(TableDefinition::<PackKey, &[u8]>::new(&name)).unwrap();
+        let last = table.last().unwrap().unwrap().0.value().to_vec();
+        table.insert(&last[..], &[0xff; 9][..]).unwrap();
+        drop(table);
+        transaction.commit().unwrap();
     }
 
     /// Writes a small table anew.

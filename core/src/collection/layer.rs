@@ -69,11 +69,6 @@ impl Layer {
         self.bytes
     }
 
-    /// How many bytes a key and its row have, in the middle.
-    pub(super) fn bytes_of_key(&self) -> usize {
-        self.bytes.checked_div(self.len()).map_or(0, |bytes| bytes - ENTRY_BYTES)
-    }
-
     pub(super) fn row(&self, key: &[u8]) -> Option<&[u8]> {
         let hash = self.seed.hash_one(key);
         let number = self.by_key.find(hash, |number| self.entry(*number).key() == key)?;

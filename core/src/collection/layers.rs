@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) holes_seen: Option<u64>,
     /// Taking in was begun and did not end.
     pub(super) is_behind: bool,
+    /// What is written in the index is wrong: it is to be made anew.
+    pub(super) is_unsound: bool,
     /// The fresh layer is written to the index once it is as large: more than usual after that failed.
     pub(super) flush_at_bytes: usize,
 }

@@ -26,6 +26,9 @@ impl Engine {
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
     ) -> Result<MutexGuard<'a, State>> {
+        if state.is_unsound {
+            return self.index_again(state, "what is written there is wrong");
+        }
         let may_be_mended = !state.taken.gaps.is_empty() && state.holes_seen != Some(self.journal.holes_changed());
         if !state.watch.take_change() && !state.is_behind && !may_be_mended {
             return Ok(state);

@@ -209,7 +209,6 @@ where
 }
 
 struct Driver<S, E> {
-    #[expect(dead_code, reason = "it is dropped")]
     connected: Connected,
     handle: SessionHandle,
     stream: S,
@@ -236,6 +235,7 @@ where
     async fn run(mut self) -> Ended {
         let ended = poll_fn(|cx| self.poll_ended(cx)).await;
         self.deliver_events();
+        drop(self.connected);
         if let Some(reason) = ended.close_reason() {
             say_goodbye(self.stream, self.writer, self.output, reason).await;
         }

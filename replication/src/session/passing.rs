@@ -168,18 +168,19 @@ impl Session {
         let witnesses = &mut log.passing.witnesses;
         let is_of_life = |witness: &Witness| witness.incarnation == ack.incarnation;
         if is_unsaid && witnesses.get(&ack.node).is_none_or(is_of_life) {
-            let believed = witnesses.remove(&ack.node).filter(|witness| witness.believed.next_seq > Seq::ZERO);
+            let known = witnesses.remove(&ack.node);
             let (log, node, incarnation) = (ack.log, ack.node.clone(), ack.incarnation);
-            self.events.extend(believed.map(|_| Event::Forgotten { log, node, incarnation }));
+            self.events.extend(known.map(|_| Event::Forgotten { log, node, incarnation }));
             return Ok(());
         }
-        if !witnesses.contains_key(&ack.node) {
+        let known = witnesses.get(&ack.node);
+        if known.is_none_or(|witness| witness.believed.next_seq == Seq::ZERO) {
             // What the peer said of the node in an earlier session is not known here. Less than that needs no proof.
             let Ack { log, node, incarnation, head, holes, losses, .. } = ack.clone();
             self.events.push_back(Event::Restated { log, node, incarnation, head, holes, losses });
-            if said == Seq::ZERO || witnesses.len() >= WITNESSES_MAX {
-                return Ok(());
-            }
+        }
+        if known.is_none() && (said == Seq::ZERO || witnesses.len() >= WITNESSES_MAX) {
+            return Ok(());
         }
         let witness = witnesses.entry(ack.node.clone()).or_insert(Witness {
             incarnation: ack.incarnation,

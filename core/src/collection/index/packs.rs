@@ -17,12 +17,12 @@
 //! | varint + n | number of its other bytes, and they |
 //! | varint + n | twice the row's length, and 1 if the key is in conflict; the row |
 
-use std::{cmp::Ordering, ops::Range};
+use std::{borrow::Cow, cmp::Ordering, ops::Range};
 
 use counterfoil_storage::{read_varint, write_varint};
 use redb::TypeName;
 
-/// The key of a pack, to redb: bytes, but not shortened in branches as those are. What a page of one pack lacks is between its
+/// The key of a pack, to redb: bytes, but not shortened in branches as those are, unless they are long. What a page of one pack lacks is between its
 /// key and the next one, and is looked for in the page that the whole key leads to.
 #[derive(Debug)]
 pub(super) struct PackKey;
@@ -58,7 +58,15 @@ impl redb::Key for PackKey {
     fn compare(one: &[u8], other: &[u8]) -> Ordering {
         one.cmp(other)
     }
+
+    fn separator<'a>(left: &'a [u8], right: &'a [u8]) -> Cow<'a, [u8]> {
+        // Few long keys fit into a branch: then reading two pages costs less than a deeper tree.
+        if left.len() <= WHOLE_LEN_MAX { Cow::Borrowed(left) } else { <&[u8] as redb::Key>::separator(left, right) }
+    }
 }
+
+/// So long keys are kept whole in branches, of which each has a hundred of them at least.
+const WHOLE_LEN_MAX: usize = 32;
 
 /// A pack does not hold what it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,10 +138,11 @@ pub(super) fn find<'a>(mut pack: &'a [u8], key: &[u8]) -> Result<Option<&'a [u8]
 }
 
 /// Reads a pack from its beginning.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PackReader<'a> {
     rest: &'a [u8],
     key: Vec<u8>,
+    is_first: bool,
 }
 
 /// A key's row, whose key the reader has.
@@ -145,7 +154,7 @@ pub(super) struct PackedRow<'a> {
 
 impl<'a> PackReader<'a> {
     pub(super) fn new(pack: &'a [u8]) -> Self {
-        Self { rest: pack, key: Vec::new() }
+        Self { rest: pack, key: Vec::new(), is_first: true }
     }
 
     /// The key of the row last read.
@@ -159,9 +168,11 @@ impl<'a> PackReader<'a> {
             return Ok(None);
         }
         let packed = Packed::split_off(&mut self.rest)?;
-        if packed.shared > self.key.len() {
+        // Keys ascend.
+        if packed.shared > self.key.len() || (packed.rest <= &self.key[packed.shared..] && !self.is_first) {
             return Err(DamagedPack);
         }
+        self.is_first = false;
         self.key.truncate(packed.shared);
         self.key.extend_from_slice(packed.rest);
         Ok(Some(PackedRow { row: packed.row, is_conflict: packed.is_conflict }))
@@ -358,6 +369,30 @@ mod tests {
                 while let Ok(Some(_)) = reader.advance() {}
             }
         }
+    }
+
+    #[test]
+    fn rows_out_of_order_are_no_pack() {
+        let row = |shared: u8, rest: &[u8]| [&[shared, rest.len() as u8][..], rest, &[2, 7]].concat();
+        let read = |rows: &[Vec<u8>]| {
+            let pack = rows.concat();
+            let mut reader = PackReader::new(&pack);
+            while reader.advance()?.is_some() {}
+            Ok(())
+        };
+        assert_eq!(read(&[row(0, b""), row(0, b"a"), row(1, b"b"), row(0, b"b")]), Ok(()));
+        for wrong in [[row(0, b"b"), row(0, b"a")], [row(0, b"ab"), row(1, b"b")], [row(0, b"ab"), row(1, b"")]] {
+            assert_eq!(read(&wrong), Err(DamagedPack), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn only_long_keys_are_shortened_in_branches() {
+        use redb::Key as _;
+        let (short, long) = ([1; 32], [1; 33]);
+        assert_eq!(&PackKey::separator(&short, &[2; 40])[..], short);
+        assert_eq!(&PackKey::separator(&long, &[2; 40])[..], [2]);
+        assert_eq!(&PackKey::separator(&long, &[&long[..], &[0]].concat())[..], long);
     }
 
     #[test]

@@ -118,6 +118,28 @@ fn what_was_taken_back_before_the_session_is_said_in_it_and_what_nobody_knows_is
 }
 
 #[test]
+fn what_is_taken_back_of_a_claim_that_was_never_found_is_told_too() {
+    let (mut practice, mut hub, log, heads) = mirrored();
+    let beyond = Head { next_seq: Seq(heads.len() as u64 + 100), digest: Digest::from_bytes([0; 32]) };
+    hub.session.handle_acked_elsewhere(&ack(log, "far", beyond));
+    run(start(), &mut practice, &mut hub);
+    practice.events.clear();
+    let burnt = Head { next_seq: Seq::ZERO, digest: Digest::from_bytes([0; 32]) };
+    hub.session.handle_acked_elsewhere(&Ack { losses: 1, ..ack(log, "far", burnt) });
+    run(start(), &mut practice, &mut hub);
+    let restated = |event: &Event| matches!(event, Event::Restated { head, losses: 1, .. } if *head == burnt);
+    assert!(
+        practice.events.iter().any(restated),
+        "an earlier session may have brought proof of less: {:?}",
+        practice.events
+    );
+    practice.events.clear();
+    hub.session.handle_acked_elsewhere(&Ack { via: vec![node("p")], ..ack(log, "far", burnt) });
+    run(start(), &mut practice, &mut hub);
+    assert!(practice.events.iter().any(|event| matches!(event, Event::Forgotten { .. })), "{:?}", practice.events);
+}
+
+#[test]
 fn nobody_is_told_of_itself_or_of_the_writer_and_only_logs_that_flow_in_are_spoken_of() {
     let (mut practice, mut hub, log, heads) = mirrored();
     hub.sent.clear();
