@@ -38,7 +38,7 @@ mod digest;
 mod records;
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{Arc, OnceLock},
 };
 
@@ -276,6 +276,12 @@ impl Batch {
     /// Its stored bytes, header included.
     pub fn bytes(&self) -> &Bytes {
         &self.content().bytes
+    }
+
+    /// Its memory, to be written over, if nobody else has any of it.
+    pub(crate) fn into_buffer(mut self) -> Option<BytesMut> {
+        let [content] = Arc::get_mut(&mut self.bundle)? else { return None };
+        mem::take(&mut content.bytes).try_into_mut().ok()
     }
 
     /// BLAKE3 of its bytes, padded if they are short; computed on first use.

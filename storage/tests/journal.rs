@@ -52,6 +52,30 @@ fn reopen(dir: &Path, options: Options) -> (Journal, Recovery) {
 }
 
 #[test]
+fn what_was_read_stays_as_it_was_whatever_is_read_afterwards() {
+    let vfs = Memory::default();
+    let journal = Journal::create(Path::new("store"), node(), small(&vfs)).unwrap();
+    let writer = own_log(&journal);
+    for number in 0..2_000 {
+        writer.append(&body(number)).unwrap();
+        journal.commit().unwrap();
+    }
+    let read = |seq: u64| journal.read_batch(writer.log(), Seq(seq)).unwrap().unwrap();
+    let body_of = |seq: u64| read(seq).record(Seq(seq)).unwrap().body;
+    // Some are kept whole, of some a record, of the others nothing: their memory may be used again.
+    let (mut batches, mut records) = (Vec::new(), Vec::new());
+    for (round, seq) in (0..8_000_u64).map(|round| (round, round.wrapping_mul(0x9e37_79b9) % 2_000)) {
+        match round % 5 {
+            0 => batches.push((seq, read(seq))),
+            1 => records.push((seq, body_of(seq))),
+            _ => assert_eq!(body_of(seq), body(seq)),
+        }
+    }
+    assert!(batches.iter().all(|(seq, batch)| batch.record(Seq(*seq)).unwrap().body == body(*seq)));
+    assert!(records.iter().all(|(seq, found)| *found == body(*seq)));
+}
+
+#[test]
 fn what_was_committed_is_read_back_after_closing_and_opening_over_many_segments() {
     let vfs = Memory::default();
     let dir = Path::new("store");

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use foldhash::fast::RandomState;
 
 use super::{
@@ -109,6 +109,16 @@ impl BatchCache {
 
     fn find(&self, place: Place) -> Option<Batch> {
         self.place(place).as_ref().filter(|(known, _)| *known == place).map(|(_, batch)| batch.clone())
+    }
+
+    /// Memory for a batch that is to be read: that of the one which it will replace, if nobody else has that.
+    fn buffer(&self, place: Place, len: usize) -> BytesMut {
+        let replaced = self.place(place).take();
+        let buffer = replaced.and_then(|(_, batch)| batch.into_buffer());
+        // A long one would be kept for a short batch.
+        let mut buffer = buffer.filter(|buffer| buffer.capacity() <= 2 * len).unwrap_or_default();
+        buffer.resize(len, 0);
+        buffer
     }
 
     fn insert(&self, place: Place, batch: &Batch) {
@@ -495,13 +505,14 @@ impl Shared {
         if let Some(batch) = self.batches.find(place).filter(is_meant) {
             return Ok(batch);
         }
-        let mut buffer = vec![0; entry.len as usize];
+        let (len, is_cached) = (entry.len as usize, entry.len <= CACHED_LEN_MAX);
+        let mut buffer = if is_cached { self.batches.buffer(place, len) } else { BytesMut::zeroed(len) };
         let read = read_full(file, &mut buffer, entry.offset).map(|count| {
             buffer.truncate(count);
-            Bytes::from(buffer)
+            buffer.freeze()
         });
         let batch = check_entry(read, segment, log, entry).inspect_err(|error| self.note_hole(error))?;
-        if entry.len <= CACHED_LEN_MAX {
+        if is_cached {
             self.batches.insert(place, &batch);
         }
         Ok(batch)
