@@ -26,6 +26,8 @@ pub(super) struct SourceQueues {
     pub(super) checks: VecDeque<LogId>,
     /// Reads under way.
     fetches: usize,
+    /// What those of them bring that are to be sent, a batch each aside.
+    fetching_bytes: usize,
     /// Bytes of batches read and not sent.
     pub(super) ready_bytes: usize,
     /// Spaces of which the target has told a sketch that is being made use of.
@@ -131,6 +133,7 @@ impl Session {
             };
             if !std::mem::replace(fetching, true) {
                 let (generation, purpose) = (log.generation, Purpose::Stream);
+                self.source.fetching_bytes += bytes_max;
                 return Some(FetchRequest { log: id, from, before: None, bytes_max, generation, purpose });
             }
         }
@@ -161,6 +164,7 @@ impl Session {
                     continue;
                 }
                 streaming.fetching = true;
+                self.source.fetching_bytes += bytes_max;
                 self.source.fetch_order.rotate_left(1);
                 let (from, purpose) = (streaming.read.next_seq, Purpose::Stream);
                 return Some(FetchRequest { log: id, from, before: None, bytes_max, generation, purpose });
@@ -172,10 +176,8 @@ impl Session {
     /// How much to read for a space at present; 0, that is one batch, when enough has been read ahead.
     fn fetch_bytes_max(&self, index: usize) -> usize {
         let limits = &self.config.limits;
-        if self.source.ready_bytes >= limits.ready_bytes_max {
-            return 0;
-        }
-        limits.fetch_bytes.min(usize::try_from(self.space_credit(index)).unwrap_or(usize::MAX))
+        let left = limits.ready_bytes_max.saturating_sub(self.source.ready_bytes + self.source.fetching_bytes);
+        limits.fetch_bytes.min(left).min(usize::try_from(self.space_credit(index)).unwrap_or(usize::MAX))
     }
 
     /// Takes what was read: batches in order, the first of them the one that holds the record asked for;
@@ -188,6 +190,7 @@ impl Session {
         if request.purpose == Purpose::Mend {
             return self.handle_mend_read(&request, result);
         }
+        self.source.fetching_bytes -= request.bytes_max;
         self.liveness.flowing(now);
         let Some(log) = self.logs.get_mut(&request.log) else { return };
         if log.generation != request.generation {
