@@ -1,5 +1,7 @@
 //! What holds of whom, whoever says it.
 
+use counterfoil_storage::Digest;
+
 use super::*;
 
 fn node(name: &str) -> NodeName {
