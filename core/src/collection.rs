@@ -16,8 +16,6 @@ mod resolver;
 mod state;
 mod taking;
 mod transaction;
-#[cfg(test)]
-mod unsound;
 mod versions;
 
 use std::{any::type_name, fmt, marker::PhantomData, ops::RangeBounds, sync::Arc, time::SystemTime};
@@ -462,3 +460,6 @@ fn encode_key<K: Key>(key: &K) -> Result<Vec<u8>> {
         _ => Ok(bytes),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,6 +127,24 @@ fn all_of_an_index_may_rot_while_it_is_open() {
 }
 
 #[test]
+fn keys_that_come_in_order_have_what_they_take_written_to_the_index_and_not_all_of_it_each_time() {
+    let (disk, _, builder) = small_cache();
+    let store = builder.create(DIR).unwrap();
+    let values = values(&store);
+    let put = |keys: std::ops::Range<u64>| {
+        let before = disk.index_bytes_written.load(Ordering::Relaxed);
+        for key in keys {
+            values.put(&key, &key.to_le_bytes().to_vec()).unwrap();
+        }
+        store.commit().unwrap();
+        values.get(&0).unwrap();
+        disk.index_bytes_written.load(Ordering::Relaxed) - before
+    };
+    let (first, _, last) = (put(0..20_000), put(20_000..80_000), put(80_000..100_000));
+    assert!(last < 2 * first && last < 20_000 * 200, "{first} bytes for the first 20,000 keys, {last} for the last");
+}
+
+#[test]
 fn without_space_for_the_index_keys_are_put_and_got_all_the_same_and_it_is_written_once_there_is_some() {
     const KEYS: u64 = 60_000;
     let (disk, memory, builder) = small_cache();

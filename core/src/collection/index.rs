@@ -349,44 +349,36 @@ impl SpaceIndex {
         taken: &Taken,
         filter: Option<Arc<Filter>>,
     ) -> Result<Snapshot, IndexError> {
-        guarded(|| self.write(layer, numbers, taken, filter))
-    }
-
-    fn write(
-        &self,
-        layer: &Layer,
-        numbers: &Numbers,
-        taken: &Taken,
-        filter: Option<Arc<Filter>>,
-    ) -> Result<Snapshot, IndexError> {
-        let mut transaction = self.open.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        let filter = {
-            let (keys, conflicts) = (self.table_name("keys"), self.table_name("conflicts"));
-            let mut keys = transaction.open_table(TableDefinition::<PackKey, &[u8]>::new(&keys))?;
-            let mut conflicts = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&conflicts))?;
-            let turn = |key: &[u8], is_conflict| {
-                if is_conflict {
-                    conflicts.insert(key, &[][..])?
-                } else {
-                    conflicts.remove(key)?
+        guarded(|| {
+            let mut transaction = self.open.database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            let filter = {
+                let (keys, conflicts) = (self.table_name("keys"), self.table_name("conflicts"));
+                let mut keys = transaction.open_table(TableDefinition::<PackKey, &[u8]>::new(&keys))?;
+                let mut conflicts = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&conflicts))?;
+                let turn = |key: &[u8], is_conflict| {
+                    if is_conflict {
+                        conflicts.insert(key, &[][..])?
+                    } else {
+                        conflicts.remove(key)?
+                    };
+                    Ok(())
                 };
-                Ok(())
+                self.merge(&mut keys, layer, turn, filter)?
             };
-            self.merge(&mut keys, layer, turn, filter)?
-        };
-        let number = |index: usize| (index as u32).to_be_bytes().to_vec();
-        let logs = numbers.logs.iter().enumerate().map(|(index, log)| (number(index), log.as_bytes().to_vec()));
-        let heads = taken.heads.iter().map(|(log, head)| (log.as_bytes().to_vec(), head_bytes(head)));
-        let gaps = taken.gaps.iter();
-        let gaps = gaps.map(|(log, first, next)| (place_bytes(&(log, first)), next.0.to_be_bytes().to_vec()));
-        let unreadable = taken.unreadable.iter().map(|(place, version)| (place_bytes(place), vec![*version]));
-        self.replace(&transaction, "logs", logs)?;
-        self.replace(&transaction, "taken", heads)?;
-        self.replace(&transaction, "gaps", gaps)?;
-        self.replace(&transaction, "unreadable", unreadable)?;
-        transaction.commit()?;
-        self.snapshot(filter)
+            let number = |index: usize| (index as u32).to_be_bytes().to_vec();
+            let logs = numbers.logs.iter().enumerate().map(|(index, log)| (number(index), log.as_bytes().to_vec()));
+            let heads = taken.heads.iter().map(|(log, head)| (log.as_bytes().to_vec(), head_bytes(head)));
+            let gaps = taken.gaps.iter();
+            let gaps = gaps.map(|(log, first, next)| (place_bytes(&(log, first)), next.0.to_be_bytes().to_vec()));
+            let unreadable = taken.unreadable.iter().map(|(place, version)| (place_bytes(place), vec![*version]));
+            self.replace(&transaction, "logs", logs)?;
+            self.replace(&transaction, "taken", heads)?;
+            self.replace(&transaction, "gaps", gaps)?;
+            self.replace(&transaction, "unreadable", unreadable)?;
+            transaction.commit()?;
+            self.snapshot(filter)
+        })
     }
 
     /// Merges a layer into the table of keys; the filter of all that are there then.

@@ -22,6 +22,8 @@ pub(crate) struct Disk {
     pub(crate) is_full_for_index: Arc<AtomicBool>,
     /// Read from such files.
     pub(crate) index_bytes_read: Arc<AtomicU64>,
+    /// Written to such files.
+    pub(crate) index_bytes_written: Arc<AtomicU64>,
 }
 
 impl Disk {
@@ -34,6 +36,7 @@ impl Disk {
             is_full: Arc::default(),
             is_full_for_index: Arc::default(),
             index_bytes_read: Arc::default(),
+            index_bytes_written: Arc::default(),
         }
     }
 }
@@ -111,7 +114,11 @@ impl VfsFile for File {
         if self.is_refused(end)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.inner.write_at(buffers, offset)
+        let written = self.inner.write_at(buffers, offset)?;
+        if self.is_index {
+            self.disk.index_bytes_written.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        Ok(written)
     }
 
     fn sync_data(&self) -> io::Result<()> {
