@@ -192,7 +192,7 @@ impl Hub {
                     .map(|first| (Seq(first.into()), Seq(u64::from(first) + 2)))
                     .map_or_else(Holes::default, |hole| Holes::try_from(vec![hole]).unwrap_or_default()),
                 via: via.iter().take(8).map(|number| NodeName::new(pick(&WRITERS, *number)).unwrap()).collect(),
-                losses: 0,
+                losses: u32::from(*life / 3),
             }),
             More::Next(choice) => {
                 let (log, chains) = (log(*choice), &world().chains);

@@ -563,3 +563,45 @@ fn a_mirror_may_have_a_log_before_its_source_does() {
     assert!(hub.session.status().spaces[0].in_sync);
     assert_eq!(second.bodies(log), ["a", "b"]);
 }
+
+#[test]
+fn no_more_is_read_ahead_than_may_be_and_a_batch_whatever_is_being_read() {
+    let limits = Limits { ready_bytes_max: 16 << 10, fetch_bytes: 16 << 10, ..Limits::default() };
+    let spaces = [("p", Direction::Send), ("q", Direction::Send)];
+    let mut practice = Node::with("p", "hub", &spaces, Policy::nothing(), limits);
+    let (body, policy) = ("x".repeat(1000), grant_all());
+    for space_name in ["p", "q"] {
+        for _ in 0..100 {
+            practice.append(space_name, "p", &[&body]);
+        }
+    }
+    let mut hub = Node::with("hub", "p", &[], policy, Limits::default());
+    practice.serve(start());
+    while let Some(message) = practice.transmit() {
+        hub.handle(start(), message).unwrap();
+    }
+    // The flows are open, and nothing is sent.
+    while let Some(message) = hub.transmit() {
+        practice.session.handle_message(start(), message).unwrap();
+    }
+    let mut most = 0;
+    loop {
+        // Several reads at a time, of which none has ended when the next is asked for.
+        let requests: Vec<_> = std::iter::from_fn(|| practice.session.poll_fetch()).collect();
+        if requests.is_empty() {
+            break;
+        }
+        for request in requests {
+            let result = practice.fetch(&request);
+            practice.session.handle_fetched(start(), request, result);
+            most = most.max(practice.session.held().read_bytes);
+        }
+    }
+    let batch = practice.logs.values().next().unwrap().batches[0].bytes().len() as u64;
+    assert!(most > 8 << 10, "{most}");
+    assert!(most <= (16 << 10) + 2 * batch, "{most}");
+}
+
+fn grant_all() -> Policy {
+    Policy::parse("[[grant]]\nnode = \"p\"\nspace = \"*\"\nrights = [\"write\"]").unwrap()
+}
